@@ -1,0 +1,52 @@
+//! What a kernel is told once, when it is made.
+
+use shoal_protocol::NodeId;
+
+/// Length of a worker's lease, in milliseconds. Why 15 s: three heartbeats of 5 s, so that one lost in a reconnect costs
+/// no run, and a job of a vanished worker waits no longer than a person would.
+pub const LEASE_MS_DEFAULT: u64 = 15_000;
+
+/// Unsettled jobs. Why 200,000: at less than 1 KiB each about 200 MiB, which a machine at the edge can spare.
+pub const JOBS_MAX_DEFAULT: usize = 200_000;
+
+/// What a kernel is told once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The node whose jobs these are.
+    pub node: NodeId,
+    /// Length of a worker's lease, in milliseconds, as its holder counts it.
+    pub lease_ms: u64,
+    /// Unsettled jobs at most; a submission beyond it is refused as `full`.
+    pub jobs_max: usize,
+    /// How far workers are handed jobs ahead of their slots.
+    pub prefetch: Prefetch,
+}
+
+impl Config {
+    /// The defaults, for this node.
+    pub fn new(node: NodeId) -> Self {
+        Self { node, lease_ms: LEASE_MS_DEFAULT, jobs_max: JOBS_MAX_DEFAULT, prefetch: Prefetch::default() }
+    }
+}
+
+/// How far workers are handed jobs ahead of their slots, so that a worker has its next job before it needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prefetch {
+    /// A job is handed ahead only if it promises to start within so many milliseconds. Why 50: several times what a
+    /// journal's fsync and a round trip take, and too short for a wrong guess to hurt.
+    pub wait_ms: u64,
+    /// Jobs ahead for each slot. Why 2: one that starts next, and one while the next is on its way.
+    pub per_slot: u32,
+    /// Jobs ahead beyond that. Why 8: with few slots and runs far shorter than an fsync, one batch of the journal
+    /// must bring enough work to last until the next.
+    pub extra: u32,
+    /// A job that has waited at a worker for so many milliseconds goes to another one that is idle. Why 200: four times
+    /// the promise, so that it happens only when the promise was wrong.
+    pub withdraw_ms: u64,
+}
+
+impl Default for Prefetch {
+    fn default() -> Self {
+        Self { wait_ms: 50, per_slot: 2, extra: 8, withdraw_ms: 200 }
+    }
+}

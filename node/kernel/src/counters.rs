@@ -1,0 +1,53 @@
+//! What the kernel has done since it was made: for `/metrics`, and for the simulator to see what it has exercised.
+
+use std::collections::BTreeMap;
+
+use shoal_protocol::Kind;
+use shoal_protocol::object::job::State;
+
+/// Counts since the kernel was made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Jobs accepted.
+    pub accepted: u64,
+    /// Jobs refused, by the kind of problem.
+    pub refused: BTreeMap<Kind, u64>,
+    /// Unsettled jobs taken back after a restart.
+    pub restored: u64,
+    /// Runs handed to workers.
+    pub offers: u64,
+    /// Of these, runs handed ahead of a free slot.
+    pub prefetched: u64,
+    /// Runs taken back from a worker because another one was idle.
+    pub withdrawn: u64,
+    /// Runs that a worker did not take.
+    pub declined: u64,
+    /// Runs that were lost with their worker, or by it.
+    pub lost: u64,
+    /// Jobs that went back into the queue, for whatever reason.
+    pub requeued: u64,
+    /// Endings of runs that no longer counted.
+    pub fenced: u64,
+    /// Jobs that somebody cancelled.
+    pub cancelled: u64,
+    /// Runs that outlived their limit although their worker should have stopped them.
+    pub overdue: u64,
+    /// Leases that ended without renewal.
+    pub leases_ended: u64,
+    /// Workers that attached, again or for the first time.
+    pub attachments: u64,
+    /// Jobs settled, by state.
+    pub settled: BTreeMap<State, u64>,
+    /// Settled jobs forgotten.
+    pub swept: u64,
+}
+
+impl Counters {
+    pub(crate) fn refuse(&mut self, kind: Kind) {
+        *self.refused.entry(kind).or_default() += 1;
+    }
+
+    pub(crate) fn settle(&mut self, state: State) {
+        *self.settled.entry(state).or_default() += 1;
+    }
+}

@@ -1,0 +1,30 @@
+//! Bugs that this kernel could have, each under a name, so that the simulator can show that it would find them.
+//!
+//! Why inside the kernel: a bug imitated from outside, by tampering with inputs and effects, shows that the simulator
+//! sees the imitation. Why a trait of constants: the branches are chosen at compile time, nothing at run time and no
+//! feature of Cargo (which a workspace build would unify into the binary) can switch one on. [`crate::Kernel`] is the
+//! machine with [`Sound`] faults, which are none; production has no other name for it.
+
+/// Which bugs a kernel has. All off unless said otherwise.
+pub trait Faults {
+    /// A run is offered without journaling its epoch first.
+    const EPOCH_UNWRITTEN: bool = false;
+    /// A result counts whatever its epoch.
+    const LATE_RESULT_COUNTS: bool = false;
+    /// A submission is answered before its jobs are journaled.
+    const ACKNOWLEDGED_FIRST: bool = false;
+    /// The runs of a worker whose lease has ended stay where they are.
+    const LOST_RUN_STAYS: bool = false;
+    /// A restarted kernel does not take back jobs that were at a worker.
+    const OFFERED_FORGOTTEN: bool = false;
+    /// A settled job stays in memory and can settle again.
+    const SETTLED_STAYS: bool = false;
+    /// A cancellation of a run is answered without being journaled.
+    const CANCEL_UNWRITTEN: bool = false;
+}
+
+/// No bugs that we know of.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sound;
+
+impl Faults for Sound {}

@@ -1,0 +1,193 @@
+//! What the edges hand in. Every value here is already authenticated and within the bounds of `protocol::limits`.
+
+use std::collections::BTreeMap;
+
+use shoal_protocol::name::Labels;
+use shoal_protocol::object::function::{Function, Needs, RunLimits};
+use shoal_protocol::object::job::{JobPatch, Outcome, Payload, Progress};
+use shoal_protocol::object::project::Project;
+use shoal_protocol::object::worker::{Offer, WorkerPatch};
+use shoal_protocol::wire::worker::Run;
+use shoal_protocol::{ObjectId, Problem, WorkerId};
+
+/// The time at which an input is handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Now {
+    /// Milliseconds of a clock that never steps and runs through sleep. All decisions use this one.
+    pub mono_ms: u64,
+    /// Milliseconds since the Unix epoch. Shown to people, never decided by.
+    pub wall_ms: u64,
+}
+
+/// Chosen by an edge; the reply carries it back.
+pub type RequestId = u64;
+
+/// Who asks, as an edge has found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Principal {
+    /// The user; none: anybody.
+    pub user: Option<ObjectId>,
+    /// Operates this node: sees and cancels every job of this home, cordons its workers.
+    pub operator: bool,
+}
+
+/// One thing that has happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// Time has passed. Due no later than the last [`crate::Effect::Wake`] said.
+    Tick,
+    /// Somebody asks for something.
+    Request {
+        /// The reply carries it back.
+        request: RequestId,
+        /// Who asks.
+        principal: Principal,
+        /// What for.
+        command: Command,
+    },
+    /// A function is there or has changed.
+    Function(Box<Function>),
+    /// A function was deleted.
+    FunctionGone(ObjectId),
+    /// A project is there or has changed: its members may run its functions.
+    Project(Box<Project>),
+    /// A project was deleted.
+    ProjectGone(ObjectId),
+    /// A worker has attached. A worker that attaches twice replaces its former connection.
+    WorkerAttached(Box<WorkerAttached>),
+    /// A worker's connection ended.
+    WorkerDetached {
+        /// Which.
+        worker: WorkerId,
+        /// The connection that ended, as [`WorkerAttached::connection`]: an old one's end says nothing of the new one.
+        connection: u64,
+        /// Its process is known to be dead: its runs are lost at once, without waiting for their leases.
+        dead: bool,
+    },
+    /// A worker says that it lives and holds these runs.
+    Heartbeat {
+        /// Which.
+        worker: WorkerId,
+        /// Runs under way or ended and unacknowledged.
+        runs: Vec<Run>,
+    },
+    /// A run's guest has started.
+    Started {
+        /// Which worker says so.
+        worker: WorkerId,
+        /// Which run.
+        run: Run,
+    },
+    /// How far a run is.
+    Progress {
+        /// Which worker says so.
+        worker: WorkerId,
+        /// Which run.
+        run: Run,
+        /// How far.
+        progress: Progress,
+    },
+    /// A run has ended; its blobs are durable.
+    Ended {
+        /// Which worker says so.
+        worker: WorkerId,
+        /// Which run.
+        run: Run,
+        /// How.
+        outcome: Box<Outcome>,
+    },
+    /// A worker did not take a run.
+    Declined {
+        /// Which worker says so.
+        worker: WorkerId,
+        /// Which run.
+        run: Run,
+        /// Why.
+        problem: Problem,
+    },
+    /// A worker takes no new runs and leaves.
+    Leaving {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// Accept nothing new: the node stops, or its store cannot write.
+    Refuse(Problem),
+    /// Accept again.
+    Accept,
+}
+
+/// A worker that the gateway has let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerAttached {
+    /// Its id.
+    pub worker: WorkerId,
+    /// Numbers the connection; unique at this node.
+    pub connection: u64,
+    /// Its name.
+    pub name: String,
+    /// Whether the node itself started it.
+    pub local: bool,
+    /// Another number is another process, which has lost the runs of the former.
+    pub incarnation: u64,
+    /// What it offers.
+    pub offer: Offer,
+    /// Runs that it holds.
+    pub runs: Vec<Run>,
+}
+
+/// What somebody asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// Take these jobs. Each is accepted or refused by itself. Answered by [`crate::Reply::Receipts`].
+    Submit(Vec<NewJob>),
+    /// What is known of a job beyond the store: answered by [`crate::Reply::Job`], `None` when it is settled or unknown.
+    Show(ObjectId),
+    /// The same for many, without a check of rights: the caller filters what the principal may see.
+    Describe(Vec<ObjectId>),
+    /// Cancel a job. Answered by [`crate::Reply::Job`] or a problem; `NotFound` when it is not in memory.
+    Cancel(ObjectId),
+    /// Change name or labels of an unsettled job.
+    Patch(ObjectId, JobPatch),
+    /// Forget a settled job. The caller has read `owner` from its record.
+    Forget {
+        /// Which.
+        job: ObjectId,
+        /// Who submitted it.
+        owner: ObjectId,
+    },
+    /// The workers. Answered by [`crate::Reply::Workers`].
+    Workers,
+    /// Change a worker. Operators only.
+    PatchWorker(WorkerId, WorkerPatch),
+    /// Send a worker away: its runs are lost. Operators only.
+    DetachWorker(WorkerId),
+    /// How many jobs there are. Answered by [`crate::Reply::Load`].
+    Load,
+}
+
+/// A job that somebody wants to hand over.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewJob {
+    /// Minted by the edge for this node, and never used before.
+    pub id: ObjectId,
+    /// The W3C trace id, 32 hexadecimal characters.
+    pub trace: String,
+    /// The function. A name has already been looked up.
+    pub function: ObjectId,
+    /// The number of a version; none: the current one.
+    pub version: Option<u32>,
+    /// The input. A blob is at this node and held until the reply.
+    pub input: Payload,
+    /// Arguments.
+    pub args: Vec<String>,
+    /// Environment variables.
+    pub env: BTreeMap<String, String>,
+    /// Needs beyond the function's.
+    pub needs: Needs,
+    /// Limits instead of the function's.
+    pub limits: RunLimits,
+    /// A name for people.
+    pub name: String,
+    /// Labels.
+    pub labels: Labels,
+}

@@ -1,0 +1,261 @@
+//! The unsettled jobs of this home.
+//!
+//! What a job was accepted with is boxed with it as one piece: some 900 bytes with a short input. For millions of
+//! waiting jobs the input, arguments and environment can leave memory when the job is queued and be read again from
+//! the journal when it is offered: only [`Job::accepted`] would change, to a form that placement needs (needs, limits,
+//! function, component) and a place in the journal.
+
+use std::collections::BTreeMap;
+
+use shoal_protocol::limits::ATTEMPTS_KEPT_MAX;
+use shoal_protocol::name::Labels;
+use shoal_protocol::object::job::{Attempt, Ending, Outcome, Progress, State};
+use shoal_protocol::wire::worker::{Run, Start};
+use shoal_protocol::{ObjectId, WorkerId};
+
+use crate::record::{Accepted, Standing, VERSION};
+
+/// One unsettled job.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) accepted: Accepted,
+    pub(crate) name: String,
+    pub(crate) labels: Labels,
+    /// Of the last run that was offered; 0 before the first.
+    pub(crate) epoch: u64,
+    pub(crate) attempts: Vec<Attempt>,
+    pub(crate) attempts_total: u32,
+    pub(crate) cancelled: bool,
+    pub(crate) phase: Phase,
+    pub(crate) progress: Option<Progress>,
+    /// Runs that were lost.
+    pub(crate) losses: u32,
+    /// Runs that were declined, or lost before their guest had started; they are not counted as attempts.
+    pub(crate) fruitless: u32,
+    /// Its function was deleted while it ran: it is not tried again.
+    pub(crate) function_gone: bool,
+}
+
+/// What an unsettled job is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// It waits in the queue since then.
+    Queued { since_ms: u64 },
+    /// It waits until then, and after that in the queue.
+    Backoff { until_ms: u64 },
+    /// A worker has it, or will have it as soon as its epoch is durable.
+    Placed(Placed),
+}
+
+/// A run at a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Placed {
+    pub(crate) worker: WorkerId,
+    /// When it was handed over. Of a run from before a restart: when the kernel was restored.
+    pub(crate) offered_ms: u64,
+    /// Numbers the offers: a worker runs what it was handed first.
+    pub(crate) turn: u64,
+    /// The worker has shown that it has it.
+    pub(crate) seen: bool,
+    /// When the guest started.
+    pub(crate) started_ms: Option<u64>,
+    /// When the worker was told to stop it.
+    pub(crate) cancel_ms: Option<u64>,
+    /// It is from before a restart, and its worker has not attached since.
+    pub(crate) recovering: bool,
+}
+
+impl Job {
+    /// A job as its records show it, not yet in any phase but the queue.
+    pub(crate) fn new(accepted: Accepted, standing: Standing, now_ms: u64) -> Self {
+        Self {
+            accepted,
+            name: standing.name,
+            labels: standing.labels,
+            epoch: standing.epoch,
+            attempts: standing.attempts,
+            attempts_total: standing.attempts_total,
+            cancelled: standing.cancelled,
+            phase: Phase::Queued { since_ms: now_ms },
+            progress: None,
+            losses: 0,
+            fruitless: 0,
+            function_gone: false,
+        }
+    }
+
+    pub(crate) fn id(&self) -> ObjectId {
+        self.accepted.id
+    }
+
+    /// The current run.
+    pub(crate) fn run(&self) -> Run {
+        Run { job: self.accepted.id, epoch: self.epoch }
+    }
+
+    pub(crate) fn placed(&self) -> Option<&Placed> {
+        match &self.phase {
+            Phase::Placed(placed) => Some(placed),
+            Phase::Queued { .. } | Phase::Backoff { .. } => None,
+        }
+    }
+
+    pub(crate) fn placed_mut(&mut self) -> Option<&mut Placed> {
+        match &mut self.phase {
+            Phase::Placed(placed) => Some(placed),
+            Phase::Queued { .. } | Phase::Backoff { .. } => None,
+        }
+    }
+
+    /// Where it was last tried and failed: another worker is preferred.
+    pub(crate) fn failed_at(&self) -> Option<WorkerId> {
+        self.attempts.last().filter(|attempt| attempt.ended_ms.is_some()).map(|attempt| attempt.worker)
+    }
+
+    /// Starts the next run in the books: a new epoch, a new attempt.
+    pub(crate) fn begin_attempt(&mut self, worker: WorkerId, worker_name: &str, wall_ms: u64) {
+        self.epoch += 1;
+        self.attempts_total += 1;
+        if self.attempts.len() >= ATTEMPTS_KEPT_MAX {
+            self.attempts.remove(0);
+        }
+        self.attempts.push(Attempt {
+            epoch: self.epoch,
+            worker,
+            worker_name: worker_name.to_owned(),
+            offered_ms: wall_ms,
+            started_ms: None,
+            ended_ms: None,
+            ending: None,
+        });
+    }
+
+    /// Writes down how the current run ended.
+    pub(crate) fn end_attempt(&mut self, ending: &Ending, wall_ms: u64) {
+        if let Some(attempt) = self.attempts.last_mut() {
+            attempt.ended_ms = Some(wall_ms);
+            attempt.ending = Some(ending.clone());
+        }
+    }
+
+    /// Strikes the current run from the books: it never began. Its epoch stays used.
+    pub(crate) fn strike_attempt(&mut self) {
+        if self.attempts.pop().is_some() {
+            self.attempts_total = self.attempts_total.saturating_sub(1);
+        }
+    }
+
+    /// What stands in the journal: a running job is `Offered` there.
+    pub(crate) fn standing(&self) -> Standing {
+        let state = if self.placed().is_some() { State::Offered } else { State::Queued };
+        Standing {
+            version: VERSION,
+            state,
+            name: self.name.clone(),
+            labels: self.labels.clone(),
+            epoch: self.epoch,
+            attempts: self.attempts.clone(),
+            attempts_total: self.attempts_total,
+            cancelled: self.cancelled,
+            settled_ms: None,
+            outcome: None,
+        }
+    }
+
+    /// The same for a job that ends.
+    pub(crate) fn settled(self, state: State, outcome: Option<Outcome>, wall_ms: u64) -> (Accepted, Standing) {
+        let standing = Standing {
+            version: VERSION,
+            state,
+            name: self.name,
+            labels: self.labels,
+            epoch: self.epoch,
+            attempts: self.attempts,
+            attempts_total: self.attempts_total,
+            cancelled: self.cancelled,
+            settled_ms: Some(wall_ms),
+            outcome,
+        };
+        (self.accepted, standing)
+    }
+
+    /// What the worker is sent.
+    pub(crate) fn start(&self) -> Start {
+        let accepted = &self.accepted;
+        Start {
+            run: self.run(),
+            attempt: self.attempts_total,
+            component: accepted.component,
+            name: accepted.function_name.clone(),
+            args: accepted.args.clone(),
+            env: accepted.env.clone(),
+            input: accepted.input.clone(),
+            memory_mb: accepted.needs.memory(),
+            limits: accepted.limits,
+            grants: accepted.grants.iter().copied().collect(),
+            trace: accepted.trace.clone(),
+        }
+    }
+}
+
+/// All unsettled jobs, by id.
+#[derive(Debug, Default)]
+pub(crate) struct Jobs {
+    table: BTreeMap<ObjectId, Box<Job>>,
+}
+
+impl Jobs {
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(crate) fn contains(&self, id: ObjectId) -> bool {
+        self.table.contains_key(&id)
+    }
+
+    pub(crate) fn insert(&mut self, job: Job) {
+        self.table.insert(job.id(), Box::new(job));
+    }
+
+    pub(crate) fn remove(&mut self, id: ObjectId) -> Option<Job> {
+        self.table.remove(&id).map(|job| *job)
+    }
+
+    pub(crate) fn get(&self, id: ObjectId) -> Option<&Job> {
+        self.table.get(&id).map(Box::as_ref)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: ObjectId) -> Option<&mut Job> {
+        self.table.get_mut(&id).map(Box::as_mut)
+    }
+
+    /// Every job, by id: only for what happens rarely.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Job> {
+        self.table.values_mut().map(Box::as_mut)
+    }
+
+    /// The job of this run, if the run is the current one and at this worker.
+    pub(crate) fn current(&self, worker: WorkerId, run: Run) -> Option<&Job> {
+        let job = self.get(run.job)?;
+        let here = job.placed().is_some_and(|placed| placed.worker == worker);
+        (here && job.epoch == run.epoch).then_some(job)
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn current_mut(&mut self, worker: WorkerId, run: Run) -> Option<&mut Job> {
+        let job = self.get_mut(run.job)?;
+        let here = job.placed().is_some_and(|placed| placed.worker == worker);
+        (here && job.epoch == run.epoch).then_some(job)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_waiting_job_is_small() {
+        // With two allocator blocks for names, an id in the table and one in the queue it stays below 1 KiB.
+        assert!(size_of::<Job>() <= 800, "{} bytes", size_of::<Job>());
+    }
+}

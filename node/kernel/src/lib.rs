@@ -1,0 +1,44 @@
+//! Every decision about jobs, placement and permissions: one deterministic state machine. No IO.
+//!
+//! [`Kernel::handle`](machine::Machine::handle) takes what has happened and says what to do. Time and ids come in with
+//! the input; it reads no clock, draws no random number, opens nothing, awaits nothing, and iterates in a fixed order:
+//! the same inputs give the same effects. Production runs it in one thread of the node, the simulator by the thousand.
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`machine`] | what each input does: the way of a job from submission to its end |
+//! | [`rights`] | who may do what |
+//! | `queue` | which job is next |
+//! | `placement` | which worker gets it |
+//! | [`lease`] | how long a silent worker keeps its runs |
+//! | `reason` | what is said about a job that does not run |
+//! | [`view`] | what readers see of a job |
+
+mod backoff;
+pub mod config;
+pub mod counters;
+pub mod effect;
+pub mod faults;
+mod functions;
+pub mod input;
+mod jobs;
+pub mod kv;
+pub mod lease;
+pub mod machine;
+mod placement;
+mod queue;
+mod reason;
+pub mod record;
+pub mod rights;
+mod timers;
+pub mod view;
+mod workers;
+
+pub use config::{Config, Prefetch};
+pub use counters::Counters;
+pub use effect::{Effect, Load, Reply};
+pub use input::{Command, Input, NewJob, Now, Principal, RequestId, WorkerAttached};
+pub use record::{Accepted, Record, Standing};
+
+/// The kernel that production runs: the machine without any of the faults that the simulator can put in.
+pub type Kernel = machine::Machine<faults::Sound>;

@@ -1,0 +1,195 @@
+//! What each input does. The parts: [`submit`] takes jobs in, [`schedule`] hands them to workers, [`runs`] follows a run
+//! to its end, [`attachment`] follows workers, [`commands`] answers everything else.
+//!
+//! Invariant: a run is offered only after its epoch is written, in the same list of effects (`runs::offer`).
+//! Invariant: a job settles once: settling takes it out of memory, and what is not in memory cannot settle.
+//! Invariant: a result counts only for the current epoch at the current worker (`Jobs::current`).
+//! Invariant: every job in memory is in exactly one place: the queue, a pause with a timer, or one worker's runs.
+
+mod attachment;
+mod commands;
+mod runs;
+mod schedule;
+mod submit;
+
+use std::marker::PhantomData;
+
+use shoal_protocol::object::job::State;
+use shoal_protocol::{ObjectId, Problem, WorkerId};
+
+use crate::config::Config;
+use crate::counters::Counters;
+use crate::effect::{Effect, Load};
+use crate::faults::Faults;
+use crate::functions::Functions;
+use crate::input::{Input, Now};
+use crate::jobs::{Job, Jobs, Phase, Placed};
+use crate::queue::Queue;
+use crate::record::{Accepted, Standing};
+use crate::timers::{Timer, Timers};
+use crate::workers::Workers;
+
+/// The kernel. Use it as [`crate::Kernel`].
+#[derive(Debug)]
+pub struct Machine<F> {
+    config: Config,
+    jobs: Jobs,
+    queue: Queue,
+    workers: Workers,
+    functions: Functions,
+    timers: Timers,
+    counters: Counters,
+    /// Why nothing is accepted at the moment.
+    refusing: Option<Problem>,
+    /// Jobs that pause before they are queued again.
+    pausing: usize,
+    /// Offers so far.
+    turn: u64,
+    /// Something has changed that placement looks at.
+    placeable: bool,
+    /// What the last [`Effect::Wake`] said.
+    wake_ms: Option<u64>,
+    faults: PhantomData<F>,
+}
+
+impl<F: Faults> Machine<F> {
+    /// A kernel without jobs, functions or workers.
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            jobs: Jobs::default(),
+            queue: Queue::default(),
+            workers: Workers::default(),
+            functions: Functions::default(),
+            timers: Timers::default(),
+            counters: Counters::default(),
+            refusing: None,
+            pausing: 0,
+            turn: 0,
+            placeable: false,
+            wake_ms: None,
+            faults: PhantomData,
+        }
+    }
+
+    /// Takes the unsettled jobs of a journal back: first of all inputs, after a start. Settled ones are skipped.
+    ///
+    /// A job that was at a worker stays there for one lease (the grantor's count): the worker may still run it, and says
+    /// so when it attaches. Afterwards the edges hand in what they know again: [`Input::Function`] and
+    /// [`Input::Project`] for each that is there, [`Input::FunctionGone`] for each deleted one.
+    pub fn restore(&mut self, now: Now, jobs: impl Iterator<Item = (Accepted, Standing)>, effects: &mut Vec<Effect>) {
+        for (accepted, standing) in jobs.filter(|(_, standing)| !standing.state.is_settled()) {
+            let at = standing.attempts.last().map(|attempt| (attempt.worker, attempt.worker_name.clone()));
+            let offered = standing.state == State::Offered;
+            if offered && F::OFFERED_FORGOTTEN {
+                continue;
+            }
+            let job = Job::new(accepted, standing, now.mono_ms);
+            let id = job.id();
+            let cancelled = job.cancelled;
+            self.counters.restored += 1;
+            self.jobs.insert(job);
+            match at.filter(|_| offered) {
+                Some((worker, name)) => self.restore_run(now, id, worker, &name),
+                None => self.enqueue(now, id),
+            }
+            if cancelled && !offered {
+                self.settle(now, id, State::Cancelled, None, effects);
+            }
+        }
+        self.finish(now, effects);
+    }
+
+    /// Handles one input. Effects are appended in the order in which they may be seen; see [`Effect`].
+    pub fn handle(&mut self, now: Now, input: Input, effects: &mut Vec<Effect>) {
+        match input {
+            Input::Tick => self.wake_ms = None,
+            Input::Request { request, principal, command } => self.command(now, request, principal, command, effects),
+            Input::Function(function) => self.functions.put(*function),
+            Input::FunctionGone(function) => self.function_gone(now, function, effects),
+            Input::Project(project) => self.functions.put_project(*project),
+            Input::ProjectGone(project) => self.functions.remove_project(project),
+            Input::WorkerAttached(attached) => self.attach(now, *attached, effects),
+            Input::WorkerDetached { worker, connection, dead } => self.detach(now, worker, connection, dead, effects),
+            Input::Heartbeat { worker, runs } => self.heartbeat(now, worker, runs, effects),
+            Input::Started { worker, run } => self.started(now, worker, run, effects),
+            Input::Progress { worker, run, progress } => self.progress(worker, run, progress, effects),
+            Input::Ended { worker, run, outcome } => self.ended(now, worker, run, *outcome, effects),
+            Input::Declined { worker, run, problem } => self.declined(now, worker, run, &problem, effects),
+            Input::Leaving { worker } => self.leaving(worker),
+            Input::Refuse(problem) => self.refusing = Some(problem),
+            Input::Accept => {
+                self.refusing = None;
+                self.placeable = true;
+            }
+        }
+        self.finish(now, effects);
+    }
+
+    /// How many jobs wait and run, and what could run them.
+    pub fn load(&self) -> Load {
+        let waiting = self.queue.len() + self.pausing;
+        let attached = self.workers.iter().filter(|worker| worker.attached());
+        Load {
+            waiting: waiting as u64,
+            running: self.jobs.len().saturating_sub(waiting) as u64,
+            workers: attached.clone().map(|_| 1).sum(),
+            slots: attached.map(|worker| worker.offer.slots).fold(0, u32::saturating_add),
+        }
+    }
+
+    /// What it has done so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// What follows from any input: what is due, what can be placed, when to be woken.
+    fn finish(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        while let Some(timer) = self.timers.pop(now.mono_ms) {
+            match timer {
+                Timer::Lease(worker) => self.lease_due(now, worker, effects),
+                Timer::Backoff(job) => self.backoff_over(now, job),
+                Timer::Place => self.placeable = true,
+            }
+        }
+        if std::mem::take(&mut self.placeable) {
+            self.place(now, effects);
+            self.placeable = false;
+        }
+        let next = self.timers.next_ms();
+        if let Some(at_ms) = next.filter(|_| next != self.wake_ms) {
+            effects.push(Effect::Wake { at_ms });
+        }
+        self.wake_ms = next;
+    }
+
+    /// Puts a job of the table into the queue.
+    fn enqueue(&mut self, now: Now, id: ObjectId) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        job.phase = Phase::Queued { since_ms: now.mono_ms };
+        self.queue.insert(&job.accepted.needs, id);
+        self.placeable = true;
+    }
+
+    /// Puts a job of the table where it was before a restart.
+    fn restore_run(&mut self, now: Now, id: ObjectId, worker: WorkerId, name: &str) {
+        self.turn += 1;
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        job.phase = Phase::Placed(Placed {
+            worker,
+            offered_ms: now.mono_ms,
+            turn: self.turn,
+            seen: false,
+            started_ms: None,
+            cancel_ms: job.cancelled.then_some(now.mono_ms),
+            recovering: true,
+        });
+        let memory_mb = job.accepted.needs.memory();
+        if self.workers.get(worker).is_none() {
+            self.meet(now, worker, name);
+        }
+        if let Some(worker) = self.workers.get_mut(worker) {
+            worker.take(id, memory_mb);
+        }
+    }
+}

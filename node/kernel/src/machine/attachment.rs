@@ -1,0 +1,249 @@
+//! Workers that come, speak and go, and what that means for their runs.
+
+use std::collections::BTreeSet;
+
+use shoal_protocol::object::job::{Ending, State};
+use shoal_protocol::wire::worker::Run;
+use shoal_protocol::{Kind, ObjectId, Problem, WorkerId};
+
+use super::Machine;
+use super::runs::{Loss, empty_outcome};
+use crate::effect::Effect;
+use crate::faults::Faults;
+use crate::input::{Now, WorkerAttached};
+use crate::lease::{Lease, granted_ms};
+use crate::timers::Timer;
+use crate::workers::{Link, REMEMBERED_MS, WORKERS_MAX, Worker};
+
+impl<F: Faults> Machine<F> {
+    /// A worker is here, for the first time or again. Of the runs that it was believed to hold those count that it
+    /// lists; of the runs that it lists those count that it is believed to hold.
+    pub(super) fn attach(&mut self, now: Now, attached: WorkerAttached, effects: &mut Vec<Effect>) {
+        let id = attached.worker;
+        if self.workers.get(id).is_none() {
+            if !self.workers.has_room() {
+                let detail = format!("this node knows {WORKERS_MAX} workers, the most that it takes");
+                effects.push(Effect::Detach { worker: id, problem: Problem::new(Kind::Full, detail) });
+                return;
+            }
+            self.meet(now, id, &attached.name);
+        }
+        let lease = Lease::grant(now.mono_ms, self.config.lease_ms);
+        self.look_after(id, lease.until_ms);
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        let reborn = worker.incarnation.is_some_and(|former| former != attached.incarnation);
+        worker.name = attached.name;
+        worker.local = attached.local;
+        worker.offer = attached.offer;
+        worker.link = Link::Up(attached.connection);
+        worker.incarnation = Some(attached.incarnation);
+        worker.attached_ms = now.wall_ms;
+        worker.lease = lease;
+        worker.leaving = false;
+        worker.pause = None;
+        worker.keep_strays(&BTreeSet::new());
+        if reborn {
+            worker.cool_down();
+        }
+        self.counters.attachments += 1;
+        self.placeable = true;
+        let listed: BTreeSet<Run> = attached.runs.into_iter().collect();
+        let held = if reborn { BTreeSet::new() } else { self.reconcile(id, &listed) };
+        let drop = listed.iter().filter(|run| !held.contains(run)).copied().collect();
+        effects.push(Effect::Attached {
+            worker: id,
+            connection: attached.connection,
+            lease_ms: self.config.lease_ms,
+            drop,
+        });
+        self.lose_unlisted(now, id, &held, reborn, effects);
+        self.repeat_cancels(now, id, effects);
+    }
+
+    /// A worker that is not known yet.
+    pub(super) fn meet(&mut self, now: Now, id: WorkerId, name: &str) {
+        let lease = Lease::grant(now.mono_ms, self.config.lease_ms);
+        self.timers.set(lease.until_ms, Timer::Lease(id));
+        self.workers.insert(Worker::new(id, name, lease));
+    }
+
+    /// Moves the timer of a worker.
+    fn look_after(&mut self, id: WorkerId, at_ms: u64) {
+        if let Some(worker) = self.workers.get_mut(id) {
+            self.timers.remove(worker.due_ms, Timer::Lease(id));
+            worker.due_ms = at_ms;
+            self.timers.set(at_ms, Timer::Lease(id));
+        }
+    }
+
+    /// Of the runs that a worker lists, those that count; they are marked as seen.
+    fn reconcile(&mut self, id: WorkerId, listed: &BTreeSet<Run>) -> BTreeSet<Run> {
+        let mut held = BTreeSet::new();
+        for run in listed {
+            if let Some(placed) = self.jobs.current_mut(id, *run).and_then(|job| job.placed_mut()) {
+                placed.seen = true;
+                placed.recovering = false;
+                held.insert(*run);
+            }
+        }
+        held
+    }
+
+    /// The runs that a worker was believed to hold and does not: lost. One that it had never shown to hold may have been
+    /// under way to it when the connection broke, or be held back by the journal still; a `Cancel` follows it.
+    fn lose_unlisted(&mut self, now: Now, id: WorkerId, held: &BTreeSet<Run>, reborn: bool, effects: &mut Vec<Effect>) {
+        for (job, run, seen) in self.runs_of(id) {
+            if held.contains(&run) {
+                continue;
+            }
+            if !seen {
+                effects.push(Effect::Cancel { worker: id, run });
+            }
+            let (loss, why) = match (reborn, seen) {
+                (true, _) => (Loss::WithWorker, "the worker's process died"),
+                (false, true) => (Loss::WithWorker, "the worker came back without the run"),
+                (false, false) => (Loss::NeverArrived, "the worker came back without the run"),
+            };
+            self.lose(now, job, loss, why, effects);
+        }
+    }
+
+    /// A cancellation may have been lost with the former connection.
+    fn repeat_cancels(&mut self, now: Now, id: WorkerId, effects: &mut Vec<Effect>) {
+        for (job, run, _) in self.runs_of(id) {
+            let Some(job) = self.jobs.get_mut(job).filter(|job| job.cancelled) else { continue };
+            if let Some(placed) = job.placed_mut() {
+                placed.cancel_ms = Some(now.mono_ms);
+            }
+            effects.push(Effect::Cancel { worker: id, run });
+        }
+    }
+
+    /// A worker's connection ended. Its runs stay its own as long as its lease lasts, unless it is dead.
+    pub(super) fn detach(&mut self, now: Now, id: WorkerId, connection: u64, dead: bool, effects: &mut Vec<Effect>) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        match worker.link {
+            Link::Up(current) if current == connection => {
+                worker.link = Link::Down { connection, since_ms: now.mono_ms };
+                for (job, _, _) in self.runs_of(id) {
+                    effects.push(Effect::Changed { job, settled: false });
+                }
+            }
+            Link::Down { connection: last, .. } if last == connection => {}
+            Link::Never => {}
+            // The end of a connection that another has replaced.
+            Link::Up(_) | Link::Down { .. } => return,
+        }
+        if dead {
+            self.lose_all(now, id, "the worker's process died", effects);
+        }
+    }
+
+    /// A worker lives. Its lease is renewed, and what it lists is compared with what it was handed.
+    ///
+    /// It may have composed this before a `Start` that is on its way reached it. So a run that it has never shown to
+    /// hold is missed only after a whole lease; and then it may still arrive late, so a `Cancel` follows it. A run that
+    /// it has once shown to hold (its messages come in order) must be listed until we have answered its ending, and
+    /// that we have not: it is in our books. One that is not listed is lost, then and there.
+    pub(super) fn heartbeat(&mut self, now: Now, id: WorkerId, runs: Vec<Run>, effects: &mut Vec<Effect>) {
+        let Some(worker) = self.workers.get_mut(id).filter(|worker| worker.attached()) else { return };
+        worker.lease = Lease::grant(now.mono_ms, self.config.lease_ms);
+        let listed: BTreeSet<Run> = runs.into_iter().collect();
+        self.placeable |= worker.keep_strays(&listed);
+        let held = self.reconcile(id, &listed);
+        // What it lists beyond that has just been settled, and our answer is on its way; or it should have stopped.
+        for run in listed.difference(&held) {
+            effects.push(Effect::Cancel { worker: id, run: *run });
+        }
+        let grace_ms = granted_ms(self.config.lease_ms);
+        for (job, run, seen) in self.runs_of(id) {
+            if held.contains(&run) {
+                self.check_overdue(now, job, grace_ms, effects);
+            } else if seen {
+                self.lose(now, job, Loss::WithWorker, "the worker no longer holds the run", effects);
+            } else if self.offered_for(now, job) > grace_ms {
+                effects.push(Effect::Cancel { worker: id, run });
+                self.lose(now, job, Loss::NeverArrived, "the run did not reach its worker", effects);
+            }
+        }
+    }
+
+    fn offered_for(&self, now: Now, id: ObjectId) -> u64 {
+        let placed = self.jobs.get(id).and_then(|job| job.placed());
+        placed.map_or(0, |placed| now.mono_ms.saturating_sub(placed.offered_ms))
+    }
+
+    /// Backstops for a worker that lives but does not do what it should: it ends runs that have their time, and stops
+    /// runs that are cancelled. One lease after it should have, the job settles without it.
+    fn check_overdue(&mut self, now: Now, id: ObjectId, grace_ms: u64, effects: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        let run_ms_max = job.accepted.limits.run_ms().saturating_add(grace_ms);
+        let Some(placed) = job.placed() else { return };
+        let since = |ms: Option<u64>| ms.map_or(0, |ms| now.mono_ms.saturating_sub(ms));
+        let (ending, state) = if since(placed.cancel_ms) > grace_ms {
+            (Ending::Cancelled, State::Cancelled)
+        } else if since(placed.started_ms) > run_ms_max {
+            (Ending::TimedOut, State::TimedOut)
+        } else {
+            return;
+        };
+        job.end_attempt(&ending, now.wall_ms);
+        self.counters.overdue += 1;
+        self.abandon(id, effects);
+        self.settle(now, id, state, Some(empty_outcome(ending)), effects);
+    }
+
+    /// A worker takes no new runs.
+    pub(super) fn leaving(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(id) {
+            worker.leaving = true;
+            self.placeable = true;
+        }
+    }
+
+    /// A worker's lease may have ended; or it is time to forget the worker.
+    pub(super) fn lease_due(&mut self, now: Now, id: WorkerId, effects: &mut Vec<Effect>) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        if !worker.lease.has_ended(now.mono_ms) {
+            let at_ms = worker.lease.until_ms;
+            self.look_after(id, at_ms);
+            return;
+        }
+        if let Link::Up(connection) = worker.link {
+            worker.link = Link::Down { connection, since_ms: now.mono_ms };
+            let detail = "no heartbeat came for the length of a lease".to_owned();
+            effects.push(Effect::Detach { worker: id, problem: Problem::new(Kind::Unavailable, detail) });
+        }
+        if worker.has_runs() {
+            self.counters.leases_ended += 1;
+            self.lose_all(now, id, "the worker was out of reach until its lease ended", effects);
+        }
+        let Some(worker) = self.workers.get(id) else { return };
+        let since_ms = match worker.link {
+            Link::Down { since_ms, .. } => since_ms,
+            Link::Never | Link::Up(_) => 0,
+        };
+        let forget_ms = since_ms.saturating_add(REMEMBERED_MS);
+        if worker.link == Link::Never || (forget_ms <= now.mono_ms && !worker.has_runs()) {
+            self.workers.remove(id);
+        } else {
+            self.look_after(id, forget_ms.max(now.mono_ms.saturating_add(self.config.lease_ms)));
+        }
+    }
+
+    /// Every run of a worker is lost.
+    pub(super) fn lose_all(&mut self, now: Now, id: WorkerId, why: &str, effects: &mut Vec<Effect>) {
+        if F::LOST_RUN_STAYS {
+            return;
+        }
+        for (job, _, _) in self.runs_of(id) {
+            self.lose(now, job, Loss::WithWorker, why, effects);
+        }
+    }
+
+    /// The current runs at a worker, and whether it has shown that it holds them.
+    fn runs_of(&self, id: WorkerId) -> Vec<(ObjectId, Run, bool)> {
+        let jobs = self.workers.get(id).into_iter().flat_map(Worker::runs).filter_map(|job| self.jobs.get(job));
+        jobs.filter_map(|job| job.placed().map(|placed| (job.id(), job.run(), placed.seen))).collect()
+    }
+}

@@ -1,0 +1,218 @@
+//! What somebody asks for, beyond submitting.
+
+use shoal_protocol::object::job::{Job as View, JobPatch, State};
+use shoal_protocol::object::worker::WorkerPatch;
+use shoal_protocol::{Kind, ObjectId, Problem, WorkerId, name};
+
+use super::Machine;
+use crate::effect::{Effect, Reply};
+use crate::faults::Faults;
+use crate::input::{Command, Now, Principal, RequestId};
+use crate::jobs::{Job, Phase};
+use crate::record::Record;
+use crate::workers::Link;
+use crate::{reason, rights, view};
+
+impl<F: Faults> Machine<F> {
+    pub(super) fn command(
+        &mut self,
+        now: Now,
+        request: RequestId,
+        principal: Principal,
+        command: Command,
+        effects: &mut Vec<Effect>,
+    ) {
+        let reply = match command {
+            Command::Submit(jobs) => return self.submit(now, request, principal, jobs, effects),
+            Command::Show(id) => self.show(now, &principal, id),
+            Command::Describe(ids) => {
+                let known = ids.into_iter().filter_map(|id| self.jobs.get(id));
+                Ok(Reply::Jobs(known.map(|job| self.view(now, job)).collect()))
+            }
+            Command::Cancel(id) => self.cancel(now, &principal, id, effects),
+            Command::Patch(id, patch) => self.patch(now, &principal, id, patch, effects),
+            Command::Forget { job, owner } => self.forget(&principal, job, owner, effects),
+            Command::Workers => self.list_workers(&principal),
+            Command::PatchWorker(id, patch) => self.patch_worker(&principal, id, &patch),
+            Command::DetachWorker(id) => self.detach_worker(now, &principal, id, effects),
+            Command::Load => Ok(Reply::Load(self.load())),
+        };
+        effects.push(Effect::Reply { request, reply });
+    }
+
+    fn show(&self, now: Now, principal: &Principal, id: ObjectId) -> Result<Reply, Problem> {
+        let Some(job) = self.jobs.get(id) else { return Ok(Reply::Job(None)) };
+        if !rights::may_read_job(principal, job.accepted.owner, job.accepted.function_owner) {
+            return Err(rights::refusal(principal, "read this job"));
+        }
+        Ok(Reply::Job(Some(Box::new(self.view(now, job)))))
+    }
+
+    /// A job that waits is cancelled at once; one that a worker has settles when its run has ended, however: a run that
+    /// was faster keeps its result. Cancelling twice changes nothing.
+    fn cancel(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        id: ObjectId,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Reply, Problem> {
+        let job = self.changeable(principal, id, "cancel this job")?;
+        if job.cancelled {
+            return self.reply_job(now, id);
+        }
+        job.cancelled = true;
+        let run = job.run();
+        let Some(placed) = job.placed_mut() else {
+            self.counters.cancelled += 1;
+            let mut view = self.reply_view(now, id)?;
+            self.settle(now, id, State::Cancelled, None, effects);
+            (view.state, view.settled_ms, view.reason) = (State::Cancelled, Some(now.wall_ms), None);
+            return Ok(Reply::Job(Some(view)));
+        };
+        placed.cancel_ms = Some(now.mono_ms);
+        let worker = placed.worker;
+        if !F::CANCEL_UNWRITTEN {
+            effects.push(Effect::Write(Record::Standing(id, Box::new(job.standing()))));
+        }
+        effects.push(Effect::Cancel { worker, run });
+        effects.push(Effect::Changed { job: id, settled: false });
+        self.counters.cancelled += 1;
+        self.reply_job(now, id)
+    }
+
+    fn patch(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        id: ObjectId,
+        patch: JobPatch,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Reply, Problem> {
+        let job = self.changeable(principal, id, "change this job")?;
+        if let Some(name) = patch.name.as_deref().filter(|name| !name.is_empty()) {
+            name::check("name", name)?;
+        }
+        if let Some(labels) = &patch.labels {
+            name::check_labels("labels", labels)?;
+        }
+        job.name = patch.name.unwrap_or_else(|| job.name.clone());
+        job.labels = patch.labels.unwrap_or_else(|| job.labels.clone());
+        effects.push(Effect::Write(Record::Standing(id, Box::new(job.standing()))));
+        effects.push(Effect::Changed { job: id, settled: false });
+        self.reply_job(now, id)
+    }
+
+    /// Forgets a settled job. Asking twice is harmless: the store counts a job that it no longer has as nothing.
+    fn forget(
+        &mut self,
+        principal: &Principal,
+        id: ObjectId,
+        owner: ObjectId,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Reply, Problem> {
+        if !rights::may_change_job(principal, owner) {
+            return Err(rights::refusal(principal, "forget this job"));
+        }
+        if self.jobs.contains(id) {
+            return Err(Problem::new(Kind::Conflict, "the job has not ended; cancel it first"));
+        }
+        self.counters.swept += 1;
+        effects.push(Effect::Write(Record::Swept(id)));
+        Ok(Reply::Done)
+    }
+
+    fn list_workers(&self, principal: &Principal) -> Result<Reply, Problem> {
+        if !rights::may_see_workers(principal) {
+            return Err(rights::refusal(principal, "see the workers"));
+        }
+        let visible = |id| self.jobs.get(id).is_some_and(|job| readable(principal, job));
+        let workers = self.workers.iter().filter(|worker| worker.link != Link::Never);
+        Ok(Reply::Workers(workers.map(|worker| worker.view(visible)).collect()))
+    }
+
+    fn patch_worker(&mut self, principal: &Principal, id: WorkerId, patch: &WorkerPatch) -> Result<Reply, Problem> {
+        if !rights::may_operate(principal) {
+            return Err(rights::refusal(principal, "change a worker"));
+        }
+        let worker = self.workers.get_mut(id).ok_or_else(|| unknown_worker(id))?;
+        worker.cordoned = patch.cordoned.unwrap_or(worker.cordoned);
+        self.placeable = true;
+        let visible = |id| self.jobs.get(id).is_some_and(|job| readable(principal, job));
+        let worker = self.workers.get(id).ok_or_else(|| unknown_worker(id))?;
+        Ok(Reply::Worker(Box::new(worker.view(visible))))
+    }
+
+    /// Sends a worker away: it is told, its runs are lost.
+    fn detach_worker(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        id: WorkerId,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Reply, Problem> {
+        if !rights::may_operate(principal) {
+            return Err(rights::refusal(principal, "send a worker away"));
+        }
+        let worker = self.workers.get_mut(id).ok_or_else(|| unknown_worker(id))?;
+        if let Link::Up(connection) = worker.link {
+            worker.link = Link::Down { connection, since_ms: now.mono_ms };
+            let problem = Problem::new(Kind::Unavailable, "an operator has sent this worker away");
+            effects.push(Effect::Detach { worker: id, problem });
+        }
+        self.lose_all(now, id, "an operator has sent the worker away", effects);
+        Ok(Reply::Done)
+    }
+
+    /// A job in memory that they may change.
+    fn changeable(&mut self, principal: &Principal, id: ObjectId, what: &str) -> Result<&mut Job, Problem> {
+        let job = self.jobs.get_mut(id).ok_or_else(|| unknown_job(id))?;
+        if !rights::may_change_job(principal, job.accepted.owner) {
+            return Err(rights::refusal(principal, what));
+        }
+        Ok(job)
+    }
+
+    fn reply_job(&self, now: Now, id: ObjectId) -> Result<Reply, Problem> {
+        Ok(Reply::Job(Some(self.reply_view(now, id)?)))
+    }
+
+    fn reply_view(&self, now: Now, id: ObjectId) -> Result<Box<View>, Problem> {
+        let job = self.jobs.get(id).ok_or_else(|| unknown_job(id))?;
+        Ok(Box::new(self.view(now, job)))
+    }
+
+    /// A job in memory, as its readers see it: without the bytes of its input, which the store has.
+    fn view(&self, now: Now, job: &Job) -> View {
+        let mut view = view::job(self.config.node, &job.accepted, &job.standing(), false);
+        view.progress = job.progress.clone();
+        view.reason = match &job.phase {
+            Phase::Queued { .. } => {
+                let needs = &job.accepted.needs;
+                Some(reason::queued(&self.workers, needs, self.queue.is_behind(needs, job.id()), now.mono_ms))
+            }
+            Phase::Backoff { until_ms } => {
+                Some(reason::backoff(*until_ms, now.mono_ms, job.attempts_total + job.fruitless))
+            }
+            Phase::Placed(placed) => {
+                if placed.started_ms.is_some() {
+                    view.state = State::Running;
+                }
+                reason::placed(placed, self.workers.get(placed.worker))
+            }
+        };
+        view
+    }
+}
+
+fn readable(principal: &Principal, job: &Job) -> bool {
+    rights::may_read_job(principal, job.accepted.owner, job.accepted.function_owner)
+}
+
+fn unknown_job(id: ObjectId) -> Problem {
+    Problem::new(Kind::NotFound, format!("no unsettled job {id} is at this node"))
+}
+
+fn unknown_worker(id: WorkerId) -> Problem {
+    Problem::new(Kind::NotFound, reason::no_such_worker(id))
+}

@@ -1,0 +1,327 @@
+//! A run, from its offer to its end, and what its end does to the job.
+
+use shoal_protocol::limits::MESSAGE_LEN_MAX;
+use shoal_protocol::object::job::{Ending, Failure, FailureCode, Outcome, Payload, Progress, State, Usage};
+use shoal_protocol::wire::worker::Run;
+use shoal_protocol::{ObjectId, Problem, WorkerId};
+
+use super::Machine;
+use crate::backoff::pause_ms;
+use crate::effect::Effect;
+use crate::faults::Faults;
+use crate::input::Now;
+use crate::jobs::{Phase, Placed};
+use crate::record::Record;
+use crate::timers::Timer;
+use crate::view::settled_state;
+use crate::workers::Pause;
+
+/// Runs of a job that may be lost before their guest has started without being counted. Why 8: a job that waits at a
+/// worker must not pay for the neighbour that kills it, while one that kills workers before it starts must come to an
+/// end.
+const FRUITLESS_MAX: u32 = 8;
+
+/// How long a worker that declined a run gets no other, in milliseconds. Why 100: long enough that it is not asked in a
+/// circle, short enough that one odd job does not cost the others their place.
+const DECLINE_PAUSE_MS: u64 = 100;
+
+/// How a run went away without an ending of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// Its worker is gone, or has lost it. The guest may have run, unless nothing says that it started.
+    WithWorker,
+    /// It never reached its worker.
+    NeverArrived,
+}
+
+impl<F: Faults> Machine<F> {
+    /// Hands a job to a worker: a new epoch, written before anybody hears of it.
+    pub(super) fn offer(&mut self, now: Now, id: ObjectId, to: WorkerId, effects: &mut Vec<Effect>) {
+        let (Some(job), Some(worker)) = (self.jobs.get_mut(id), self.workers.get_mut(to)) else { return };
+        self.queue.remove(&job.accepted.needs, id);
+        self.turn += 1;
+        job.begin_attempt(to, &worker.name, now.wall_ms);
+        job.phase = Phase::Placed(Placed {
+            worker: to,
+            offered_ms: now.mono_ms,
+            turn: self.turn,
+            seen: false,
+            started_ms: None,
+            cancel_ms: None,
+            recovering: false,
+        });
+        worker.take(id, job.accepted.needs.memory());
+        self.counters.offers += 1;
+        if !F::EPOCH_UNWRITTEN {
+            effects.push(Effect::Write(Record::Standing(id, Box::new(job.standing()))));
+        }
+        effects.push(Effect::Start { worker: to, start: Box::new(job.start()) });
+        effects.push(Effect::Changed { job: id, settled: false });
+    }
+
+    /// The guest of a run has started.
+    pub(super) fn started(&mut self, now: Now, worker: WorkerId, run: Run, effects: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.current_mut(worker, run) else {
+            effects.push(Effect::Cancel { worker, run });
+            return;
+        };
+        if let Some(attempt) = job.attempts.last_mut() {
+            attempt.started_ms = attempt.started_ms.or(Some(now.wall_ms));
+        }
+        let component = job.accepted.component;
+        if let Some(placed) = job.placed_mut() {
+            placed.seen = true;
+            placed.recovering = false;
+            placed.started_ms = placed.started_ms.or(Some(now.mono_ms));
+        }
+        if let Some(worker) = self.workers.get_mut(worker) {
+            worker.warm_up(component);
+        }
+        effects.push(Effect::Changed { job: run.job, settled: false });
+    }
+
+    /// A run says how far it is.
+    pub(super) fn progress(&mut self, worker: WorkerId, run: Run, mut progress: Progress, effects: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.current_mut(worker, run) else { return };
+        let end = progress.message.floor_char_boundary(MESSAGE_LEN_MAX);
+        progress.message.truncate(end);
+        job.progress = Some(progress);
+        effects.push(Effect::Changed { job: run.job, settled: false });
+    }
+
+    /// A run has ended. Only the current epoch at the current worker counts; of every other one the worker is told that
+    /// it may forget it, and nothing else happens.
+    pub(super) fn ended(&mut self, now: Now, from: WorkerId, run: Run, outcome: Outcome, effects: &mut Vec<Effect>) {
+        self.placeable = true;
+        if let Some(worker) = self.workers.get_mut(from) {
+            worker.stray_gone(run);
+        }
+        let counts = self.jobs.current(from, run).is_some() || (F::LATE_RESULT_COUNTS && self.jobs.contains(run.job));
+        if !counts {
+            self.counters.fenced += 1;
+            effects.push(Effect::Settled { worker: from, run });
+            return;
+        }
+        self.release(run.job);
+        let Some(job) = self.jobs.get_mut(run.job) else { return };
+        job.end_attempt(&outcome.ending, now.wall_ms);
+        self.functions.learn(job.accepted.function, outcome.usage.run_us);
+        let (cancelled, id) = (job.cancelled, run.job);
+        match transient(&outcome.ending, cancelled) {
+            Some(_) if cancelled => self.settle(now, id, State::Cancelled, Some(outcome), effects),
+            Some(failure) => self.retry(now, id, outcome_of(failure, outcome), effects),
+            // A run that was faster than its cancellation keeps what it has: its result exists, and is true.
+            None => self.settle(now, id, settled_state(&outcome.ending), Some(outcome), effects),
+        }
+        effects.push(Effect::Settled { worker: from, run });
+    }
+
+    /// A worker does not take a run: it goes elsewhere, and is not counted.
+    pub(super) fn declined(
+        &mut self,
+        now: Now,
+        from: WorkerId,
+        run: Run,
+        problem: &Problem,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.placeable = true;
+        if let Some(worker) = self.workers.get_mut(from) {
+            worker.stray_gone(run);
+        }
+        if self.jobs.current(from, run).is_none() {
+            return;
+        }
+        self.counters.declined += 1;
+        if let Some(worker) = self.workers.get_mut(from) {
+            let until_ms = now.mono_ms + DECLINE_PAUSE_MS;
+            worker.pause = Some(Pause { until_ms, why: problem.detail.clone() });
+            self.timers.set(until_ms, Timer::Place);
+        }
+        self.release(run.job);
+        let Some(job) = self.jobs.get_mut(run.job) else { return };
+        job.strike_attempt();
+        job.fruitless = job.fruitless.saturating_add(1);
+        let pause = pause_ms(run.job, job.fruitless);
+        self.requeue(now, run.job, pause, effects);
+    }
+
+    /// A run is gone without an ending. The caller has seen to its worker's books, or does not care.
+    pub(super) fn lose(&mut self, now: Now, id: ObjectId, loss: Loss, why: &str, effects: &mut Vec<Effect>) {
+        self.placeable = true;
+        self.release(id);
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        let started = job.placed().is_some_and(|placed| placed.started_ms.is_some());
+        self.counters.lost += 1;
+        job.losses = job.losses.saturating_add(1);
+        if loss == Loss::NeverArrived || (!started && job.fruitless < FRUITLESS_MAX) {
+            job.strike_attempt();
+            job.fruitless = job.fruitless.saturating_add(1);
+            // The first time is nobody's fault: it waits for nothing.
+            let pause = if job.losses <= 1 || loss == Loss::NeverArrived { 0 } else { pause_ms(id, job.fruitless) };
+            self.requeue(now, id, pause, effects);
+            return;
+        }
+        let failure = Failure { code: FailureCode::WorkerLost, message: why.to_owned() };
+        let ending = Ending::Failed(failure);
+        job.end_attempt(&ending, now.wall_ms);
+        self.retry(now, id, empty_outcome(ending), effects);
+    }
+
+    /// Takes a run back from a worker that has not begun it: the job is offered elsewhere, and the run not counted.
+    pub(super) fn withdraw(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
+        self.counters.withdrawn += 1;
+        self.abandon(id, effects);
+        if let Some(job) = self.jobs.get_mut(id) {
+            job.strike_attempt();
+        }
+        self.requeue(now, id, 0, effects);
+    }
+
+    /// Gives a run up that may still be under way: it is stopped, and occupies its slot until the worker has let go.
+    pub(super) fn abandon(&mut self, id: ObjectId, effects: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get(id) else { return };
+        let (Some(placed), run) = (job.placed(), job.run()) else { return };
+        if let Some(worker) = self.workers.get_mut(placed.worker) {
+            worker.abandon(run);
+        }
+        effects.push(Effect::Cancel { worker: placed.worker, run });
+    }
+
+    /// Takes a run off its worker's books.
+    fn release(&mut self, id: ObjectId) {
+        let worker = self.jobs.get(id).and_then(|job| job.placed()).map(|placed| placed.worker);
+        if let Some(worker) = worker.and_then(|worker| self.workers.get_mut(worker)) {
+            worker.release(id);
+        }
+    }
+
+    /// After a failure that another try may mend: tries again, or settles with the failure when no try is left.
+    fn retry(&mut self, now: Now, id: ObjectId, outcome: Outcome, effects: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get(id) else { return };
+        if job.attempts_total >= job.accepted.limits.attempts() && !job.cancelled {
+            self.settle(now, id, State::Failed, Some(outcome), effects);
+            return;
+        }
+        // A worker that died for the first time is no reason to wait; it may have had nothing to do with the job.
+        let first = job.losses == 1 && job.attempts_total == 1;
+        let pause = if first { 0 } else { pause_ms(id, job.attempts_total) };
+        self.requeue(now, id, pause, effects);
+    }
+
+    /// Puts a job back that has lost its place; or ends it, if there is a reason to.
+    fn requeue(&mut self, now: Now, id: ObjectId, pause_ms: u64, effects: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        job.progress = None;
+        if job.cancelled {
+            self.settle(now, id, State::Cancelled, None, effects);
+            return;
+        }
+        if job.function_gone {
+            self.settle_gone(now, id, effects);
+            return;
+        }
+        self.counters.requeued += 1;
+        if pause_ms == 0 {
+            self.enqueue(now, id);
+        } else {
+            let until_ms = now.mono_ms.saturating_add(pause_ms);
+            job.phase = Phase::Backoff { until_ms };
+            self.pausing += 1;
+            self.timers.set(until_ms, Timer::Backoff(id));
+        }
+        let Some(job) = self.jobs.get(id) else { return };
+        effects.push(Effect::Write(Record::Standing(id, Box::new(job.standing()))));
+        effects.push(Effect::Changed { job: id, settled: false });
+    }
+
+    /// A pause is over.
+    pub(super) fn backoff_over(&mut self, now: Now, id: ObjectId) {
+        if self.jobs.get(id).is_some_and(|job| matches!(job.phase, Phase::Backoff { .. })) {
+            self.pausing = self.pausing.saturating_sub(1);
+            self.enqueue(now, id);
+        }
+    }
+
+    /// Ends a job whose function is gone.
+    pub(super) fn settle_gone(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
+        let message = "its function was deleted before it ran".to_owned();
+        let failure = Failure { code: FailureCode::FunctionGone, message };
+        self.settle(now, id, State::Failed, Some(empty_outcome(Ending::Failed(failure))), effects);
+    }
+
+    /// Ends a job: it leaves memory, wherever it was.
+    pub(super) fn settle(
+        &mut self,
+        now: Now,
+        id: ObjectId,
+        state: State,
+        outcome: Option<Outcome>,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.release(id);
+        let Some(job) = self.jobs.remove(id) else { return };
+        match job.phase {
+            Phase::Queued { .. } => self.queue.remove(&job.accepted.needs, id),
+            Phase::Backoff { until_ms } => {
+                self.pausing = self.pausing.saturating_sub(1);
+                self.timers.remove(until_ms, Timer::Backoff(id));
+            }
+            Phase::Placed(_) => self.placeable = true,
+        }
+        self.counters.settle(state);
+        let (accepted, standing) = job.settled(state, outcome, now.wall_ms);
+        if F::SETTLED_STAYS {
+            let mut again = crate::jobs::Job::new(accepted, standing.clone(), now.mono_ms);
+            again.phase = Phase::Queued { since_ms: now.mono_ms };
+            self.queue.insert(&again.accepted.needs, id);
+            self.jobs.insert(again);
+        }
+        effects.push(Effect::Write(Record::Standing(id, Box::new(standing))));
+        effects.push(Effect::Changed { job: id, settled: true });
+    }
+
+    /// A function was deleted: what waits to run it ends, what runs goes on, and is not tried again.
+    pub(super) fn function_gone(&mut self, now: Now, function: ObjectId, effects: &mut Vec<Effect>) {
+        self.functions.remove(function);
+        let mut waiting = Vec::new();
+        for job in self.jobs.iter_mut().filter(|job| job.accepted.function == function) {
+            job.function_gone = true;
+            if job.placed().is_none() {
+                waiting.push(job.id());
+            }
+        }
+        for id in waiting {
+            self.settle_gone(now, id, effects);
+        }
+    }
+}
+
+/// The failure, if another try may go better. A run that was stopped although nobody cancelled its job was stopped by
+/// its worker, which is on its way out.
+fn transient(ending: &Ending, cancelled: bool) -> Option<Failure> {
+    match ending {
+        Ending::Failed(failure) if failure.code.is_transient() => Some(failure.clone()),
+        Ending::Cancelled if !cancelled => Some(Failure {
+            code: FailureCode::WorkerLost,
+            message: "the worker stopped the run although nobody had cancelled the job".into(),
+        }),
+        Ending::Succeeded | Ending::Failed(_) | Ending::Cancelled | Ending::TimedOut => None,
+    }
+}
+
+fn outcome_of(failure: Failure, outcome: Outcome) -> Outcome {
+    Outcome { ending: Ending::Failed(failure), ..outcome }
+}
+
+/// What came out of a run that brought nothing.
+pub(super) fn empty_outcome(ending: Ending) -> Outcome {
+    Outcome {
+        ending,
+        exit_code: None,
+        output: Payload::empty(),
+        log: Payload::empty(),
+        log_dropped: 0,
+        usage: Usage::default(),
+    }
+}

@@ -1,0 +1,185 @@
+//! Handing jobs to workers. A step costs shapes × workers, plus that for each job that it places.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
+
+use shoal_protocol::{ObjectId, WorkerId};
+
+use super::Machine;
+use crate::effect::Effect;
+use crate::faults::Faults;
+use crate::input::Now;
+use crate::jobs::{Job, Phase};
+use crate::placement::{self, Obstacle, Request};
+use crate::queue::ShapeId;
+use crate::timers::Timer;
+use crate::workers::Worker;
+
+/// How long the oldest job of its needs waits, although a worker could hold it, until that worker is kept free for it;
+/// in milliseconds. Why 5 s: without it a job that needs much would wait for ever behind a stream of small ones, and
+/// with no wait at all every second job would hold a worker idle.
+const RESERVE_AFTER_MS: u64 = 5_000;
+
+/// What older jobs without a place hold against younger ones within a step.
+#[derive(Debug, Default)]
+struct Claims {
+    /// Kept free for a job that has waited for long.
+    reserved: Option<WorkerId>,
+    /// Workers that could run an older job if they had less to do: nothing is handed to them ahead of it, or a stream of
+    /// short runs would never leave it a slot.
+    awaited: BTreeSet<WorkerId>,
+}
+
+impl<F: Faults> Machine<F> {
+    /// Hands over what can be handed over, oldest first.
+    ///
+    /// While the node refuses jobs nothing is placed either: it is stopping, or cannot journal an epoch.
+    pub(super) fn place(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if self.refusing.is_some() || !self.any_capacity() {
+            return;
+        }
+        let mut heads: BinaryHeap<Reverse<(ObjectId, ShapeId)>> = self.queue.heads().map(Reverse).collect();
+        let mut claims = Claims::default();
+        // Within a step capacity only shrinks: a shape that was refused once is not looked at again.
+        while let Some(Reverse((id, shape))) = heads.pop() {
+            match self.find_place(now, id, shape, &claims) {
+                Some((worker, ahead)) => {
+                    self.counters.prefetched += u64::from(ahead);
+                    self.offer(now, id, worker, effects);
+                    heads.extend(self.queue.head(shape).map(|next| Reverse((next, shape))));
+                }
+                None => self.claim(now, id, shape, &mut claims),
+            }
+        }
+        self.rebalance(now, effects);
+    }
+
+    /// Whether any worker takes one more run at all: most steps under load end here.
+    fn any_capacity(&self) -> bool {
+        self.workers.iter().any(|worker| worker.attached() && worker.occupied() < self.occupied_max(worker))
+    }
+
+    /// Runs that a worker may hold: its slots, and what it is handed ahead.
+    fn occupied_max(&self, worker: &Worker) -> usize {
+        let slots = worker.offer.slots as usize;
+        let prefetch = &self.config.prefetch;
+        slots + slots.saturating_mul(prefetch.per_slot as usize) + prefetch.extra as usize
+    }
+
+    /// Where a waiting job goes, and whether that is ahead of a free slot.
+    fn find_place(&self, now: Now, id: ObjectId, shape: ShapeId, claims: &Claims) -> Option<(WorkerId, bool)> {
+        let needs = self.queue.needs(shape)?;
+        let job = self.jobs.get(id)?;
+        let request =
+            Request { needs, component: job.accepted.component, avoid: job.failed_at(), reserved: claims.reserved };
+        let free = placement::choose(self.workers.iter(), &request, now.mono_ms).map(|worker| (worker, false));
+        free.or_else(|| self.find_ahead(now, job, &request, claims).map(|worker| (worker, true)))
+    }
+
+    /// The busy worker that will come to this job first, if that promises to be soon. Only asked when no worker that
+    /// fits has a free slot.
+    fn find_ahead(&self, now: Now, job: &Job, request: &Request<'_>, claims: &Claims) -> Option<WorkerId> {
+        // A first run of a function may take any time: it does not wait behind others, nor others behind it.
+        self.functions.run_us(job.accepted.function)?;
+        let wait_us_max = self.config.prefetch.wait_ms * 1_000;
+        self.workers
+            .iter()
+            .filter(|worker| !claims.awaited.contains(&worker.id) && request.avoid != Some(worker.id))
+            .filter(|worker| worker.occupied() < self.occupied_max(worker))
+            .filter(|worker| {
+                matches!(
+                    placement::examine(worker, request.needs, now.mono_ms),
+                    Err(Obstacle::SlotsInUse { slots: 1.. })
+                )
+            })
+            .filter_map(|worker| self.wait_us(now, worker).map(|wait_us| (wait_us, worker.id)))
+            .filter(|(wait_us, _)| *wait_us <= wait_us_max)
+            .min()
+            .map(|(_, worker)| worker)
+    }
+
+    /// How long a worker will take to come to one more run, in microseconds; none where that cannot be told.
+    fn wait_us(&self, now: Now, worker: &Worker) -> Option<u64> {
+        if worker.has_strays() {
+            return None;
+        }
+        let mut left_us: u64 = 0;
+        for job in worker.runs().filter_map(|id| self.jobs.get(id)) {
+            let run_us = self.functions.run_us(job.accepted.function)?;
+            let started_ms = job.placed().and_then(|placed| placed.started_ms);
+            let past_us = started_ms.map_or(0, |ms| now.mono_ms.saturating_sub(ms).saturating_mul(1_000));
+            // A run beyond its average may take any time: the longer it has taken, the longer it is expected to.
+            left_us = left_us.saturating_add(if past_us <= run_us { run_us - past_us } else { past_us });
+        }
+        Some(left_us / u64::from(worker.offer.slots.max(1)))
+    }
+
+    /// Notes what a job that found no place waits for, before younger ones of other shapes have their turn.
+    fn claim(&self, now: Now, id: ObjectId, shape: ShapeId, claims: &mut Claims) {
+        let (Some(needs), Some(job)) = (self.queue.needs(shape), self.jobs.get(id)) else { return };
+        let busy =
+            |worker: &&Worker| placement::examine(worker, needs, now.mono_ms).is_err_and(|obstacle| obstacle.is_load());
+        claims.awaited.extend(self.workers.iter().filter(busy).map(|worker| worker.id));
+        let Phase::Queued { since_ms } = job.phase else { return };
+        if claims.reserved.is_none() && now.mono_ms.saturating_sub(since_ms) >= RESERVE_AFTER_MS {
+            claims.reserved = placement::reserve(self.workers.iter(), needs, now.mono_ms);
+        }
+    }
+
+    /// Takes jobs that wait at a busy worker to another one that is idle. Only after all that waits in the queue had
+    /// its turn; only what the worker cannot have begun: a worker runs what it was handed first, so the first runs, as
+    /// many as it has slots, may be under way although it has not said so yet (it may be compiling).
+    fn rebalance(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if !self.workers.iter().any(|worker| worker.attached() && worker.free_slots() > 0) {
+            return;
+        }
+        let withdraw_ms = self.config.prefetch.withdraw_ms;
+        let mut waiting: Vec<(u64, ObjectId)> = Vec::new();
+        for worker in self.workers.iter().filter(|worker| worker.attached()) {
+            waiting.extend(self.waiting_at(worker));
+        }
+        let mut next_ms: Option<u64> = None;
+        for (offered_ms, id) in waiting {
+            let Some(target) = self.idle_place(now, id) else { continue };
+            let due_ms = offered_ms.saturating_add(withdraw_ms);
+            if due_ms <= now.mono_ms {
+                self.withdraw(now, id, effects);
+                self.offer(now, id, target, effects);
+            } else {
+                next_ms = Some(next_ms.map_or(due_ms, |next| next.min(due_ms)));
+            }
+        }
+        if let Some(at_ms) = next_ms {
+            self.timers.set(at_ms, Timer::Place);
+        }
+    }
+
+    /// The jobs that a worker was handed ahead of its slots and has not begun, with the time at which they were handed.
+    fn waiting_at(&self, worker: &Worker) -> Vec<(u64, ObjectId)> {
+        let slots = worker.offer.slots as usize;
+        if worker.occupied() <= slots {
+            return Vec::new();
+        }
+        let mut runs: Vec<(u64, &Job)> = worker
+            .runs()
+            .filter_map(|id| self.jobs.get(id))
+            .filter_map(|job| job.placed().map(|placed| (placed.turn, job)))
+            .collect();
+        runs.sort_unstable_by_key(|(turn, _)| *turn);
+        let ahead = runs.into_iter().skip(slots).map(|(_, job)| job).filter(|job| !job.cancelled);
+        ahead
+            .filter_map(|job| job.placed().map(|placed| (placed, job.id())))
+            .filter(|(placed, _)| placed.started_ms.is_none())
+            .map(|(placed, id)| (placed.offered_ms, id))
+            .collect()
+    }
+
+    /// A worker that could start a placed job at once.
+    fn idle_place(&self, now: Now, id: ObjectId) -> Option<WorkerId> {
+        let job = self.jobs.get(id)?;
+        let accepted = &job.accepted;
+        let request =
+            Request { needs: &accepted.needs, component: accepted.component, avoid: job.failed_at(), reserved: None };
+        placement::choose(self.workers.iter(), &request, now.mono_ms)
+    }
+}

@@ -1,0 +1,149 @@
+//! Taking jobs in: each is accepted or refused by itself, and all are answered at once.
+
+use shoal_protocol::limits::{ARGS_LEN_MAX, ARGS_MAX, SUBMIT_BATCH_LEN_MAX};
+use shoal_protocol::object::function::Function;
+use shoal_protocol::object::job::Receipt;
+use shoal_protocol::{Kind, ObjectId, Problem, name};
+
+use super::Machine;
+use crate::effect::{Effect, Reply};
+use crate::faults::Faults;
+use crate::input::{NewJob, Now, Principal, RequestId};
+use crate::jobs::Job;
+use crate::record::{Accepted, Record, VERSION};
+use crate::rights;
+
+/// When to try again after a refusal for want of room, in milliseconds. Why 1 s: some jobs have ended by then.
+const RETRY_FULL_MS: u64 = 1_000;
+
+impl<F: Faults> Machine<F> {
+    pub(super) fn submit(
+        &mut self,
+        now: Now,
+        request: RequestId,
+        principal: Principal,
+        jobs: Vec<NewJob>,
+        effects: &mut Vec<Effect>,
+    ) {
+        if jobs.len() > SUBMIT_BATCH_LEN_MAX {
+            let detail = format!("{} jobs in one submission, at most {SUBMIT_BATCH_LEN_MAX}", jobs.len());
+            effects.push(Effect::Reply { request, reply: Err(Problem::new(Kind::TooLarge, detail)) });
+            return;
+        }
+        let first = effects.len();
+        let receipts = jobs.into_iter().map(|job| self.submit_one(now, &principal, job, effects)).collect();
+        let reply = Effect::Reply { request, reply: Ok(Reply::Receipts(receipts)) };
+        let place = if F::ACKNOWLEDGED_FIRST { first } else { effects.len() };
+        effects.insert(place, reply);
+    }
+
+    fn submit_one(&mut self, now: Now, principal: &Principal, job: NewJob, effects: &mut Vec<Effect>) -> Receipt {
+        match self.admit(now, principal, job) {
+            Ok(accepted) => {
+                let id = accepted.id;
+                let standing = accepted.standing();
+                effects.push(Effect::Write(Record::Accepted(Box::new(accepted.clone()))));
+                self.counters.accepted += 1;
+                self.jobs.insert(Job::new(accepted, standing, now.mono_ms));
+                self.enqueue(now, id);
+                Receipt::Accepted { id }
+            }
+            Err(problem) => {
+                self.counters.refuse(problem.kind);
+                Receipt::Refused(problem)
+            }
+        }
+    }
+
+    /// The checks, cheapest and most general first.
+    fn admit(&self, now: Now, principal: &Principal, job: NewJob) -> Result<Accepted, Problem> {
+        if let Some(problem) = &self.refusing {
+            return Err(problem.clone());
+        }
+        let owner = principal.user.ok_or_else(|| rights::refusal(principal, "submit a job"))?;
+        if self.jobs.len() >= self.config.jobs_max {
+            return Err(full(format!("{} jobs are unsettled at this node, the most that it takes", self.jobs.len())));
+        }
+        if self.jobs.contains(job.id) {
+            return Err(Problem::new(Kind::Internal, format!("the id {} was minted twice", job.id)));
+        }
+        let function = self.functions.get(job.function).ok_or_else(|| {
+            Problem::new(Kind::NotFound, format!("no function {} is known to this node", job.function))
+        })?;
+        if !rights::may_run(principal, function, self.functions.members(function)) {
+            return Err(rights::refusal(principal, &format!("run the function {}", function.name)));
+        }
+        check_texts(&job)?;
+        let accepted = accept(now, owner, function, job)?;
+        if !self.queue.has_room(&accepted.needs) {
+            return Err(full("jobs of too many different needs wait at this node".into()));
+        }
+        Ok(accepted)
+    }
+}
+
+fn full(detail: String) -> Problem {
+    Problem::new(Kind::Full, detail).retry_after(RETRY_FULL_MS)
+}
+
+fn accept(now: Now, owner: ObjectId, function: &Function, job: NewJob) -> Result<Accepted, Problem> {
+    let version = match job.version {
+        Some(number) => function.versions.iter().find(|version| version.number == number),
+        None => function.versions.iter().rev().find(|version| version.component == function.current),
+    };
+    let version = version.ok_or_else(|| {
+        let which = job.version.map_or("current version".to_owned(), |number| format!("version {number}"));
+        Problem::new(Kind::NotFound, format!("the function {} has no {which}", function.name))
+    })?;
+    let needs = function.needs.and(&job.needs);
+    needs.check()?;
+    let limits = job.limits.or(&function.limits);
+    limits.check()?;
+    Ok(Accepted {
+        version: VERSION,
+        id: job.id,
+        trace: job.trace,
+        owner,
+        function: function.id,
+        function_name: function.name.clone(),
+        function_owner: function.owner,
+        project: function.project,
+        function_version: version.number,
+        component: version.component,
+        grants: function.grants.clone(),
+        input: job.input,
+        args: job.args,
+        env: job.env,
+        needs,
+        limits,
+        accepted_ms: now.wall_ms,
+        name: job.name,
+        labels: job.labels,
+    })
+}
+
+fn check_texts(job: &NewJob) -> Result<(), Problem> {
+    let invalid = |detail: String| Err(Problem::new(Kind::InvalidField, detail));
+    if !job.name.is_empty() {
+        name::check("name", &job.name)?;
+    }
+    name::check_labels("labels", &job.labels)?;
+    if !job.input.within_bounds() {
+        return Err(Problem::new(Kind::TooLarge, "input: what is longer than 16 KiB is a blob"));
+    }
+    if job.args.len() > ARGS_MAX || job.env.len() > ARGS_MAX {
+        return invalid(format!("args, env: at most {ARGS_MAX} arguments and as many environment variables"));
+    }
+    let pairs = job.env.iter().flat_map(|(key, value)| [key, value]);
+    let len: usize = job.args.iter().chain(pairs.clone()).map(String::len).sum();
+    if len > ARGS_LEN_MAX {
+        return invalid(format!("args, env: {len} bytes together, at most {ARGS_LEN_MAX}"));
+    }
+    if job.args.iter().chain(pairs).any(|text| text.contains('\0')) {
+        return invalid("args, env: a text holds a zero byte, which no program can read".into());
+    }
+    match job.env.keys().find(|key| key.is_empty() || key.contains('=')) {
+        Some(key) => invalid(format!("env: {key:?} cannot name a variable")),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,84 @@
+//! Why a job does not run: always an answer, and one for each worker that could have taken it.
+
+use shoal_protocol::WorkerId;
+use shoal_protocol::object::function::Needs;
+use shoal_protocol::object::job::{Candidate, Reason, ReasonCode};
+
+use crate::jobs::Placed;
+use crate::placement::{Obstacle, examine};
+use crate::workers::{Worker, Workers};
+
+/// Workers that a reason names. Why 16: what a person reads.
+const CANDIDATES_MAX: usize = 16;
+
+/// Why a job waits in the queue. `behind`: older jobs with the same needs wait too.
+pub(crate) fn queued(workers: &Workers, needs: &Needs, behind: bool, now_ms: u64) -> Reason {
+    let findings: Vec<(&Worker, Option<Obstacle<'_>>)> = workers
+        .iter()
+        .filter(|worker| worker.attached())
+        .map(|worker| (worker, examine(worker, needs, now_ms).err()))
+        .collect();
+    let candidates =
+        findings.iter().take(CANDIDATES_MAX).map(|(worker, obstacle)| candidate(worker, obstacle.as_ref()));
+    let candidates = candidates.collect();
+    let (code, message) = summary(&findings, behind);
+    Reason { code, message, candidates }
+}
+
+fn summary(findings: &[(&Worker, Option<Obstacle<'_>>)], behind: bool) -> (ReasonCode, String) {
+    let fitting = || findings.iter().filter(|(_, obstacle)| !obstacle.as_ref().is_some_and(Obstacle::is_misfit));
+    let open = || fitting().filter(|(_, obstacle)| obstacle.as_ref().is_none_or(Obstacle::is_load));
+    let (all, fit, able) = (findings.len(), fitting().count(), open().count());
+    if all == 0 {
+        (ReasonCode::NoWorker, "no worker is attached to this node".into())
+    } else if fit == 0 {
+        (ReasonCode::NoFit, format!("none of the {all} attached workers has what the job needs"))
+    } else if able == 0 {
+        (ReasonCode::Cordoned, format!("the {fit} workers that fit take no new jobs"))
+    } else if behind {
+        (ReasonCode::Behind, "older jobs with the same needs are before it".into())
+    } else if open().any(|(_, obstacle)| obstacle.is_none()) {
+        (ReasonCode::Behind, "a worker is free; older jobs are before it, or the node takes none at the moment".into())
+    } else {
+        (ReasonCode::Busy, format!("the {able} workers that fit are busy"))
+    }
+}
+
+fn candidate(worker: &Worker, obstacle: Option<&Obstacle<'_>>) -> Candidate {
+    let (code, message) = match obstacle {
+        Some(obstacle) => (obstacle.code(), obstacle.message()),
+        None => (ReasonCode::Behind, "is free, and others are before this job".into()),
+    };
+    Candidate { worker: worker.id, name: worker.name.clone(), code, message }
+}
+
+/// Why a job pauses.
+pub(crate) fn backoff(until_ms: u64, now_ms: u64, tries: u32) -> Reason {
+    let left = until_ms.saturating_sub(now_ms);
+    plain(ReasonCode::Backoff, format!("it is tried again in {left} ms, after {tries} runs that came to nothing"))
+}
+
+/// Why a job that a worker has does not run; none when it runs.
+pub(crate) fn placed(placed: &Placed, worker: Option<&Worker>) -> Option<Reason> {
+    let name = worker.map_or("unknown", |worker| worker.name.as_str());
+    let attached = worker.is_some_and(Worker::attached);
+    if placed.recovering && !attached {
+        let message = format!("the node has started again and waits for worker {name}, which may still run it");
+        return Some(plain(ReasonCode::Recovering, message));
+    }
+    if !attached {
+        let message = format!("worker {name} is out of reach; its lease has not ended");
+        return Some(plain(ReasonCode::WorkerUnreachable, message));
+    }
+    let starting = || plain(ReasonCode::Starting, format!("worker {name} has it and has not yet said that it runs"));
+    placed.started_ms.is_none().then(starting)
+}
+
+/// What is told of a worker that is not known.
+pub(crate) fn no_such_worker(worker: WorkerId) -> String {
+    format!("no worker {worker} is attached to this node")
+}
+
+fn plain(code: ReasonCode, message: String) -> Reason {
+    Reason { code, message, candidates: Vec::new() }
+}

@@ -1,0 +1,44 @@
+//! What is due when. The kernel reads no clock: it says when it wants to be woken.
+
+use std::collections::BTreeSet;
+
+use shoal_protocol::{ObjectId, WorkerId};
+
+/// What is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// A worker's lease may have ended. There is one for each known worker; it moves on when the lease was renewed.
+    Lease(WorkerId),
+    /// A job's pause is over.
+    Backoff(ObjectId),
+    /// Placement may find something that it did not find before.
+    Place,
+}
+
+/// All that is due, by time.
+#[derive(Debug, Default)]
+pub(crate) struct Timers {
+    due: BTreeSet<(u64, Timer)>,
+}
+
+impl Timers {
+    pub(crate) fn set(&mut self, at_ms: u64, timer: Timer) {
+        self.due.insert((at_ms, timer));
+    }
+
+    pub(crate) fn remove(&mut self, at_ms: u64, timer: Timer) {
+        self.due.remove(&(at_ms, timer));
+    }
+
+    /// The next that is due by now, earliest first.
+    pub(crate) fn pop(&mut self, now_ms: u64) -> Option<Timer> {
+        let first = self.due.first().copied().filter(|(at, _)| *at <= now_ms)?;
+        self.due.remove(&first);
+        Some(first.1)
+    }
+
+    /// When the next is due.
+    pub(crate) fn next_ms(&self) -> Option<u64> {
+        self.due.first().map(|(at, _)| *at)
+    }
+}

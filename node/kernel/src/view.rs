@@ -1,0 +1,64 @@
+//! A job as its readers see it, made from what is journaled about it. Pure; the API uses it for settled jobs, the
+//! kernel for those in its memory.
+
+use shoal_protocol::NodeId;
+use shoal_protocol::object::job::{Bytes, Ending, Job, Payload, State};
+
+use crate::record::{Accepted, Standing};
+
+/// The view of a job. `inline` says whether the bytes of short inputs, results and logs are put in. What only memory
+/// knows (a reason, progress, that it runs) is added by the kernel.
+pub fn job(home: NodeId, accepted: &Accepted, standing: &Standing, inline: bool) -> Job {
+    let outcome = standing.outcome.as_ref();
+    let failure = outcome.and_then(|outcome| match &outcome.ending {
+        Ending::Failed(failure) => Some(failure.clone()),
+        Ending::Succeeded | Ending::Cancelled | Ending::TimedOut => None,
+    });
+    Job {
+        id: accepted.id,
+        name: standing.name.clone(),
+        labels: standing.labels.clone(),
+        function: accepted.function,
+        function_name: accepted.function_name.clone(),
+        version: accepted.function_version,
+        component: accepted.component,
+        owner: accepted.owner,
+        home,
+        state: standing.state,
+        reason: None,
+        epoch: standing.epoch,
+        accepted_ms: accepted.accepted_ms,
+        settled_ms: standing.settled_ms,
+        args: accepted.args.clone(),
+        needs: accepted.needs.clone(),
+        limits: accepted.limits,
+        progress: None,
+        input: bytes(&accepted.input, inline),
+        output: outcome.map(|outcome| bytes(&outcome.output, inline)),
+        log: outcome.map(|outcome| bytes(&outcome.log, inline)),
+        failure,
+        exit_code: outcome.and_then(|outcome| outcome.exit_code),
+        usage: outcome.map(|outcome| outcome.usage),
+        attempts: standing.attempts.clone(),
+        attempts_total: standing.attempts_total,
+        trace: accepted.trace.clone(),
+    }
+}
+
+/// The state that a job settles in when its run ended like this.
+pub fn settled_state(ending: &Ending) -> State {
+    match ending {
+        Ending::Succeeded => State::Succeeded,
+        Ending::Failed(_) => State::Failed,
+        Ending::Cancelled => State::Cancelled,
+        Ending::TimedOut => State::TimedOut,
+    }
+}
+
+fn bytes(payload: &Payload, inline: bool) -> Bytes {
+    let short = match payload {
+        Payload::Inline(bytes) if inline => Some(bytes.clone()),
+        Payload::Inline(_) | Payload::Blob { .. } => None,
+    };
+    Bytes { id: payload.id(), size: payload.size(), inline: short }
+}

@@ -1,0 +1,300 @@
+//! A kernel with a clock and a store that the test holds in its hand.
+
+use std::collections::BTreeMap;
+
+use shoal_kernel::{
+    Accepted, Command, Config, Effect, Input, Kernel, NewJob, Now, Principal, Record, Reply, Standing, WorkerAttached,
+};
+use shoal_protocol::object::function::{Function, Needs, RunLimits, Version};
+use shoal_protocol::object::job::{Ending, Failure, FailureCode, Job, Outcome, Payload, Reason, Receipt, State, Usage};
+use shoal_protocol::object::worker::Offer;
+use shoal_protocol::wire::worker::Run;
+use shoal_protocol::{BlobId, NodeId, ObjectId, Problem, WorkerId};
+
+pub(crate) const LEASE_MS: u64 = 1_000;
+/// What the grantor waits: a fifth longer.
+pub(crate) const GRANTED_MS: u64 = 1_200;
+
+pub(crate) fn id(n: u64) -> ObjectId {
+    ObjectId::from_parts(n, 0, [0; 8])
+}
+
+pub(crate) fn worker_id(n: u64) -> WorkerId {
+    ObjectId::from_parts(1 << 40, n as u16, [1; 8])
+}
+
+pub(crate) const OWNER: u64 = 1_000;
+pub(crate) const OTHER: u64 = 1_001;
+pub(crate) const FUNCTION: u64 = 2_000;
+
+pub(crate) fn owner() -> Principal {
+    Principal { user: Some(id(OWNER)), operator: false }
+}
+
+pub(crate) fn other() -> Principal {
+    Principal { user: Some(id(OTHER)), operator: false }
+}
+
+pub(crate) fn operator() -> Principal {
+    Principal { user: Some(id(OTHER)), operator: true }
+}
+
+pub(crate) fn function(n: u64) -> Function {
+    let component = BlobId([n as u8; 32]);
+    Function {
+        id: id(n),
+        name: format!("f{n}"),
+        owner: id(OWNER),
+        project: None,
+        description: String::new(),
+        versions: vec![Version { number: 1, component, size: 1 }],
+        current: component,
+        needs: Needs::default(),
+        limits: RunLimits::default(),
+        grants: Default::default(),
+        labels: Default::default(),
+        heads: Vec::new(),
+    }
+}
+
+pub(crate) fn new_job(n: u64) -> NewJob {
+    NewJob {
+        id: id(n),
+        trace: "0".repeat(32),
+        function: id(FUNCTION),
+        version: None,
+        input: Payload::empty(),
+        args: Vec::new(),
+        env: BTreeMap::new(),
+        needs: Needs::default(),
+        limits: RunLimits::default(),
+        name: String::new(),
+        labels: Default::default(),
+    }
+}
+
+pub(crate) fn needs_mb(memory_mb: u32) -> Needs {
+    Needs { memory_mb: Some(memory_mb), ..Needs::default() }
+}
+
+pub(crate) fn outcome(ending: Ending) -> Outcome {
+    Outcome {
+        ending,
+        exit_code: None,
+        output: Payload::Inline(b"out".as_slice().into()),
+        log: Payload::empty(),
+        log_dropped: 0,
+        usage: Usage { run_us: 2_000, ..Usage::default() },
+    }
+}
+
+pub(crate) fn failed(code: FailureCode) -> Outcome {
+    outcome(Ending::Failed(Failure { code, message: "why".into() }))
+}
+
+pub(crate) fn offer(slots: u32, memory_mb: u32) -> Offer {
+    Offer { slots, memory_mb, ..Offer::default() }
+}
+
+/// A kernel, its clock, and its journal.
+pub(crate) struct Node {
+    pub(crate) kernel: Kernel,
+    pub(crate) now: Now,
+    pub(crate) journal: Vec<Record>,
+    pub(crate) jobs: BTreeMap<ObjectId, (Accepted, Standing)>,
+    connections: u64,
+}
+
+impl Node {
+    /// A node that knows one function.
+    pub(crate) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub(crate) fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut node = Self::empty(change);
+        node.handle(Input::Function(Box::new(function(FUNCTION))));
+        node
+    }
+
+    fn empty(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::new(NodeId([9; 32]));
+        config.lease_ms = LEASE_MS;
+        change(&mut config);
+        Self {
+            kernel: Kernel::new(config),
+            now: Now { mono_ms: 10_000, wall_ms: 1_000_000 },
+            journal: Vec::new(),
+            jobs: BTreeMap::new(),
+            connections: 0,
+        }
+    }
+
+    /// A node that starts from this one's journal.
+    pub(crate) fn restarted(&self) -> (Self, Vec<Effect>) {
+        let mut node = Self::empty(|_| {});
+        node.now = self.now;
+        node.jobs = self.jobs.clone();
+        node.connections = self.connections;
+        let mut effects = Vec::new();
+        node.kernel.restore(node.now, self.jobs.values().cloned(), &mut effects);
+        node.apply(&effects);
+        node.handle(Input::Function(Box::new(function(FUNCTION))));
+        (node, effects)
+    }
+
+    pub(crate) fn handle(&mut self, input: Input) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.kernel.handle(self.now, input, &mut effects);
+        self.apply(&effects);
+        effects
+    }
+
+    fn apply(&mut self, effects: &[Effect]) {
+        for effect in effects {
+            let Effect::Write(record) = effect else { continue };
+            self.journal.push(record.clone());
+            match record {
+                Record::Accepted(accepted) => {
+                    self.jobs.insert(accepted.id, ((**accepted).clone(), accepted.standing()));
+                }
+                Record::Standing(job, standing) => self.jobs.get_mut(job).unwrap().1 = (**standing).clone(),
+                Record::Swept(job) => {
+                    self.jobs.remove(job);
+                }
+            }
+        }
+    }
+
+    /// Lets time pass, and wakes the kernel at the end of it.
+    pub(crate) fn pass(&mut self, ms: u64) -> Vec<Effect> {
+        self.now.mono_ms += ms;
+        self.now.wall_ms += ms;
+        self.handle(Input::Tick)
+    }
+
+    pub(crate) fn command(&mut self, principal: Principal, command: Command) -> (Result<Reply, Problem>, Vec<Effect>) {
+        let effects = self.handle(Input::Request { request: 7, principal, command });
+        let mut replies = effects.iter().filter_map(|effect| match effect {
+            Effect::Reply { request: 7, reply } => Some(reply.clone()),
+            _ => None,
+        });
+        let reply = replies.next().expect("a reply");
+        assert_eq!(replies.next(), None, "one reply for one request");
+        (reply, effects)
+    }
+
+    pub(crate) fn submit_all(&mut self, principal: Principal, jobs: Vec<NewJob>) -> (Vec<Receipt>, Vec<Effect>) {
+        match self.command(principal, Command::Submit(jobs)) {
+            (Ok(Reply::Receipts(receipts)), effects) => (receipts, effects),
+            (other, _) => panic!("{other:?}"),
+        }
+    }
+
+    /// Submits one job, which is accepted.
+    pub(crate) fn submit(&mut self, job: NewJob) -> Vec<Effect> {
+        let id = job.id;
+        let (receipts, effects) = self.submit_all(owner(), vec![job]);
+        assert_eq!(receipts, [Receipt::Accepted { id }]);
+        effects
+    }
+
+    /// Submits one job, which is refused.
+    pub(crate) fn refused(&mut self, principal: Principal, job: NewJob) -> Problem {
+        let (receipts, effects) = self.submit_all(principal, vec![job]);
+        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Write(_))), "a refusal is not journaled");
+        match receipts.into_iter().next() {
+            Some(Receipt::Refused(problem)) => problem,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn attach_with(&mut self, n: u64, incarnation: u64, offer: Offer, runs: Vec<Run>) -> Vec<Effect> {
+        self.connections += 1;
+        self.handle(Input::WorkerAttached(Box::new(WorkerAttached {
+            worker: worker_id(n),
+            connection: self.connections,
+            name: format!("w{n}"),
+            local: false,
+            incarnation,
+            offer,
+            runs,
+        })))
+    }
+
+    /// Attaches a worker with so many slots and plenty of memory; returns its connection.
+    pub(crate) fn attach(&mut self, n: u64, slots: u32) -> u64 {
+        self.attach_with(n, 1, offer(slots, 64 * 1024), Vec::new());
+        self.connections
+    }
+
+    pub(crate) fn detach(&mut self, n: u64, connection: u64, dead: bool) -> Vec<Effect> {
+        self.handle(Input::WorkerDetached { worker: worker_id(n), connection, dead })
+    }
+
+    pub(crate) fn heartbeat(&mut self, n: u64, runs: &[Run]) -> Vec<Effect> {
+        self.handle(Input::Heartbeat { worker: worker_id(n), runs: runs.to_vec() })
+    }
+
+    pub(crate) fn started(&mut self, n: u64, run: Run) -> Vec<Effect> {
+        self.handle(Input::Started { worker: worker_id(n), run })
+    }
+
+    pub(crate) fn ended(&mut self, n: u64, run: Run, outcome: Outcome) -> Vec<Effect> {
+        self.handle(Input::Ended { worker: worker_id(n), run, outcome: Box::new(outcome) })
+    }
+
+    /// A job as its owner sees it, while it is in memory.
+    pub(crate) fn show(&mut self, n: u64) -> Option<Job> {
+        match self.command(owner(), Command::Show(id(n))).0 {
+            Ok(Reply::Job(job)) => job.map(|job| *job),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn reason(&mut self, n: u64) -> Reason {
+        self.show(n).expect("in memory").reason.expect("a reason")
+    }
+
+    pub(crate) fn state(&self, n: u64) -> State {
+        self.jobs[&id(n)].1.state
+    }
+
+    pub(crate) fn standing(&self, n: u64) -> &Standing {
+        &self.jobs[&id(n)].1
+    }
+
+    /// What a job waits and runs must add up to what was accepted and has not ended.
+    pub(crate) fn assert_conserved(&self) {
+        let unsettled = self.jobs.values().filter(|(_, standing)| !standing.state.is_settled()).count() as u64;
+        let load = self.kernel.load();
+        assert_eq!(load.waiting + load.running, unsettled);
+        let placed = self.jobs.values().filter(|(_, standing)| standing.state == State::Offered).count() as u64;
+        assert_eq!(load.running, placed);
+    }
+}
+
+/// The runs that are started by these effects, with their workers.
+pub(crate) fn starts(effects: &[Effect]) -> Vec<(WorkerId, Run)> {
+    let starts = effects.iter().filter_map(|effect| match effect {
+        Effect::Start { worker, start } => Some((*worker, start.run)),
+        _ => None,
+    });
+    starts.collect()
+}
+
+/// The one run that is started by these effects.
+pub(crate) fn start(effects: &[Effect]) -> (WorkerId, Run) {
+    let starts = starts(effects);
+    assert_eq!(starts.len(), 1, "{effects:?}");
+    starts[0]
+}
+
+/// The jobs that are started by these effects, by number.
+pub(crate) fn started_jobs(effects: &[Effect]) -> Vec<u64> {
+    starts(effects).into_iter().map(|(_, run)| run.job.millis()).collect()
+}
+
+pub(crate) fn place(effects: &[Effect], what: impl Fn(&Effect) -> bool) -> usize {
+    effects.iter().position(what).unwrap_or_else(|| panic!("not in {effects:?}"))
+}

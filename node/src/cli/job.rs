@@ -1,0 +1,264 @@
+//! `shoal job`.
+
+use std::path::PathBuf;
+
+use shoal_client::Client;
+use shoal_protocol::ObjectId;
+use shoal_protocol::object::job::{Ending, Job as JobObject, State};
+
+use super::connect::Context;
+use super::failure::{Failure, INTERRUPTED};
+use super::input::PageFlags;
+use super::table::{Table, age, details, labels, length, more, size};
+use super::{output, wait};
+use crate::config::Length;
+
+/// What can be done with jobs.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Job {
+    /// The jobs of the node, newest first
+    Ls {
+        /// Only those in this state, such as queued, running, succeeded, failed
+        #[arg(long, value_parser = parse_state)]
+        state: Option<State>,
+        /// Only those of this function, by name or id
+        #[arg(long)]
+        function: Option<String>,
+        /// Only those with this name
+        #[arg(long)]
+        name: Option<String>,
+        #[command(flatten)]
+        page: PageFlags,
+    },
+    /// All that is known about a job
+    Show {
+        /// The job
+        id: ObjectId,
+    },
+    /// What a job wrote to its log
+    Logs {
+        /// The job
+        id: ObjectId,
+        /// Go on until the job has ended
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// A job's result, to standard output
+    Result {
+        /// The job
+        id: ObjectId,
+        /// Into this file instead; goes on where it was cut
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Wait until jobs have ended
+    Wait {
+        /// The jobs
+        #[arg(required = true)]
+        ids: Vec<ObjectId>,
+        /// At most so long for each, such as 90s or 10m
+        #[arg(long, value_name = "LENGTH")]
+        timeout: Option<Length>,
+    },
+    /// Cancel jobs that have not ended
+    Cancel {
+        /// The jobs
+        #[arg(required = true)]
+        ids: Vec<ObjectId>,
+    },
+    /// Forget jobs that have ended
+    Rm {
+        /// The jobs
+        #[arg(required = true)]
+        ids: Vec<ObjectId>,
+    },
+}
+
+fn parse_state(text: &str) -> Result<State, String> {
+    let known = || State::ALL.map(State::text).join(", ");
+    State::ALL.into_iter().find(|state| state.text() == text).ok_or_else(|| format!("there is {}", known()))
+}
+
+pub(crate) async fn run(context: &Context, client: &Client, command: Job) -> Result<(), Failure> {
+    match command {
+        Job::Ls { state, function, name, page } => {
+            let state = state.map(|state| state.text().to_owned());
+            let page = client.jobs(page.query([("state", state), ("function", function), ("name", name)])).await?;
+            if context.json {
+                return output::json(&page);
+            }
+            table(&page.items).print()?;
+            more(page.next.as_deref());
+            Ok(())
+        }
+        Job::Show { id } => {
+            let job = client.job(id, false).await?;
+            if context.json { output::json(&job) } else { output::write(show(&job).as_bytes()) }
+        }
+        Job::Logs { id, follow } => logs(client, id, follow).await,
+        Job::Result { id, output } => {
+            wait::collect(client, id, output.as_deref()).await.map_err(|failure| failure.or_next(unfinished(id)))
+        }
+        Job::Wait { ids, timeout } => wait_for(context, client, &ids, timeout).await,
+        Job::Cancel { ids } => {
+            for id in ids {
+                let job = client.cancel(id).await?;
+                if context.json {
+                    output::json(&job)?;
+                }
+            }
+            Ok(())
+        }
+        Job::Rm { ids } => {
+            for id in ids {
+                // `DELETE` of a job that has not ended cancels it; `rm` promises no such thing.
+                let job = client.job(id, false).await?;
+                if !job.state.is_settled() {
+                    return Err(Failure::new(format!(
+                        "job {id} is {}; only jobs that have ended are forgotten",
+                        job.state.text()
+                    ))
+                    .next(format!("end it with `shoal job cancel {id}`")));
+                }
+                client.forget(id).await?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn unfinished(id: ObjectId) -> String {
+    format!("`shoal job show {id}` says where it stands, `shoal job wait {id}` waits for its end")
+}
+
+async fn logs(client: &Client, id: ObjectId, follow: bool) -> Result<(), Failure> {
+    let mut log = client.log(id, follow).await?;
+    let reading = async {
+        while let Some(chunk) = log.chunk().await? {
+            output::write(&chunk)?;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        read = reading => read,
+        _ = tokio::signal::ctrl_c() => Err(Failure::silent(INTERRUPTED)),
+    }
+}
+
+async fn wait_for(
+    context: &Context,
+    client: &Client,
+    ids: &[ObjectId],
+    timeout: Option<Length>,
+) -> Result<(), Failure> {
+    let mut jobs = Vec::new();
+    for &id in ids {
+        jobs.push(wait::until_settled(client, id, timeout.map(|timeout| timeout.0)).await?);
+    }
+    match (context.json, jobs.as_slice()) {
+        (true, [job]) => output::json(job)?,
+        (true, jobs) => output::json(jobs)?,
+        (false, jobs) => {
+            for job in jobs {
+                output::line(&format!("{} {}", job.id, job.state.text()))?;
+            }
+        }
+    }
+    // The first that has not succeeded gives the exit code.
+    jobs.iter().map(wait::outcome).find(Result::is_err).unwrap_or(Ok(()))
+}
+
+/// Jobs as a table.
+pub(crate) fn table(jobs: &[JobObject]) -> Table {
+    let mut table = Table::new(&["ID", "STATE", "FUNCTION", "AGE", "RUN", "ABOUT"]);
+    for job in jobs {
+        let run = job.usage.map(|usage| length(usage.run_us / 1000)).unwrap_or_default();
+        let function = format!("{}@{}", job.function_name, job.version);
+        table.row([job.id.to_string(), job.state.text().into(), function, age(job.accepted_ms), run, about(job)]);
+    }
+    table
+}
+
+/// What is most worth knowing about a job beside its state.
+fn about(job: &JobObject) -> String {
+    let said = match (&job.failure, &job.progress, &job.reason) {
+        (Some(failure), ..) => failure.message.clone(),
+        (_, Some(progress), _) if !job.state.is_settled() => progress.message.clone(),
+        (.., Some(reason)) => reason.message.clone(),
+        _ => String::new(),
+    };
+    [job.name.as_str(), said.as_str()].iter().filter(|text| !text.is_empty()).copied().collect::<Vec<_>>().join(": ")
+}
+
+fn show(job: &JobObject) -> String {
+    let bytes = |bytes: &shoal_protocol::object::job::Bytes| format!("{}, BLAKE3 {}", size(bytes.size), bytes.id);
+    let exit = job.exit_code.map(|code| code.to_string()).unwrap_or_default();
+    let used =
+        job.usage.map(|usage| format!("{} ms, {} at most", usage.run_us.div_ceil(1000), size(usage.memory_bytes)));
+    let mut text = details(&[
+        ("job", job.id.to_string()),
+        ("name", job.name.clone()),
+        ("state", wait::state_text(job)),
+        ("failure", job.failure.as_ref().map(|failure| failure.message.clone()).unwrap_or_default()),
+        ("exit code", exit),
+        ("function", format!("{}, version {}, id {}", job.function_name, job.version, job.function)),
+        ("arguments", job.args.join(" ")),
+        ("labels", labels(&job.labels)),
+        ("needs", needs(job)),
+        ("accepted", format!("{} ago at node {}", age(job.accepted_ms), job.home.short())),
+        ("ended", job.settled_ms.map(|at| format!("{} ago", age(at))).unwrap_or_default()),
+        ("used", used.unwrap_or_default()),
+        ("input", bytes(&job.input)),
+        ("result", job.output.as_ref().map(bytes).unwrap_or_default()),
+        ("log", job.log.as_ref().map(bytes).unwrap_or_default()),
+        ("runs", job.attempts_total.to_string()),
+        ("trace", job.trace.clone()),
+    ]);
+    for candidate in job.reason.iter().flat_map(|reason| &reason.candidates) {
+        text.push_str(&format!("  {}: {}\n", output::safe(&candidate.name), output::safe(&candidate.message)));
+    }
+    for attempt in &job.attempts {
+        let ended = match &attempt.ending {
+            None => "runs".to_owned(),
+            Some(Ending::Succeeded) => "succeeded".into(),
+            Some(Ending::Failed(failure)) => format!("failed: {}", failure.message),
+            Some(Ending::Cancelled) => "cancelled".into(),
+            Some(Ending::TimedOut) => "timed out".into(),
+        };
+        let worker = &attempt.worker_name;
+        text.push_str(&format!("  run {} at {}: {}\n", attempt.epoch, output::safe(worker), output::safe(&ended)));
+    }
+    text
+}
+
+fn needs(job: &JobObject) -> String {
+    let mut parts = vec![format!("{} MiB", job.needs.memory())];
+    parts.extend(job.needs.labels.iter().map(|(key, value)| format!("{key}={value}")));
+    parts.extend(job.needs.capabilities.iter().cloned());
+    parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shoal_protocol::object::job::{Failure as JobFailure, FailureCode, Progress};
+
+    #[test]
+    fn a_table_says_why() {
+        let mut running = wait::tests::job(State::Running);
+        running.progress = Some(Progress { done: 1, total: 2, message: "halfway".into() });
+        let mut failed = wait::tests::job(State::Failed);
+        failed.name = "nightly".into();
+        failed.failure = Some(JobFailure { code: FailureCode::Trap, message: "unreachable".into() });
+        let text = table(&[running, failed]).text(None);
+        assert!(text.contains("running") && text.contains("halfway"), "{text}");
+        assert!(text.contains("nightly: unreachable"), "{text}");
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_shown() {
+        let text = show(&wait::tests::job(State::Queued));
+        assert!(text.contains("state") && !text.contains("exit code") && !text.contains("result"), "{text}");
+        assert!(parse_state("timed_out").is_ok() && parse_state("done").is_err());
+    }
+}

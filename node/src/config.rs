@@ -1,0 +1,444 @@
+//! How a node is configured: defaults, then the file, then the flags, checked once.
+//!
+//! [`File`] is the form of the configuration file, [`Overrides`] what the command line says, [`Config`] what comes out
+//! and what the rest of the program sees. Unknown keys are refused with the list of the known ones, and every value is
+//! checked here: a [`Config`] that exists can be run.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use shoal_protocol::name::{self, Labels};
+
+/// The file that is read from the data folder if it is there and no other is named.
+pub(crate) const FILE_NAME: &str = "config.toml";
+/// A configuration file, in bytes. Why 64 KiB: a person wrote it.
+const FILE_LEN_MAX: u64 = 64 * 1024;
+/// The gateway's port unless said otherwise.
+pub(crate) const GATEWAY_PORT: u16 = 7450;
+/// The HTTP API's port unless said otherwise.
+pub(crate) const HTTP_PORT: u16 = 7451;
+/// Runs at once that a worker may be given.
+const SLOTS_MAX: u32 = shoal_worker::SLOTS_MAX;
+/// The least memory of a worker, in MiB: one run that asks for nothing special.
+const WORKER_MEMORY_MB_MIN: u32 = shoal_protocol::limits::MEMORY_MB_DEFAULT;
+/// The most, in MiB: 16 TiB.
+const WORKER_MEMORY_MB_MAX: u32 = 16 * 1024 * 1024;
+/// How long a blob stays that nothing refers to, unless said otherwise.
+const BLOB_GRACE: Duration = Duration::from_secs(3600);
+
+/// A node's configuration, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Config {
+    /// The folder with all that the node has.
+    pub(crate) data: PathBuf,
+    /// The node's name.
+    pub(crate) name: String,
+    /// The node's labels, which its own worker carries, too.
+    pub(crate) labels: Labels,
+    /// Where clients and workers connect, by QUIC.
+    pub(crate) gateway: Listen,
+    /// Where the HTTP API is.
+    pub(crate) http: Listen,
+    /// Runs at once of the node's own worker.
+    pub(crate) slots: u32,
+    /// Memory for all runs of the node's own worker together, in MiB.
+    pub(crate) memory_mb: u32,
+    /// Whether the node starts a worker of its own.
+    pub(crate) worker: bool,
+    /// How long a blob stays that nothing refers to, in milliseconds.
+    pub(crate) blob_grace_ms: u64,
+    /// The form of log lines.
+    pub(crate) log: LogFormat,
+}
+
+/// Where to listen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Listen {
+    /// The address. Port 0: the system chooses.
+    pub(crate) address: SocketAddr,
+    /// Whether any free port does if this one is taken: it is the default, nobody asked for it.
+    pub(crate) any_port: bool,
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object on each line.
+    Json,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is no TOML, or has a key or a type that is not right. The message names the place.
+    #[error("{}: {message}", path.display())]
+    Syntax {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong, and where.
+        message: String,
+    },
+    /// A value cannot be used.
+    #[error("{key}: {why}")]
+    Value {
+        /// The key, as in the file; flags have the same names with '-' for '_'.
+        key: &'static str,
+        /// What would be right.
+        why: String,
+    },
+    /// Nobody said where the data is to be, and there is no home.
+    #[error("there is no home folder to put the data into: say where with --data FOLDER")]
+    NoHome,
+}
+
+/// The configuration file, in TOML. Everything in it may be left out.
+///
+/// ```toml
+/// name = "edge-7"
+/// gateway = "0.0.0.0:7450"        # clients and workers, QUIC; port 0: any free one
+/// http = "127.0.0.1:7451"         # the HTTP API; port 0: any free one
+/// slots = 4                       # runs at once of the node's own worker
+/// memory_mb = 4096                # memory for all of them together, in MiB
+/// worker = true                   # whether the node starts a worker of its own
+/// blob_grace = "1h"               # how long a blob stays that nothing refers to
+/// log = "json"                    # or "text"
+///
+/// [labels]
+/// zone = "hall-3"
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct File {
+    /// The node's name: 1 to 63 of `a-z 0-9 - _ .`; the host's unless said otherwise.
+    pub(crate) name: Option<String>,
+    /// The node's labels.
+    pub(crate) labels: Labels,
+    /// Where clients and workers connect, by QUIC: `127.0.0.1:7450` unless said otherwise.
+    pub(crate) gateway: Option<String>,
+    /// Where the HTTP API is: `127.0.0.1:7451` unless said otherwise.
+    pub(crate) http: Option<String>,
+    /// Runs at once of the node's own worker: as many as there are processors unless said otherwise.
+    pub(crate) slots: Option<u32>,
+    /// Memory for all runs of the node's own worker together, in MiB: half of the machine's unless said otherwise.
+    pub(crate) memory_mb: Option<u32>,
+    /// Whether the node starts a worker of its own: it does unless said otherwise.
+    pub(crate) worker: Option<bool>,
+    /// How long a blob stays that nothing refers to, such as `90s`, `10m`, `1h`, `7d`: an hour unless said otherwise.
+    pub(crate) blob_grace: Option<Length>,
+    /// The form of log lines: `text` unless said otherwise.
+    pub(crate) log: Option<LogFormat>,
+}
+
+/// What the command line says about a node; it goes before the file.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct Overrides {
+    /// Read this configuration file instead of config.toml in the data folder
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The node's name; the host's unless said otherwise
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// A label of the node and its worker, as key=value; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub(crate) labels: Vec<(String, String)>,
+    /// Where clients and workers connect, by QUIC; 127.0.0.1:7450 unless said otherwise, port 0: any free one
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) gateway: Option<String>,
+    /// Where the HTTP API is; 127.0.0.1:7451 unless said otherwise, port 0: any free one
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) http: Option<String>,
+    /// Runs at once of the node's own worker; as many as there are processors unless said otherwise
+    #[arg(long, value_name = "N")]
+    pub(crate) slots: Option<u32>,
+    /// Memory for all runs of the node's own worker together, in MiB; half of the machine's unless said otherwise
+    #[arg(long, value_name = "MIB")]
+    pub(crate) memory_mb: Option<u32>,
+    /// Start no worker: jobs wait until one attaches
+    #[arg(long)]
+    pub(crate) no_worker: bool,
+    /// How long a blob stays that nothing refers to, such as 10m or 7d; 1h unless said otherwise
+    #[arg(long, value_name = "LENGTH")]
+    pub(crate) blob_grace: Option<Length>,
+    /// The form of log lines
+    #[arg(long, value_name = "FORM")]
+    pub(crate) log: Option<LogFormat>,
+}
+
+impl Config {
+    /// Joins flags, file and defaults. `data`: the folder that the command line names.
+    pub(crate) fn load(data: Option<PathBuf>, overrides: &Overrides) -> Result<Self, Error> {
+        let data = data_folder(data)?;
+        let file = match &overrides.config {
+            Some(path) => File::read(path)?,
+            None => {
+                let path = data.join(FILE_NAME);
+                if path.exists() { File::read(&path)? } else { File::default() }
+            }
+        };
+        Self::join(data, file, overrides)
+    }
+
+    fn join(data: PathBuf, file: File, overrides: &Overrides) -> Result<Self, Error> {
+        let mut labels = file.labels;
+        labels.extend(overrides.labels.iter().cloned());
+        let invalid = |key| move |problem: shoal_protocol::Problem| Error::Value { key, why: problem.detail };
+        name::check_labels("labels", &labels).map_err(invalid("labels"))?;
+        let name = overrides.name.clone().or(file.name).unwrap_or_else(host_name);
+        name::check("the node's name", &name).map_err(invalid("name"))?;
+        let slots = overrides.slots.or(file.slots).unwrap_or_else(default_slots);
+        let memory_mb = overrides.memory_mb.or(file.memory_mb).unwrap_or_else(default_memory_mb);
+        within("slots", slots, 1, SLOTS_MAX)?;
+        within("memory_mb", memory_mb, WORKER_MEMORY_MB_MIN, WORKER_MEMORY_MB_MAX)?;
+        let blob_grace = overrides.blob_grace.or(file.blob_grace).unwrap_or(Length(BLOB_GRACE));
+        Ok(Self {
+            data,
+            name,
+            labels,
+            gateway: listen("gateway", overrides.gateway.as_deref().or(file.gateway.as_deref()), GATEWAY_PORT)?,
+            http: listen("http", overrides.http.as_deref().or(file.http.as_deref()), HTTP_PORT)?,
+            slots,
+            memory_mb,
+            worker: !overrides.no_worker && file.worker.unwrap_or(true),
+            blob_grace_ms: blob_grace.millis(),
+            log: overrides.log.or(file.log).unwrap_or_default(),
+        })
+    }
+}
+
+impl File {
+    /// Reads and checks the form; the values are checked when all sources are joined.
+    pub(crate) fn read(path: &Path) -> Result<Self, Error> {
+        use std::io::Read as _;
+        let failed = |source| Error::Read { path: path.to_path_buf(), source };
+        let mut text = String::new();
+        let opened = std::fs::File::open(path).map_err(failed)?;
+        opened.take(FILE_LEN_MAX + 1).read_to_string(&mut text).map_err(failed)?;
+        let wrong = |message| Error::Syntax { path: path.to_path_buf(), message };
+        if text.len() as u64 > FILE_LEN_MAX {
+            return Err(wrong(format!("it is longer than {FILE_LEN_MAX} bytes")));
+        }
+        toml::from_str(&text).map_err(|error| wrong(error.to_string().trim_end().to_owned()))
+    }
+}
+
+/// The folder with a node's data: the one that is named, else `$XDG_DATA_HOME/shoal`, else `~/.local/share/shoal`.
+/// (`$SHOAL_DATA` names one like the flag does; the command line reads both.)
+pub(crate) fn data_folder(named: Option<PathBuf>) -> Result<PathBuf, Error> {
+    choose_data_folder(named, std::env::var_os("XDG_DATA_HOME"), std::env::var_os("HOME"))
+}
+
+fn choose_data_folder(named: Option<PathBuf>, xdg: Option<OsString>, home: Option<OsString>) -> Result<PathBuf, Error> {
+    let absolute = |path: OsString| Some(PathBuf::from(path)).filter(|path| path.is_absolute());
+    named
+        .or_else(|| xdg.and_then(absolute).map(|folder| folder.join("shoal")))
+        .or_else(|| home.and_then(absolute).map(|folder| folder.join(".local/share/shoal")))
+        .ok_or(Error::NoHome)
+}
+
+fn listen(key: &'static str, given: Option<&str>, port: u16) -> Result<Listen, Error> {
+    let Some(text) = given else {
+        return Ok(Listen { address: ([127, 0, 0, 1], port).into(), any_port: true });
+    };
+    let wrong = || Error::Value {
+        key,
+        why: format!("{text:?} is no address to listen at; it is IP:PORT, such as 127.0.0.1:{port} or [::]:0"),
+    };
+    Ok(Listen { address: text.parse().map_err(|_| wrong())?, any_port: false })
+}
+
+fn within(key: &'static str, value: u32, min: u32, max: u32) -> Result<(), Error> {
+    if (min..=max).contains(&value) {
+        Ok(())
+    } else {
+        Err(Error::Value { key, why: format!("{value} is out of range; it goes from {min} to {max}") })
+    }
+}
+
+/// The host's name as a node's name: what is not allowed in one becomes '-'.
+fn host_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = host.trim().to_ascii_lowercase();
+    let allowed = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c) { c } else { '-' };
+    let name: String = host.chars().map(allowed).take(shoal_protocol::limits::NAME_LEN_MAX).collect();
+    let name = name.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+    if name.is_empty() { "node".into() } else { name.into() }
+}
+
+pub(crate) fn default_slots() -> u32 {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u32::try_from(processors).unwrap_or(SLOTS_MAX).min(SLOTS_MAX)
+}
+
+/// Half of the machine's memory; 1 GiB where the system does not say how much that is.
+pub(crate) fn default_memory_mb() -> u32 {
+    const UNKNOWN: u32 = 1024;
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total_kib =
+        info.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
+    let half_mib = total_kib.map_or(UNKNOWN, |kib: u64| u32::try_from(kib / 2048).unwrap_or(u32::MAX));
+    half_mib.clamp(WORKER_MEMORY_MB_MIN, WORKER_MEMORY_MB_MAX)
+}
+
+/// Reads `key=value`.
+pub(crate) fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("it is key=value")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// A length of time, as people write it: `1500ms`, `90s`, `10m`, `2h`, `7d`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Length(pub(crate) Duration);
+
+impl Length {
+    /// In milliseconds.
+    pub(crate) fn millis(self) -> u64 {
+        u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl FromStr for Length {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("{text:?} is no length of time; it is a number and ms, s, m, h or d, such as 90s or 10m");
+        let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let (number, unit) = text.split_at(split);
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        let unit_ms = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 24 * 3_600_000,
+            _ => return Err(wrong()),
+        };
+        number.checked_mul(unit_ms).map(|ms| Self(Duration::from_millis(ms))).ok_or_else(wrong)
+    }
+}
+
+impl fmt::Display for Length {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = self.millis();
+        let units = [(24 * 3_600_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+        match units.into_iter().find(|(unit, _)| ms > 0 && ms.is_multiple_of(*unit)) {
+            Some((unit, text)) => write!(f, "{}{text}", ms / unit),
+            None => write!(f, "{ms}ms"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Length {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> Result<Config, String> {
+        with(text, &Overrides::default())
+    }
+
+    fn with(text: &str, overrides: &Overrides) -> Result<Config, String> {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join(FILE_NAME), text).expect("written");
+        Config::load(Some(folder.path().into()), overrides).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn nothing_said_is_a_configuration() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = Config::load(Some(folder.path().into()), &Overrides::default()).expect("a configuration");
+        assert_eq!(config.gateway, Listen { address: ([127, 0, 0, 1], GATEWAY_PORT).into(), any_port: true });
+        assert!(config.worker && config.slots > 0 && config.memory_mb >= WORKER_MEMORY_MB_MIN);
+        assert!(name::check("name", &config.name).is_ok());
+        assert_eq!(config.blob_grace_ms, 3_600_000);
+    }
+
+    #[test]
+    fn flags_go_before_the_file_and_the_file_before_the_defaults() {
+        let text = "name = 'a'\nslots = 3\nhttp = '127.0.0.1:0'\nblob_grace = '90s'\nlog = 'json'\n[labels]\nzone = 'x'\nrack = '1'";
+        let config = file(text).expect("a configuration");
+        assert_eq!((config.name.as_str(), config.slots, config.blob_grace_ms), ("a", 3, 90_000));
+        assert_eq!(config.http, Listen { address: ([127, 0, 0, 1], 0).into(), any_port: false });
+        assert_eq!(config.log, LogFormat::Json);
+        let overrides = Overrides {
+            name: Some("b".into()),
+            labels: vec![("zone".into(), "y".into())],
+            no_worker: true,
+            ..Overrides::default()
+        };
+        let config = with(text, &overrides).expect("a configuration");
+        assert_eq!((config.name.as_str(), config.slots, config.worker), ("b", 3, false));
+        assert_eq!(config.labels, Labels::from([("zone".into(), "y".into()), ("rack".into(), "1".into())]));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_known_ones() {
+        let error = file("slot = 3").expect_err("refused");
+        for part in ["config.toml", "slot", "slots", "memory_mb", "gateway"] {
+            assert!(error.contains(part), "{part} is missing in: {error}");
+        }
+    }
+
+    #[test]
+    fn bad_values_are_named() {
+        let bad = [
+            ("slots = 0", "slots: 0 is out of range"),
+            ("memory_mb = 1", "memory_mb: 1 is out of range"),
+            ("name = 'A b'", "name: "),
+            ("gateway = 'localhost'", "gateway: \"localhost\" is no address"),
+            ("blob_grace = '10 minutes'", "no length of time"),
+            ("log = 'xml'", "xml"),
+            ("labels = { A = 'x' }", "labels: "),
+            ("slots = ", "config.toml"),
+        ];
+        for (text, part) in bad {
+            let error = file(text).expect_err(text);
+            assert!(error.contains(part), "{text}: {error}");
+        }
+        let missing = Overrides { config: Some("no/such/file.toml".into()), ..Overrides::default() };
+        assert!(with("", &missing).expect_err("no file").contains("no/such/file.toml"));
+    }
+
+    #[test]
+    fn the_data_folder_is_the_named_one_or_in_the_home() {
+        let choose = |named: Option<&str>, xdg: Option<&str>, home: Option<&str>| {
+            choose_data_folder(named.map(Into::into), xdg.map(Into::into), home.map(Into::into)).ok()
+        };
+        assert_eq!(choose(Some("here"), Some("/x"), Some("/h")), Some("here".into()));
+        assert_eq!(choose(None, Some("/x"), Some("/h")), Some("/x/shoal".into()));
+        assert_eq!(choose(None, Some("relative"), Some("/h")), Some("/h/.local/share/shoal".into()));
+        assert_eq!(choose(None, None, None), None);
+    }
+
+    #[test]
+    fn lengths_read_back() {
+        for text in ["1500ms", "90s", "10m", "5h", "7d", "0ms"] {
+            assert_eq!(text.parse::<Length>().expect("a length").to_string(), text);
+        }
+        for bad in ["", "10", "m", "10x", "-1s", "1.5h", "99999999999999999999d", "18446744073709551615d"] {
+            assert!(bad.parse::<Length>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The node and the clients of the demo, as processes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow, bail};
+
+/// How long the node may take to be up.
+const START_MAX: Duration = Duration::from_secs(30);
+/// How long the node may take to stop.
+const STOP_MAX: Duration = Duration::from_secs(40);
+/// The pause between two looks at whether something has happened.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Says something to whoever watches.
+#[expect(clippy::print_stdout, reason = "the demo is there to be watched")]
+pub(super) fn say(text: &str) {
+    println!("{text}");
+}
+
+/// The processes, and the folder that they share. Dropped early it leaves no process behind.
+pub(super) struct Stage {
+    program: PathBuf,
+    data: PathBuf,
+    node: Option<Child>,
+}
+
+impl Stage {
+    pub(super) fn new(out: &Path) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("finding this program")?;
+        Ok(Self { program, data: out.join("node"), node: None })
+    }
+
+    /// This program with this demo's node and a configuration of its own.
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(arguments)
+            .env("SHOAL_DATA", &self.data)
+            .env("XDG_CONFIG_HOME", self.data.join("client"))
+            .env_remove("SHOAL_NODE")
+            .env_remove("SHOAL_TOKEN")
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub(super) fn start_node(&mut self) -> anyhow::Result<()> {
+        let arguments = ["up", "--name", "demo", "--gateway", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+        say(&format!("  $ shoal {}", arguments.join(" ")));
+        std::fs::create_dir_all(&self.data)?;
+        let log = std::fs::File::create(self.data.join("node.log")).context("making the node's log")?;
+        let node = self.command(&arguments).stdout(Stdio::null()).stderr(log).spawn().context("starting the node")?;
+        let node = self.node.insert(node);
+        let deadline = Instant::now() + START_MAX;
+        while !self.data.join(crate::node::NODE_FILE).exists() {
+            if let Some(status) = node.try_wait()? {
+                let log = std::fs::read_to_string(self.data.join("node.log")).unwrap_or_default();
+                bail!("the node ended with {status}: {}", log.lines().last().unwrap_or("it said nothing"));
+            }
+            if Instant::now() > deadline {
+                bail!("the node is not up after {} s", START_MAX.as_secs());
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(())
+    }
+
+    /// Runs a client to its end and shows what it prints.
+    pub(super) fn shoal(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        say(&format!("  $ shoal {}", arguments.iter().map(|word| plain(word)).collect::<Vec<_>>().join(" ")));
+        let output = self.command(arguments).output().context("starting a client")?;
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        for line in printed.lines().take(3) {
+            say(&format!("  {line}"));
+        }
+        if !output.status.success() {
+            bail!("it ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(printed)
+    }
+
+    /// Stops the node as a service manager would.
+    pub(super) fn stop_node(&mut self) -> anyhow::Result<()> {
+        let mut node = self.node.take().ok_or_else(|| anyhow!("no node was started"))?;
+        let deadline = Instant::now() + STOP_MAX;
+        terminate(&node);
+        loop {
+            match node.try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => bail!("the node ended with {status}"),
+                None if Instant::now() > deadline => {
+                    kill(&mut node);
+                    bail!("the node did not stop within {} s and was killed", STOP_MAX.as_secs());
+                }
+                None => std::thread::sleep(LOOK_EVERY),
+            }
+        }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if self.node.is_some() {
+            // An error is on its way already; this only cleans up after it.
+            drop(self.stop_node());
+        }
+    }
+}
+
+fn terminate(child: &Child) {
+    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid {
+        // It may have ended by itself.
+        drop(rustix::process::kill_process(pid, rustix::process::Signal::TERM));
+    }
+}
+
+fn kill(child: &mut Child) {
+    drop(child.kill());
+    drop(child.wait());
+}
+
+/// A path is shown by its last part.
+fn plain(word: &str) -> String {
+    match Path::new(word).file_name().and_then(|name| name.to_str()) {
+        Some(name) if word.starts_with('/') => name.to_owned(),
+        _ => word.to_owned(),
+    }
+}

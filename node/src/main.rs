@@ -1,0 +1,93 @@
+//! The binary `shoal`: node, worker and command line in one.
+//!
+//! `cli` reads the arguments; `node` runs a node, whose edges `gateway` (QUIC) and `api` (HTTP) authenticate and hand on
+//! to `service`, which asks the kernel through `runtime`, the documents, the blobs and the store.
+
+mod api;
+mod cli;
+mod config;
+mod demo;
+mod documents;
+mod gateway;
+mod identity;
+mod logs;
+mod metrics;
+mod node;
+mod runtime;
+mod service;
+mod store;
+mod supervisor;
+
+use std::process::ExitCode;
+
+use cli::Action;
+use config::LogFormat;
+
+fn main() -> ExitCode {
+    // Before anything speaks TLS: two libraries would otherwise choose a provider each and panic at the second.
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        return fail(&anyhow::anyhow!("another TLS provider was installed before ours"));
+    }
+    match cli::parse() {
+        Err(code) => code,
+        Ok(Action::Client(action)) => cli::run(*action),
+        Ok(Action::Up(config)) => {
+            log(config.log);
+            on_runtime(node::run(*config))
+        }
+        Ok(Action::Worker(run)) => {
+            log(LogFormat::Text);
+            on_runtime(worker(*run))
+        }
+        Ok(Action::Demo(args)) => end(demo::run(args)),
+        Ok(Action::Bench(_)) => ExitCode::FAILURE,
+    }
+}
+
+async fn worker(run: cli::WorkerRun) -> anyhow::Result<()> {
+    let (config, stop) = run.into_parts()?;
+    if matches!(config.attachment, shoal_worker::Attachment::Local(_)) {
+        supervisor::own_session();
+    }
+    shoal_worker::run(config, stop).await?;
+    Ok(())
+}
+
+/// Two threads: the edges share them, kernel, store and guests have their own.
+fn on_runtime(body: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let ended = match runtime {
+        Ok(runtime) => {
+            let ended = runtime.block_on(body);
+            // Blocking threads may be waiting for a disk that does not answer.
+            runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+            ended
+        }
+        Err(error) => Err(error.into()),
+    };
+    end(ended)
+}
+
+fn end(ended: anyhow::Result<()>) -> ExitCode {
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the last word of a process goes to the person who started it")]
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("shoal: {error:#}");
+    ExitCode::FAILURE
+}
+
+/// Log lines go to standard error; `SHOAL_LOG` chooses which, as in `info,shoal=debug`.
+fn log(format: LogFormat) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SHOAL_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,shoal=info,shoal_worker=info,shoal_blobs=info"));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => lines.json().init(),
+        LogFormat::Text => lines.with_target(false).init(),
+    }
+}

@@ -1,0 +1,359 @@
+//! Counters and their Prometheus text.
+//!
+//! Owns the registry and every metric in it. The edges, the runtime and the store call the typed methods; the HTTP API
+//! serves [`Metrics::text`]. Created once for a node, shared by reference counting.
+//!
+//! Invariant: labels come from closed sets (classes, statuses, endings, kinds of problem, names of operations), never
+//! from a request, so that nobody outside can make the registry grow.
+
+mod process;
+
+pub(crate) use process::resident_bytes;
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+use shoal_kernel::Record;
+use shoal_protocol::Kind;
+use shoal_protocol::object::job::State;
+
+/// A gauge of whole numbers that are never negative.
+type Level = Gauge<u64, std::sync::atomic::AtomicU64>;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HttpLabels {
+    class: &'static str,
+    status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClassLabel {
+    class: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndingLabel {
+    ending: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OperationLabel {
+    operation: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PeerLabel {
+    peer: &'static str,
+}
+
+/// What waits and runs, as gauges show it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    /// Jobs that wait.
+    pub(crate) waiting: u64,
+    /// Jobs at a worker.
+    pub(crate) running: u64,
+    /// Attached workers.
+    pub(crate) workers: u64,
+    /// Slots of all attached workers.
+    pub(crate) slots: u64,
+}
+
+/// Makes the histograms of a family.
+#[derive(Debug, Clone, Copy)]
+struct Durations;
+
+impl MetricConstructor<Histogram> for Durations {
+    fn new_metric(&self) -> Histogram {
+        durations()
+    }
+}
+
+/// 0.1 ms to 105 s, each bucket twice the one before: from an answer out of memory to a job of a minute.
+fn durations() -> Histogram {
+    Histogram::new(exponential_buckets(0.0001, 2.0, 21))
+}
+
+/// Every metric of a node.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    http_requests: Family<HttpLabels, Counter>,
+    http_seconds: Family<ClassLabel, Histogram, Durations>,
+    http_connections: Level,
+    gateway_connections: Family<PeerLabel, Level>,
+    gateway_faults: Family<PeerLabel, Counter>,
+    jobs_accepted: Counter,
+    jobs_refused: Family<KindLabel, Counter>,
+    jobs_settled: Family<EndingLabel, Counter>,
+    jobs_swept: Counter,
+    settle_seconds: Histogram,
+    journal_batches: Counter,
+    journal_records: Counter,
+    journal_bytes: Counter,
+    journal_sync_seconds: Histogram,
+    blobs_put: Counter,
+    blob_put_bytes: Counter,
+    blobs_got: Counter,
+    blob_got_bytes: Counter,
+    kv_operations: Family<OperationLabel, Counter>,
+    jobs_waiting: Level,
+    jobs_running: Level,
+    workers: Level,
+    slots: Level,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All at zero. `process_…` metrics are read from the system whenever the text is asked for.
+    pub(crate) fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::default(),
+            http_requests: Family::default(),
+            http_seconds: Family::new_with_constructor(Durations),
+            http_connections: Level::default(),
+            gateway_connections: Family::default(),
+            gateway_faults: Family::default(),
+            jobs_accepted: Counter::default(),
+            jobs_refused: Family::default(),
+            jobs_settled: Family::default(),
+            jobs_swept: Counter::default(),
+            settle_seconds: durations(),
+            journal_batches: Counter::default(),
+            journal_records: Counter::default(),
+            journal_bytes: Counter::default(),
+            journal_sync_seconds: durations(),
+            blobs_put: Counter::default(),
+            blob_put_bytes: Counter::default(),
+            blobs_got: Counter::default(),
+            blob_got_bytes: Counter::default(),
+            kv_operations: Family::default(),
+            jobs_waiting: Level::default(),
+            jobs_running: Level::default(),
+            workers: Level::default(),
+            slots: Level::default(),
+        };
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(process::Process));
+        metrics.register(registry.sub_registry_with_prefix("shoal"));
+        metrics.registry = registry;
+        metrics
+    }
+
+    fn register(&self, to: &mut Registry) {
+        let version = vec![("version", env!("CARGO_PKG_VERSION"))];
+        to.register("build", "The program that runs", Info::new(version));
+        to.register("http_requests", "Answered HTTP requests", self.http_requests.clone());
+        let help = "From a request's head to its answer's head";
+        to.register_with_unit("http_request_duration", help, Unit::Seconds, self.http_seconds.clone());
+        to.register("http_connections", "Open HTTP connections", self.http_connections.clone());
+        to.register("gateway_connections", "Open QUIC connections", self.gateway_connections.clone());
+        let help = "QUIC connections ended because the peer broke the protocol or showed nothing that lets it in";
+        to.register("gateway_faults", help, self.gateway_faults.clone());
+        to.register("jobs_accepted", "Jobs acknowledged by this process", self.jobs_accepted.clone());
+        to.register("jobs_refused", "Jobs not accepted, by the kind of problem", self.jobs_refused.clone());
+        to.register("jobs_settled", "Jobs that have ended, by how", self.jobs_settled.clone());
+        to.register("jobs_swept", "Settled jobs that were forgotten", self.jobs_swept.clone());
+        let help = "From a job's acceptance to its end";
+        to.register_with_unit("job_settle_duration", help, Unit::Seconds, self.settle_seconds.clone());
+        to.register("jobs_waiting", "Jobs that wait for a place to run", self.jobs_waiting.clone());
+        to.register("jobs_running", "Jobs at a worker", self.jobs_running.clone());
+        to.register("workers", "Attached workers", self.workers.clone());
+        to.register("slots", "Runs that can go on at once, over all workers", self.slots.clone());
+        to.register("journal_batches", "Batches of the journal made durable", self.journal_batches.clone());
+        to.register("journal_records", "Records in these batches", self.journal_records.clone());
+        to.register_with_unit("journal_written", "Length of these batches", Unit::Bytes, self.journal_bytes.clone());
+        let help = "Writing and syncing one batch";
+        to.register_with_unit("journal_sync_duration", help, Unit::Seconds, self.journal_sync_seconds.clone());
+        to.register("blobs_stored", "Blobs received and stored", self.blobs_put.clone());
+        to.register_with_unit("blob_received", "Length of these blobs", Unit::Bytes, self.blob_put_bytes.clone());
+        to.register("blobs_read", "Blobs opened for reading", self.blobs_got.clone());
+        to.register_with_unit("blob_sent", "Bytes of blobs that were read", Unit::Bytes, self.blob_got_bytes.clone());
+        to.register("kv_operations", "Operations on keys", self.kv_operations.clone());
+    }
+
+    /// An HTTP request was answered. `class` is a class of Table 1 or `other`.
+    pub(crate) fn http(&self, class: &'static str, status: u16, elapsed: Duration) {
+        self.http_requests.get_or_create(&HttpLabels { class, status }).inc();
+        self.http_seconds.get_or_create(&ClassLabel { class }).observe(elapsed.as_secs_f64());
+    }
+
+    /// How many HTTP connections are open.
+    pub(crate) fn http_connections(&self, open: usize) {
+        self.http_connections.set(open as u64);
+    }
+
+    /// A QUIC connection of a `client` or `worker` has begun or ended.
+    pub(crate) fn gateway_connection(&self, peer: &'static str, begins: bool) {
+        let open = self.gateway_connections.get_or_create(&PeerLabel { peer });
+        if begins {
+            open.inc();
+        } else {
+            open.dec();
+        }
+    }
+
+    /// A `client` or `worker` broke the protocol of the gateway.
+    pub(crate) fn gateway_fault(&self, peer: &'static str) {
+        self.gateway_faults.get_or_create(&PeerLabel { peer }).inc();
+    }
+
+    /// A record of the kernel is about to be journaled: it counts jobs that are accepted, settled and forgotten.
+    pub(crate) fn record(&self, record: &Record) {
+        match record {
+            Record::Accepted(_) => {
+                self.jobs_accepted.inc();
+            }
+            Record::Standing(job, standing) if standing.state.is_settled() => {
+                // The id was minted when the job was accepted, by the same clock.
+                let ms = standing.settled_ms.unwrap_or_default().saturating_sub(job.millis());
+                self.job_settled(standing.state, Duration::from_millis(ms));
+            }
+            Record::Standing(..) => {}
+            Record::Swept(_) => {
+                self.jobs_swept.inc();
+            }
+        }
+    }
+
+    /// A job was not accepted.
+    pub(crate) fn job_refused(&self, kind: Kind) {
+        self.jobs_refused.get_or_create(&KindLabel { kind: kind.text() }).inc();
+    }
+
+    fn job_settled(&self, state: State, since_accepted: Duration) {
+        self.jobs_settled.get_or_create(&EndingLabel { ending: state.text() }).inc();
+        self.settle_seconds.observe(since_accepted.as_secs_f64());
+    }
+
+    /// A batch of the journal is durable: so many records of so many bytes, written and synced in `elapsed`.
+    pub(crate) fn fsync(&self, elapsed: Duration, records: u64, bytes: u64) {
+        self.journal_batches.inc();
+        self.journal_records.inc_by(records);
+        self.journal_bytes.inc_by(bytes);
+        self.journal_sync_seconds.observe(elapsed.as_secs_f64());
+    }
+
+    /// A blob of this length was received and stored.
+    pub(crate) fn blob_put(&self, bytes: u64) {
+        self.blobs_put.inc();
+        self.blob_put_bytes.inc_by(bytes);
+    }
+
+    /// So many bytes of a blob are about to be read.
+    pub(crate) fn blob_got(&self, bytes: u64) {
+        self.blobs_got.inc();
+        self.blob_got_bytes.inc_by(bytes);
+    }
+
+    /// An operation on keys, by its name in the API: `get`, `set`, …
+    pub(crate) fn kv(&self, operation: &'static str) {
+        self.kv_operations.get_or_create(&OperationLabel { operation }).inc();
+    }
+
+    /// What waits and runs now.
+    pub(crate) fn load(&self, load: Load) {
+        self.jobs_waiting.set(load.waiting);
+        self.jobs_running.set(load.running);
+        self.workers.set(load.workers);
+        self.slots.set(load.slots);
+    }
+
+    /// Everything, in the OpenMetrics text format that Prometheus reads.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::with_capacity(16 * 1024);
+        // Writing into a String cannot fail; a metric that could not be written would only be missing.
+        if prometheus_client::encoding::text::encode(&mut text, &self.registry).is_err() {
+            tracing::debug!("a metric has no text form");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shoal_kernel::Standing;
+    use shoal_protocol::ObjectId;
+
+    fn standing(state: State, settled_ms: Option<u64>) -> Standing {
+        Standing {
+            version: 1,
+            state,
+            name: String::new(),
+            labels: Default::default(),
+            epoch: 1,
+            attempts: Vec::new(),
+            attempts_total: 1,
+            cancelled: false,
+            settled_ms,
+            outcome: None,
+        }
+    }
+
+    #[test]
+    fn what_is_counted_stands_in_the_text_under_a_conventional_name() {
+        let metrics = Metrics::new();
+        metrics.http("job", 202, Duration::from_millis(2));
+        metrics.http_connections(3);
+        metrics.gateway_connection("client", true);
+        metrics.gateway_connection("worker", true);
+        metrics.gateway_connection("worker", false);
+        metrics.gateway_fault("worker");
+        let id = ObjectId::from_parts(1_000, 0, [0; 8]);
+        metrics.record(&Record::Swept(id));
+        metrics.job_refused(Kind::Full);
+        metrics.record(&Record::Standing(id, Box::new(standing(State::TimedOut, Some(2_000)))));
+        metrics.record(&Record::Standing(id, Box::new(standing(State::Queued, None))));
+        metrics.fsync(Duration::from_millis(1), 7, 700);
+        metrics.blob_put(11);
+        metrics.blob_got(13);
+        metrics.kv("incr");
+        metrics.load(Load { waiting: 17, running: 19, workers: 23, slots: 29 });
+        let text = metrics.text();
+        for line in [
+            "shoal_build_info{version=",
+            "shoal_http_requests_total{class=\"job\",status=\"202\"} 1",
+            "shoal_http_request_duration_seconds_count{class=\"job\"} 1",
+            "shoal_http_connections 3",
+            "shoal_gateway_connections{peer=\"client\"} 1",
+            "shoal_gateway_connections{peer=\"worker\"} 0",
+            "shoal_gateway_faults_total{peer=\"worker\"} 1",
+            "shoal_jobs_accepted_total 0",
+            "shoal_jobs_swept_total 1",
+            "shoal_jobs_refused_total{kind=\"full\"} 1",
+            "shoal_jobs_settled_total{ending=\"timed_out\"} 1",
+            "shoal_job_settle_duration_seconds_sum 1.0",
+            "shoal_journal_batches_total 1",
+            "shoal_journal_records_total 7",
+            "shoal_journal_written_bytes_total 700",
+            "shoal_journal_sync_duration_seconds_count 1",
+            "shoal_blob_received_bytes_total 11",
+            "shoal_blob_sent_bytes_total 13",
+            "shoal_kv_operations_total{operation=\"incr\"} 1",
+            "shoal_jobs_waiting 17",
+            "shoal_jobs_running 19",
+            "shoal_workers 23",
+            "shoal_slots 29",
+        ] {
+            assert!(text.lines().any(|found| found.starts_with(line)), "{line} is missing in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+}

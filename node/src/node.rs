@@ -1,0 +1,291 @@
+//! A node: its parts put together, started in order and stopped in order.
+//!
+//! Start: identity, store, documents, blobs, kernel, edges, worker. Stop: refuse, drain the worker, end the edges, save,
+//! leave. A kill at any moment is a start without the stop before it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use serde::{Deserialize, Serialize};
+use shoal_crdt::{Wanted, wanted};
+use shoal_kernel::Input;
+use shoal_protocol::change::DocumentClass;
+use shoal_protocol::id::IdSource;
+use shoal_protocol::object::node::Mesh;
+use shoal_protocol::{Kind, NodeId, ObjectId, Problem};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Listen};
+use crate::documents::Documents;
+use crate::gateway::Gateway;
+use crate::identity::Identity;
+use crate::logs::LogBook;
+use crate::metrics::Metrics;
+use crate::runtime::{Runtime, now};
+use crate::service::{self, NodeFacts, NodeSettings, Service};
+use crate::store::{self, Store};
+use crate::supervisor::{self, Supervisor};
+
+/// How long the last saving may take before the process ends anyway; what was acknowledged is durable already.
+const SAVE_MAX: Duration = Duration::from_secs(20);
+/// How often unreferenced blobs are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// The file in the data folder that says where the node is, while it runs.
+pub(crate) const NODE_FILE: &str = "node.json";
+
+/// What `node.json` says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Whereabouts {
+    id: NodeId,
+    name: String,
+    gateway: String,
+    http: String,
+    pid: u32,
+    started_ms: u64,
+}
+
+/// Runs a node until it is told to stop.
+pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+    let identity = Arc::new(Identity::open(&config.data)?);
+    let metrics = Arc::new(Metrics::new());
+    let (store, store_threads) = Store::open(&config.data, observer(&metrics))?;
+    let (mesh_name, mesh_key) = identity.mesh();
+    let (documents, documents_thread) = Documents::open(mesh_key, store.clone())?;
+    let operator = found_operator(&identity, &documents).await?;
+    let token_file = identity.write_operator_token(operator)?;
+    let blobs = shoal_blobs::Store::open(&config.data.join("blobs"), shoal_blobs::Options::default()).await?;
+    let (runtime, kernel_thread) =
+        Runtime::start(identity.node_id(), store.clone(), Box::new(documents.known()), metrics.clone())?;
+    documents.connect(runtime.clone());
+
+    let gateway = bind_gateway(&config, identity.clone())?;
+    let listener = bind_http(config.http).await?;
+    let http = listener.local_addr()?;
+    let configured = NodeSettings { name: config.name.clone(), labels: config.labels.clone() };
+    let facts = NodeFacts {
+        mesh: Mesh { name: mesh_name.into(), key: mesh_key, open: true },
+        gateway: gateway.node_addr().to_string(),
+        http: format!("http://{http}"),
+        started_ms: now().wall_ms,
+        settings: RwLock::new(service::node_settings(&store, configured)?),
+        stopping: AtomicBool::new(false),
+        stop: Arc::new(Notify::new()),
+    };
+    let asked_to_stop = facts.stop.clone();
+    let whereabouts = Whereabouts {
+        id: identity.node_id(),
+        name: config.name.clone(),
+        gateway: facts.gateway.clone(),
+        http: facts.http.clone(),
+        pid: std::process::id(),
+        started_ms: facts.started_ms,
+    };
+    let logs = Arc::new(LogBook::default());
+    let service = Service::new(service::Parts {
+        runtime: runtime.clone(),
+        documents,
+        blobs: blobs.clone(),
+        logs: logs.clone(),
+        identity,
+        metrics,
+        config: config.clone(),
+        node: facts,
+    });
+
+    let stop_edges = CancellationToken::new();
+    let (local, address) = (gateway.local_worker(), gateway.node_addr());
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn({
+        let (service, runtime, stop) = (service.clone(), runtime.clone(), stop_edges.clone());
+        async move { gateway.serve(service, runtime, logs, stop).await }
+    });
+    tasks.spawn({
+        let (service, stop) = (service.clone(), stop_edges.clone());
+        async move {
+            if let Err(error) = crate::api::serve(listener, service, stop.cancelled()).await {
+                tracing::error!(%error, "the HTTP API has ended");
+            }
+        }
+    });
+    tasks.spawn(sweep(service.clone(), stop_edges.clone()));
+    let supervisor = match config.worker {
+        true => Some(Supervisor::start(worker_settings(&config, address)?, local, runtime.clone())?),
+        false => None,
+    };
+    write_whereabouts(&config.data, &whereabouts)?;
+    announce(&config, &whereabouts, &token_file);
+
+    wait_for_stop(&asked_to_stop).await?;
+    tracing::info!("stopping: no new jobs, running ones may end");
+    service.stop();
+    let refusal =
+        Problem::new(Kind::Unavailable, "the node is stopping: try again when it is back, or at another node");
+    runtime.input(Input::Refuse(refusal.retry_after(1000))).await;
+    if let Some(supervisor) = supervisor {
+        supervisor.stop().await;
+    }
+    stop_edges.cancel();
+    while tasks.join_next().await.is_some() {}
+    runtime.stop().await;
+    drop((service, runtime));
+    let saved = tokio::task::spawn_blocking(move || {
+        for thread in [kernel_thread, documents_thread] {
+            drop(thread.join());
+        }
+        drop(store);
+        store_threads.join();
+    });
+    blobs.close().await?;
+    if tokio::time::timeout(SAVE_MAX, saved).await.is_err() {
+        tracing::warn!("saving takes too long; the journal holds all that was acknowledged");
+    }
+    drop(std::fs::remove_file(config.data.join(NODE_FILE)));
+    Ok(())
+}
+
+fn observer(metrics: &Arc<Metrics>) -> store::Observe {
+    let metrics = metrics.clone();
+    Box::new(move |elapsed, rows, bytes| metrics.fsync(elapsed, rows, bytes))
+}
+
+/// The operator's user. The first start founds it, signed by the operator's key, and lets the node sign for it.
+async fn found_operator(identity: &Identity, documents: &Documents) -> anyhow::Result<ObjectId> {
+    if let Some(operator) = identity.operator() {
+        return Ok(operator);
+    }
+    let key = identity.operator_key();
+    // A start that was cut off may have founded it without remembering.
+    let founded = documents
+        .directory()
+        .of_class(DocumentClass::User, None)
+        .map(|facts| facts.id())
+        .find(|id| id.minted_by(&key.public()));
+    let operator = match founded {
+        Some(operator) => operator,
+        None => {
+            let id = IdSource::new(&key.public(), None).mint(now().wall_ms);
+            let operations = vec![wanted::name("operator"), wanted::node(&identity.node_id())];
+            let author = key.public();
+            let founding = Wanted { document: id, class: DocumentClass::User, user: id, author, operations };
+            documents.sign(founding, key.clone()).await?;
+            id
+        }
+    };
+    identity.set_operator(operator)?;
+    Ok(operator)
+}
+
+/// A restarted node takes the port that it had: its workers come back to it by that. A port that somebody asked for and
+/// cannot have is an error, the default port gives way to any.
+fn bind_gateway(config: &Config, identity: Arc<Identity>) -> anyhow::Result<Gateway> {
+    let Listen { address, any_port } = config.gateway;
+    let mut addresses = Vec::new();
+    if any_port || address.port() == 0 {
+        addresses.extend(former_port(&config.data).map(|port| SocketAddr::new(address.ip(), port)));
+    }
+    addresses.push(address);
+    if any_port {
+        addresses.push(SocketAddr::new(address.ip(), 0));
+    }
+    Gateway::bind(&addresses, identity).with_context(|| {
+        format!("the gateway cannot listen on {address}: choose another address with --gateway, port 0 for any")
+    })
+}
+
+async fn bind_http(listen: Listen) -> anyhow::Result<TcpListener> {
+    let address = listen.address;
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(listener),
+        Err(_) if listen.any_port => {
+            TcpListener::bind(SocketAddr::new(address.ip(), 0)).await.context("no port is free for the HTTP API")
+        }
+        Err(error) => Err(anyhow!(
+            "the HTTP API cannot listen on {address}: {error}; choose another address with --http, port 0 for any"
+        )),
+    }
+}
+
+/// The port of the gateway in the run before this one, where that one was killed.
+fn former_port(data: &Path) -> Option<u16> {
+    let address = std::fs::read_to_string(data.join("worker").join("address")).ok()?;
+    address.trim().rsplit_once(':')?.1.parse().ok()
+}
+
+fn worker_settings(config: &Config, address: shoal_transport::NodeAddr) -> anyhow::Result<supervisor::Settings> {
+    let mut args: Vec<std::ffi::OsString> = vec!["worker".into(), "--local".into(), config.data.clone().into()];
+    args.extend(["--name".into(), format!("{}-local", config.name).into()]);
+    args.extend(["--slots".into(), config.slots.to_string().into()]);
+    args.extend(["--memory-mb".into(), config.memory_mb.to_string().into()]);
+    for (key, value) in &config.labels {
+        args.extend(["--label".into(), format!("{key}={value}").into()]);
+    }
+    let program = std::env::current_exe().context("finding this program, to start the worker")?;
+    Ok(supervisor::Settings { data: config.data.clone(), program, args, address })
+}
+
+/// Sweeps unreferenced blobs from time to time.
+async fn sweep(service: Service, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(SWEEP_EVERY) => {}
+        }
+        match service.sweep_blobs().await {
+            Ok(0) => {}
+            Ok(swept) => tracing::info!(swept, "removed blobs that nothing refers to"),
+            Err(problem) => tracing::warn!(%problem, "blobs cannot be swept; it is tried again later"),
+        }
+    }
+}
+
+async fn wait_for_stop(asked: &Notify) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+        () = asked.notified() => {}
+    }
+    Ok(())
+}
+
+fn write_whereabouts(data: &Path, whereabouts: &Whereabouts) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(whereabouts)?;
+    crate::identity::files::write_private(&data.join(NODE_FILE), text.as_bytes())
+        .with_context(|| format!("writing {NODE_FILE} into {}", data.display()))
+}
+
+/// What a person needs next.
+#[expect(clippy::print_stdout, reason = "this is what `shoal up` says")]
+fn announce(config: &Config, whereabouts: &Whereabouts, token: &Path) {
+    let Whereabouts { id, name, gateway, http, .. } = whereabouts;
+    println!(
+        "node {name} ({short}) is up, in the open mesh `default`: it admits anyone who can reach it\n\
+         \n\
+         \x20 dashboard   {http}/\n\
+         \x20 clients     {gateway}\n\
+         \x20 data        {data}\n\
+         \x20 token       {token}\n\
+         \n\
+         next: shoal status           what this node is and does\n\
+         \x20     shoal deploy PATH      ship a function\n\
+         \x20     shoal submit FUNCTION  hand over a job\n\
+         stop: Ctrl-C",
+        short = id.short(),
+        data = config.data.display(),
+        token = token.display(),
+    );
+}
+
+impl Service {
+    /// From now on the node says that it stops.
+    fn stop(&self) {
+        self.facts().stopping.store(true, Ordering::Release);
+    }
+}

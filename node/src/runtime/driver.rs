@@ -1,0 +1,343 @@
+//! The thread that owns the kernel.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoal_kernel::{Command, Effect, Input, Kernel, Reply, RequestId, WorkerAttached};
+use shoal_protocol::wire::worker::ToWorker;
+use shoal_protocol::{Kind, NodeId, ObjectId, Problem, WorkerId};
+use tokio::sync::{mpsc, oneshot};
+
+use super::outbox::{Outbox, Outgoing, Reports};
+use super::rows::{self, Counts};
+use super::{Known, Message, Shared, now};
+use crate::metrics::Metrics;
+use crate::store::{Mutation, Store, Table};
+
+/// Inputs that are handled as one commit. Why 256: a commit is made of what has come while the last was handled; more
+/// would only delay its first.
+const INPUTS_PER_COMMIT_MAX: usize = 256;
+/// After a failed write the store is tried again this often, in milliseconds.
+const RETRY_MS: u64 = 500;
+/// A row that is written to find out whether the store writes again.
+const PROBE: &[u8] = b"probe";
+
+/// The kernel and all that its thread owns.
+pub(super) struct Driver {
+    node: NodeId,
+    kernel: Kernel,
+    store: Store,
+    known: Known,
+    metrics: Arc<Metrics>,
+    shared: Arc<Shared>,
+    reports: Arc<Reports>,
+    counts: Counts,
+    requests: HashMap<RequestId, oneshot::Sender<Result<Reply, Problem>>>,
+    next_request: RequestId,
+    outboxes: BTreeMap<WorkerId, Outbox>,
+    wake_ms: Option<u64>,
+    /// The store's generation that this kernel rests on.
+    generation: u64,
+    /// The store does not write, the kernel is void until it does: when to try again, by the deciding clock.
+    failing: Option<u64>,
+    effects: Vec<Effect>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        node: NodeId,
+        store: Store,
+        known: Known,
+        metrics: Arc<Metrics>,
+        shared: Arc<Shared>,
+    ) -> Result<Self, Problem> {
+        let mut driver = Self {
+            node,
+            kernel: Kernel::new(shoal_kernel::Config::new(node)),
+            generation: store.generation(),
+            store,
+            known,
+            metrics,
+            shared,
+            reports: Arc::default(),
+            counts: Counts::default(),
+            requests: HashMap::new(),
+            next_request: 0,
+            outboxes: BTreeMap::new(),
+            wake_ms: None,
+            failing: None,
+            effects: Vec::new(),
+        };
+        driver.restore()?;
+        Ok(driver)
+    }
+
+    /// Builds the kernel from what is durable.
+    fn restore(&mut self) -> Result<(), Problem> {
+        self.kernel = Kernel::new(shoal_kernel::Config::new(self.node));
+        self.generation = self.store.generation();
+        self.counts = rows::read_counts(&self.store)?;
+        self.wake_ms = None;
+        self.effects.clear();
+        let open = rows::read_open(&self.store)?;
+        if !open.is_empty() {
+            tracing::info!(jobs = open.len(), "jobs restored from the store");
+        }
+        let mut gone: BTreeSet<ObjectId> = open.iter().map(|(accepted, _)| accepted.function).collect();
+        let restored = open.into_iter().map(|(accepted, standing)| {
+            let standing = standing.unwrap_or_else(|| accepted.standing());
+            (accepted, standing)
+        });
+        self.kernel.restore(now(), restored, &mut self.effects);
+        for input in (self.known)() {
+            if let Input::Function(function) = &input {
+                gone.remove(&function.id);
+            }
+            self.kernel.handle(now(), input, &mut self.effects);
+        }
+        for function in gone {
+            self.kernel.handle(now(), Input::FunctionGone(function), &mut self.effects);
+        }
+        Ok(())
+    }
+
+    /// Runs until it is stopped or the last handle is gone.
+    pub(super) fn run(mut self, mut inputs: mpsc::Receiver<Message>) {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return tracing::error!(%error, "the kernel's thread cannot run"),
+        };
+        runtime.block_on(async {
+            let mut messages = Vec::with_capacity(INPUTS_PER_COMMIT_MAX);
+            self.commit().await;
+            loop {
+                let sleep = self.until_wake();
+                let reports = self.reports.clone();
+                tokio::select! {
+                    biased;
+                    () = reports.wake.notified() => {}
+                    received = inputs.recv_many(&mut messages, INPUTS_PER_COMMIT_MAX) => {
+                        if received == 0 {
+                            return;
+                        }
+                    }
+                    () = tokio::time::sleep(sleep) => {}
+                }
+                if self.turn(&mut messages).await {
+                    return;
+                }
+            }
+        });
+    }
+
+    fn until_wake(&self) -> Duration {
+        // With nothing to wake for it sleeps long: it costs nothing while idle.
+        const IDLE: Duration = Duration::from_secs(3600);
+        self.failing.or(self.wake_ms).map_or(IDLE, |at| Duration::from_millis(at.saturating_sub(now().mono_ms)))
+    }
+
+    /// Handles what has come. Whether the thread shall end.
+    async fn turn(&mut self, messages: &mut Vec<Message>) -> bool {
+        self.notice_failures();
+        if self.failing.is_some_and(|at| at <= now().mono_ms) {
+            self.try_again().await;
+        }
+        let mut stopped = None;
+        for message in messages.drain(..) {
+            match message {
+                Message::Stop(done) => stopped = Some(done),
+                message if self.failing.is_some() => refuse(message),
+                message => {
+                    if matches!(message, Message::Attach(..)) {
+                        // What was decided for the worker's former connection must not reach the new one.
+                        self.commit().await;
+                    }
+                    self.take(message);
+                }
+            }
+        }
+        if self.failing.is_none() && self.wake_ms.is_some_and(|at| at <= now().mono_ms) {
+            self.wake_ms = None;
+            self.handle(Input::Tick);
+        }
+        self.commit().await;
+        match stopped {
+            Some(done) => {
+                self.drain().await;
+                drop(done.send(()));
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Waits until all that was decided is durable.
+    async fn drain(&mut self) {
+        drop(self.store.commit(Vec::new()).await);
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Input(input) => {
+                if let Input::WorkerDetached { worker, connection, .. } = &input
+                    && self.outboxes.get(worker).is_some_and(|outbox| outbox.connection == *connection)
+                {
+                    self.outboxes.remove(worker);
+                }
+                self.handle(input);
+            }
+            Message::Request(principal, command, reply) => {
+                let request = self.next_request;
+                self.next_request += 1;
+                self.requests.insert(request, reply);
+                self.handle(Input::Request { request, principal, command });
+            }
+            Message::Attach(attached, sender) => {
+                let WorkerAttached { worker, connection, .. } = *attached;
+                self.outboxes.insert(worker, Outbox { connection, sender });
+                self.handle(Input::WorkerAttached(attached));
+            }
+            Message::Stop(_) => {}
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        self.kernel.handle(now(), input, &mut self.effects);
+    }
+
+    /// Sends the records to the store, and the other effects after them.
+    async fn commit(&mut self) {
+        if self.effects.is_empty() {
+            return;
+        }
+        let before = self.counts;
+        let mut mutations = Vec::new();
+        let mut outgoing = Vec::new();
+        for effect in std::mem::take(&mut self.effects) {
+            if let Effect::Write(record) = effect {
+                self.metrics.record(&record);
+                if let Err(problem) = rows::append(record, &self.store, &mut self.counts, &mut mutations) {
+                    return self.fail(outgoing, &problem);
+                }
+            } else {
+                self.prepare(effect, &mut outgoing);
+            }
+        }
+        if self.counts != before {
+            mutations.push(rows::counts_row(self.counts));
+        }
+        if mutations.is_empty() && self.reports.outstanding() == 0 {
+            self.reports.release(&self.shared, outgoing);
+        } else {
+            self.send(mutations, outgoing).await;
+        }
+    }
+
+    async fn send(&self, mutations: Vec<Mutation>, outgoing: Vec<Outgoing>) {
+        let (reports, shared, generation) = (self.reports.clone(), self.shared.clone(), self.generation);
+        reports.begun();
+        let done = Box::new(move |result| reports.ended(&shared, generation, outgoing, result));
+        self.store.send(generation, mutations, done).await;
+    }
+
+    /// Finds out where an effect goes.
+    fn prepare(&mut self, effect: Effect, outgoing: &mut Vec<Outgoing>) {
+        let (worker, message) = match effect {
+            Effect::Write(_) => return,
+            Effect::Wake { at_ms } => return self.wake_ms = Some(at_ms),
+            Effect::Changed { job, .. } => return outgoing.push(Outgoing::Changed(job)),
+            Effect::Reply { request, reply } => {
+                if let Some(sender) = self.requests.remove(&request) {
+                    outgoing.push(Outgoing::Reply(sender, reply));
+                }
+                return;
+            }
+            Effect::Attached { worker, lease_ms, drop, .. } => {
+                (worker, ToWorker::Attached { node: self.node, worker, lease_ms, drop })
+            }
+            Effect::Start { worker, start } => (worker, ToWorker::Start(start)),
+            Effect::Cancel { worker, run } => (worker, ToWorker::Cancel(run)),
+            Effect::Settled { worker, run } => (worker, ToWorker::Settled(run)),
+            Effect::Detach { worker, problem } => {
+                if let Some(outbox) = self.outboxes.remove(&worker) {
+                    outgoing.push(Outgoing::ToWorker(outbox, ToWorker::Refused(problem)));
+                }
+                return;
+            }
+        };
+        if let Some(outbox) = self.outboxes.get(&worker) {
+            outgoing.push(Outgoing::ToWorker(outbox.clone(), message));
+        }
+    }
+
+    fn notice_failures(&mut self) {
+        for connection in self.reports.take_stuck() {
+            let stuck = self.outboxes.iter().find(|(_, outbox)| outbox.connection == connection);
+            if let Some(worker) = stuck.map(|(worker, _)| *worker) {
+                tracing::warn!(%worker, "a worker does not read what it is told; it is disconnected");
+                self.outboxes.remove(&worker);
+            }
+        }
+        if self.reports.take_failed().is_some_and(|generation| generation == self.generation) {
+            let problem = Problem::new(Kind::StorageUnavailable, "the store cannot be written").retry_after(RETRY_MS);
+            self.fail(Vec::new(), &problem);
+        }
+    }
+
+    /// The kernel has decided what is not durable: it is void from here on.
+    fn fail(&mut self, outgoing: Vec<Outgoing>, problem: &Problem) {
+        self.failing = Some(now().mono_ms + RETRY_MS);
+        self.effects.clear();
+        self.outboxes.clear();
+        let waiting = self.requests.drain().map(|(_, sender)| sender);
+        let cut_off = outgoing.into_iter().filter_map(|effect| match effect {
+            Outgoing::Reply(sender, _) => Some(sender),
+            _ => None,
+        });
+        for sender in waiting.chain(cut_off) {
+            drop(sender.send(Err(problem.clone())));
+        }
+    }
+
+    /// If the store writes again, the kernel begins anew from what is durable.
+    async fn try_again(&mut self) {
+        self.failing = Some(now().mono_ms + RETRY_MS);
+        if self
+            .store
+            .commit(vec![Mutation::put(Table::Meta, PROBE, now().wall_ms.to_be_bytes().to_vec())])
+            .await
+            .is_err()
+        {
+            return;
+        }
+        match self.restore() {
+            Ok(()) => {
+                tracing::info!("the store can be written again; jobs are accepted");
+                self.failing = None;
+                self.shared.watchers.all_changed();
+            }
+            Err(problem) => tracing::warn!(%problem, "the store can be written again, but not read"),
+        }
+    }
+}
+
+/// Answers what comes while the store does not write.
+fn refuse(message: Message) {
+    if let Message::Request(_, command, reply) = message {
+        let problem = Problem::new(
+            Kind::StorageUnavailable,
+            "the node cannot write to its disk; nothing was accepted: free space or mend the disk, it recovers by itself",
+        );
+        // What only reads the store goes on: to the kernel the job is not in memory.
+        let answer = match command {
+            Command::Show(_) => Ok(Reply::Job(None)),
+            Command::Describe(_) => Ok(Reply::Jobs(Vec::new())),
+            Command::Workers => Ok(Reply::Workers(Vec::new())),
+            Command::Load => Ok(Reply::Load(shoal_kernel::Load::default())),
+            _ => Err(problem.retry_after(RETRY_MS)),
+        };
+        drop(reply.send(answer));
+    }
+    // An attachment's outbox is dropped with the message: the worker comes back.
+}

@@ -1,0 +1,103 @@
+//! Effects that wait for the commit they rest on.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use shoal_kernel::Reply;
+use shoal_protocol::wire::worker::ToWorker;
+use shoal_protocol::{ObjectId, Problem};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::Shared;
+
+/// One effect, with all that is needed to carry it out.
+pub(super) enum Outgoing {
+    Reply(oneshot::Sender<Result<Reply, Problem>>, Result<Reply, Problem>),
+    ToWorker(Outbox, ToWorker),
+    Changed(ObjectId),
+}
+
+/// The way to one worker connection.
+#[derive(Clone)]
+pub(super) struct Outbox {
+    pub(super) connection: u64,
+    pub(super) sender: mpsc::Sender<ToWorker>,
+}
+
+/// What a release reports back to the driver.
+#[derive(Default)]
+pub(super) struct Reports {
+    state: Mutex<State>,
+    pub(super) wake: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// Commits that are on their way to the disk.
+    outstanding: usize,
+    /// A commit of this generation has failed.
+    failed: Option<u64>,
+    /// Connections whose worker does not read.
+    stuck: Vec<u64>,
+}
+
+impl Reports {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn begun(&self) {
+        self.state().outstanding += 1;
+    }
+
+    pub(super) fn outstanding(&self) -> usize {
+        self.state().outstanding
+    }
+
+    pub(super) fn take_failed(&self) -> Option<u64> {
+        self.state().failed.take()
+    }
+
+    pub(super) fn take_stuck(&self) -> Vec<u64> {
+        std::mem::take(&mut self.state().stuck)
+    }
+
+    /// A commit has ended: its effects leave, or are answered with the problem.
+    pub(super) fn ended(
+        self: &Arc<Self>,
+        shared: &Shared,
+        generation: u64,
+        outgoing: Vec<Outgoing>,
+        result: Result<(), Problem>,
+    ) {
+        self.state().outstanding -= 1;
+        match result {
+            Ok(()) => self.release(shared, outgoing),
+            Err(problem) => {
+                self.state().failed = Some(generation);
+                self.wake.notify_one();
+                for effect in outgoing {
+                    if let Outgoing::Reply(sender, _) = effect {
+                        drop(sender.send(Err(problem.clone())));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Carries effects out, in order.
+    pub(super) fn release(&self, shared: &Shared, outgoing: Vec<Outgoing>) {
+        for effect in outgoing {
+            match effect {
+                // Whoever asked may have gone away.
+                Outgoing::Reply(sender, reply) => drop(sender.send(reply)),
+                Outgoing::Changed(job) => shared.watchers.changed(job),
+                Outgoing::ToWorker(outbox, message) => {
+                    if let Err(mpsc::error::TrySendError::Full(_)) = outbox.sender.try_send(message) {
+                        self.state().stuck.push(outbox.connection);
+                        self.wake.notify_one();
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! How the kernel's records stand in the store, and how they are read back.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use shoal_kernel::{Accepted, Record, Standing};
+use shoal_protocol::object::job::{Outcome, Payload};
+use shoal_protocol::object::node::JobCounts;
+use shoal_protocol::{BlobId, Kind, ObjectId, Problem, codec};
+
+use crate::store::{Mutation, Store, Table};
+
+/// The row of [`Counts`].
+const COUNTS: &[u8] = b"job_counts";
+
+/// Jobs of this home, counted as they happen: with waiting and running they add up to what was accepted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Counts {
+    pub(super) accepted: u64,
+    pub(super) settled: u64,
+    pub(super) swept: u64,
+}
+
+/// What refers to a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Referrer {
+    /// A job: its input, result or log.
+    Job(ObjectId),
+    /// A function: the code of a version.
+    Function(ObjectId),
+    /// A KV namespace: the value of a key.
+    Kv(ObjectId),
+}
+
+impl Referrer {
+    /// The referrer of a row's key.
+    pub fn of_key(key: &[u8]) -> Option<Self> {
+        let kind = *key.get(32)?;
+        let id = object_id(key.get(33..49)?)?;
+        match kind {
+            1 => Some(Self::Job(id)),
+            2 => Some(Self::Function(id)),
+            3 => Some(Self::Kv(id)),
+            _ => None,
+        }
+    }
+}
+
+/// The key of a reference: blob, kind, id, and what tells several of the same referrer apart.
+pub fn reference_key(blob: BlobId, referrer: Referrer, place: &[u8]) -> Bytes {
+    let (kind, id) = match referrer {
+        Referrer::Job(id) => (1, id),
+        Referrer::Function(id) => (2, id),
+        Referrer::Kv(id) => (3, id),
+    };
+    let mut key = Vec::with_capacity(49 + place.len());
+    key.extend_from_slice(blob.as_bytes());
+    key.push(kind);
+    key.extend_from_slice(&id.to_bytes());
+    key.extend_from_slice(place);
+    key.into()
+}
+
+/// The id of a 16-byte key.
+pub(super) fn object_id(key: &[u8]) -> Option<ObjectId> {
+    Some(ObjectId::from_bytes(key.try_into().ok()?))
+}
+
+fn key_of(id: ObjectId) -> Vec<u8> {
+    id.to_bytes().to_vec()
+}
+
+/// The blobs that an outcome refers to.
+fn blobs_of(outcome: &Outcome) -> impl Iterator<Item = BlobId> {
+    [&outcome.output, &outcome.log].into_iter().filter_map(Payload::blob)
+}
+
+/// Appends the rows of a record and counts it.
+pub(super) fn append(
+    record: Record,
+    store: &Store,
+    counts: &mut Counts,
+    rows: &mut Vec<Mutation>,
+) -> Result<(), Problem> {
+    match record {
+        Record::Accepted(accepted) => {
+            counts.accepted += 1;
+            let key = Bytes::from(key_of(accepted.id));
+            if let Some(blob) = accepted.input.blob() {
+                rows.push(Mutation::put(
+                    Table::References,
+                    reference_key(blob, Referrer::Job(accepted.id), &[]),
+                    Bytes::new(),
+                ));
+            }
+            rows.push(Mutation::put(Table::Open, key.clone(), Bytes::new()));
+            rows.push(Mutation::put(Table::Jobs, key, codec::encode(&*accepted)));
+        }
+        Record::Standing(id, standing) => {
+            let key = Bytes::from(key_of(id));
+            if standing.state.is_settled() {
+                counts.settled += 1;
+                rows.push(Mutation::delete(Table::Open, key.clone()));
+                for blob in standing.outcome.iter().flat_map(blobs_of) {
+                    let reference = reference_key(blob, Referrer::Job(id), &[]);
+                    rows.push(Mutation::put(Table::References, reference, Bytes::new()));
+                }
+            }
+            rows.push(Mutation::put(Table::Standings, key, codec::encode(&*standing)));
+        }
+        Record::Swept(id) => {
+            counts.swept += 1;
+            counts.settled = counts.settled.saturating_sub(1);
+            if let Some((accepted, standing)) = read_job(store, id)? {
+                let outcome = standing.iter().filter_map(|s| s.outcome.as_ref());
+                for blob in accepted.input.blob().into_iter().chain(outcome.flat_map(blobs_of)) {
+                    rows.push(Mutation::delete(Table::References, reference_key(blob, Referrer::Job(id), &[])));
+                }
+            }
+            rows.push(Mutation::delete(Table::Jobs, key_of(id)));
+            rows.push(Mutation::delete(Table::Standings, key_of(id)));
+        }
+    }
+    Ok(())
+}
+
+/// The row of the counts.
+pub(super) fn counts_row(counts: Counts) -> Mutation {
+    Mutation::put(Table::Meta, COUNTS, codec::encode(&counts))
+}
+
+/// The counts as they are durable.
+pub(super) fn read_counts(store: &Store) -> Result<Counts, Problem> {
+    store.get(Table::Meta, COUNTS)?.map_or_else(|| Ok(Counts::default()), |bytes| decode("job counts", &bytes))
+}
+
+/// The counts as people see them; what is open and not running waits.
+pub fn job_counts(store: &Store, running: u64) -> Result<JobCounts, Problem> {
+    let Counts { accepted, settled, swept } = read_counts(store)?;
+    let open = accepted.saturating_sub(settled + swept);
+    let running = running.min(open);
+    Ok(JobCounts { accepted, waiting: open - running, running, settled, swept })
+}
+
+/// A job as it is durable: what was accepted, and where it stands if it ever left the queue.
+pub fn read_job(store: &Store, id: ObjectId) -> Result<Option<(Accepted, Option<Standing>)>, Problem> {
+    let key = id.to_bytes();
+    let Some(accepted) = store.get(Table::Jobs, &key)? else { return Ok(None) };
+    let standing = store.get(Table::Standings, &key)?;
+    let standing = standing.map(|bytes| decode("job", &bytes)).transpose()?;
+    Ok(Some((decode("job", &accepted)?, standing)))
+}
+
+/// The jobs that have not settled, oldest first.
+pub(super) fn read_open(store: &Store) -> Result<Vec<(Accepted, Option<Standing>)>, Problem> {
+    let mut jobs = Vec::new();
+    let mut after = None;
+    loop {
+        let page = store.scan_prefix(Table::Open, &[], after.as_deref(), 1000)?;
+        let Some((last, _)) = page.last() else { return Ok(jobs) };
+        after = Some(last.to_vec());
+        for id in page.iter().filter_map(|(key, _)| object_id(key)) {
+            jobs.extend(read_job(store, id)?);
+        }
+    }
+}
+
+/// Reads a row that this program has written.
+fn decode<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Problem> {
+    codec::decode(bytes).map_err(|error| {
+        tracing::warn!(%error, what, "a row of the store cannot be read: it was written by a newer program or is damaged");
+        Problem::new(Kind::StorageUnavailable, format!("a stored {what} cannot be read: {error}"))
+    })
+}

@@ -1,0 +1,313 @@
+//! The operations that both edges offer: HTTP and QUIC call the same code with the same bodies.
+//!
+//! An edge authenticates and decodes frames; here an operation is checked, handed to the kernel, the documents, the
+//! blobs or the KV, and its answer encoded in the format that the body came in.
+
+mod answer;
+mod blob;
+mod document;
+mod function;
+mod job;
+mod kv;
+mod node;
+mod project;
+mod run;
+mod stream;
+mod target;
+mod user;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use shoal_kernel::Principal;
+use shoal_protocol::object::Class;
+use shoal_protocol::wire::client::Call;
+use shoal_protocol::{BlobId, Kind, ObjectId, Problem};
+
+use crate::config::Config;
+use crate::documents::Documents;
+use crate::identity::Identity;
+use crate::identity::token::{Operation, Rights};
+use crate::logs::LogBook;
+use crate::metrics::Metrics;
+use crate::runtime::Runtime;
+
+pub use answer::{Answer, Body, Format};
+pub use node::{Facts as NodeFacts, Settings as NodeSettings, settings as node_settings};
+
+/// Who calls, as the edge authenticated it.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// What the kernel decides by.
+    pub principal: Principal,
+    /// What the token leaves of the user's rights.
+    pub rights: Rights,
+}
+
+impl Caller {
+    /// Anybody.
+    pub const ANONYMOUS: Self = Self { principal: Principal { user: None, operator: false }, rights: Rights::ALL };
+
+    /// Refuses what the token was narrowed not to allow.
+    fn check(&self, operation: Operation, class: Class) -> Result<(), Problem> {
+        if self.rights.allow(operation, class) {
+            return Ok(());
+        }
+        let detail = format!("this token does not allow to {} a {class}: it was narrowed", operation.text());
+        Err(Problem::new(Kind::Forbidden, detail))
+    }
+
+    /// The user, for what needs one.
+    fn user(&self) -> Result<ObjectId, Problem> {
+        self.principal.user.ok_or_else(|| {
+            Problem::new(
+                Kind::Unauthenticated,
+                "this needs a token: send it as `Authorization: Bearer …`; on the node's own machine it stands in the file `token` of the data folder",
+            )
+        })
+    }
+}
+
+/// Bytes as they come.
+pub type ByteStream = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
+
+/// Bytes that can be read.
+pub struct Opened {
+    /// The hash of the whole.
+    pub id: BlobId,
+    /// Length of the whole, in bytes.
+    pub size: u64,
+    /// What `bytes` are of it.
+    pub range: std::ops::Range<u64>,
+    /// The bytes.
+    pub bytes: ByteStream,
+}
+
+/// A blob that is about to come.
+#[derive(Debug, Clone, Default)]
+pub struct Upload {
+    /// Its length, where it is known: other lengths are refused.
+    pub size: Option<u64>,
+    /// Keep it although nothing refers to it.
+    pub keep: bool,
+    /// A name for people.
+    pub name: String,
+}
+
+/// The operations, cheap to clone.
+#[derive(Clone)]
+pub struct Service(Arc<Parts>);
+
+/// What the operations work on.
+pub struct Parts {
+    /// The kernel.
+    pub runtime: Runtime,
+    /// Users, projects, functions.
+    pub documents: Documents,
+    /// Bytes.
+    pub blobs: shoal_blobs::Store,
+    /// Live logs.
+    pub logs: Arc<LogBook>,
+    /// Keys and tokens.
+    pub identity: Arc<Identity>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// What was configured.
+    pub config: Config,
+    /// What the node says of itself.
+    pub node: NodeFacts,
+}
+
+impl Service {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// Finds out who calls. No token is anybody; a token that does not count is a problem.
+    pub fn authenticate(&self, token: Option<&str>) -> Result<Caller, Problem> {
+        let Some(token) = token else { return Ok(Caller::ANONYMOUS) };
+        let documents = &self.0.documents;
+        let keys_of = |user: ObjectId| {
+            documents.directory().user(user).map(|user| user.keys.keys().copied().collect()).unwrap_or_default()
+        };
+        let token = self.0.identity.verify_token(token, crate::runtime::now().wall_ms, keys_of)?;
+        if documents.directory().user(token.user).is_none() {
+            return Err(Problem::new(Kind::Unauthenticated, "the token's user is not known at this node"));
+        }
+        let principal = Principal { user: Some(token.user), operator: token.operator };
+        Ok(Caller { principal, rights: token.rights })
+    }
+
+    /// What the node says of itself.
+    pub(crate) fn facts(&self) -> &NodeFacts {
+        &self.0.node
+    }
+
+    /// The counters.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.0.metrics
+    }
+
+    /// The live logs.
+    pub fn logs(&self) -> &Arc<LogBook> {
+        &self.0.logs
+    }
+
+    /// Carries out one row of Table 1.
+    pub async fn call(&self, caller: &Caller, call: Call, body: Body) -> Result<Answer, Problem> {
+        let (operation, class) = operation_of(&call);
+        caller.check(operation, class)?;
+        match call {
+            Call::List { class, query } => self.list(caller, class, query, body.format).await,
+            Call::Create { class } => self.create(caller, class, body).await,
+            Call::Get { class, object } => self.get(caller, class, &object, body.format).await,
+            Call::Set { class, object, if_match } => self.set(caller, class, &object, if_match, body).await,
+            Call::Delete { class, object } => self.delete(caller, class, &object, body.format).await,
+            Call::Method { class, object, method, query } => {
+                self.method(caller, class, &object, &method, &query.filters, body).await
+            }
+        }
+    }
+
+    async fn list(
+        &self,
+        caller: &Caller,
+        class: Class,
+        query: shoal_protocol::object::ListQuery,
+        format: Format,
+    ) -> Result<Answer, Problem> {
+        let page = answer::PageRequest::new(&query)?;
+        match class {
+            Class::User => self.list_users(caller, page, format),
+            Class::Project => self.list_projects(caller, page, format),
+            Class::Function => self.list_functions(caller, page, format),
+            Class::Job => self.list_jobs(caller, page, format).await,
+            Class::Worker => self.list_workers(caller, page, format).await,
+            Class::Blob => self.list_blobs(caller, page, format).await,
+            Class::Kv => self.list_namespaces(caller, page, format),
+            Class::Node => self.list_nodes(page, format).await,
+        }
+    }
+
+    async fn create(&self, caller: &Caller, class: Class, body: Body) -> Result<Answer, Problem> {
+        match class {
+            Class::User => self.create_user(caller, body).await,
+            Class::Project => self.create_project(caller, body).await,
+            Class::Function => self.deploy(caller, body).await,
+            Class::Job => self.submit(caller, body).await,
+            Class::Worker => self.invite_worker(caller, body).await,
+            Class::Blob => self.create_blob(caller, body).await,
+            Class::Kv => Err(not_applicable(
+                "a KV namespace comes with its user, project or function and has its id: write to it with POST /kv/{id}/set",
+            )),
+            Class::Node => Err(not_applicable("a node is made by starting it: `shoal up`")),
+        }
+    }
+
+    async fn get(&self, caller: &Caller, class: Class, object: &str, format: Format) -> Result<Answer, Problem> {
+        match class {
+            Class::User => self.show_user(caller, object, format),
+            Class::Project => self.show_project(caller, object, format),
+            Class::Function => self.show_function(caller, object, format),
+            Class::Job => self.show_job(caller, object, format).await,
+            Class::Worker => self.show_worker(caller, object, format).await,
+            Class::Blob => self.show_blob(caller, object, format).await,
+            Class::Kv => self.show_namespace(caller, object, format),
+            Class::Node => self.show_node(object, format).await,
+        }
+    }
+
+    async fn set(
+        &self,
+        caller: &Caller,
+        class: Class,
+        object: &str,
+        if_match: Option<String>,
+        body: Body,
+    ) -> Result<Answer, Problem> {
+        if let Some(expected) = if_match {
+            let current = self.get(caller, class, object, body.format).await?;
+            if expected != "*" && current.etag.as_deref() != Some(expected.trim_matches('"')) {
+                return Err(Problem::new(
+                    Kind::PreconditionFailed,
+                    format!(
+                        "the object's ETag is {}, not {expected}: read it again",
+                        current.etag.as_deref().unwrap_or("unknown")
+                    ),
+                ));
+            }
+        }
+        match class {
+            Class::User => self.set_user(caller, object, body).await,
+            Class::Project => self.set_project(caller, object, body).await,
+            Class::Function => self.set_function(caller, object, body).await,
+            Class::Job => self.set_job(caller, object, body).await,
+            Class::Worker => self.set_worker(caller, object, body).await,
+            Class::Blob => self.set_blob(caller, object, body).await,
+            Class::Kv => self.set_namespace(caller, object, body).await,
+            Class::Node => self.set_node(caller, object, body).await,
+        }
+    }
+
+    async fn delete(&self, caller: &Caller, class: Class, object: &str, format: Format) -> Result<Answer, Problem> {
+        match class {
+            Class::User | Class::Project | Class::Function => self.delete_document(caller, class, object).await,
+            Class::Job => self.delete_job(caller, object, format).await,
+            Class::Worker => self.delete_worker(caller, object).await,
+            Class::Blob => self.delete_blob(caller, object).await,
+            Class::Kv => self.clear_namespace(caller, object).await,
+            Class::Node => Err(not_applicable("a node ends with POST /node/{id}/stop, or with SIGTERM")),
+        }
+    }
+
+    async fn method(
+        &self,
+        caller: &Caller,
+        class: Class,
+        object: &str,
+        method: &str,
+        query: &BTreeMap<String, String>,
+        body: Body,
+    ) -> Result<Answer, Problem> {
+        match (class, method) {
+            (Class::User | Class::Project | Class::Function, "prepare") => {
+                self.prepare(caller, class, object, query, body).await
+            }
+            (Class::User | Class::Project | Class::Function, "apply") => self.apply(caller, class, object, body).await,
+            (Class::User, "add_key") => self.add_key(caller, object, body).await,
+            (Class::Project, "add_member") => self.add_member(caller, object, body).await,
+            (Class::Project, "remove_member") => self.remove_member(caller, object, body).await,
+            (Class::Function, "activate") => self.activate(caller, object, body).await,
+            (Class::Job, "cancel") => self.cancel_job(caller, object, body.format).await,
+            (Class::Job, "wait") => self.wait_job(caller, object, body).await,
+            (Class::Worker, "cordon") => self.cordon(caller, object, true, body.format).await,
+            (Class::Worker, "uncordon") => self.cordon(caller, object, false, body.format).await,
+            (Class::Blob, "keep") => self.keep_blob(caller, object, true, body.format).await,
+            (Class::Blob, "release") => self.keep_blob(caller, object, false, body.format).await,
+            (Class::Kv, _) => self.kv_method(caller, object, method, query, body).await,
+            (Class::Node, "stop") => self.stop_node(caller, object, body.format),
+            _ => Err(Problem::new(Kind::UnknownMethod, format!("a {class} has no method {method:?}"))),
+        }
+    }
+}
+
+/// What a call does to which class, as tokens name it.
+fn operation_of(call: &Call) -> (Operation, Class) {
+    match call {
+        Call::List { class, .. } | Call::Get { class, .. } => (Operation::Read, *class),
+        Call::Create { class } | Call::Set { class, .. } | Call::Delete { class, .. } => (Operation::Write, *class),
+        Call::Method { class, method, .. } => {
+            let reads = matches!(method.as_str(), "wait" | "get" | "list" | "watch" | "prepare");
+            (if reads { Operation::Read } else { Operation::Write }, *class)
+        }
+    }
+}
+
+fn not_applicable(detail: &str) -> Problem {
+    Problem::new(Kind::NotApplicable, detail)
+}

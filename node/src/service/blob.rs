@@ -1,0 +1,408 @@
+//! Blobs: bytes in and out, who may read them, what keeps them.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use shoal_blobs::Error;
+use shoal_kernel::rights;
+use shoal_protocol::object::Class;
+use shoal_protocol::object::blob::{Blob, BlobPatch};
+use shoal_protocol::object::node::BlobTotals;
+use shoal_protocol::wire::client::BlobStored;
+use shoal_protocol::{BlobId, Kind, ObjectId, Problem, codec};
+
+use super::answer::{Answer, Body, Format, PageRequest};
+use super::stream::{self, Exact};
+use super::{ByteStream, Caller, Opened, Service, Upload};
+use crate::identity::token::Operation;
+use crate::runtime::{Referrer, now};
+use crate::store::{Mutation, Table};
+
+/// A blob's length, in bytes, that an upload may have. Why 16 TiB: no disk of an edge machine holds more; it only
+/// keeps sums from overflowing.
+const BLOB_LEN_MAX: u64 = 16 << 40;
+/// References that are looked at to find out whether somebody may read a blob. Why 256: whoever has a right to one of
+/// more than that can open it by name.
+const REFERENCES_READ_MAX: usize = 256;
+/// A blob's name for people, in bytes.
+const BLOB_NAME_LEN_MAX: usize = 256;
+
+/// What is stored of a blob beside its bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Info {
+    /// Who uploaded it.
+    pub owner: Option<ObjectId>,
+    /// When, in milliseconds since the Unix epoch.
+    pub uploaded_ms: u64,
+    /// Keep it although nothing refers to it.
+    pub keep: bool,
+    /// A name for people.
+    pub name: String,
+}
+
+/// A blob error as callers see it.
+pub(super) fn problem(error: &Error) -> Problem {
+    let kind = match error {
+        Error::TooLarge { .. } => Kind::TooLarge,
+        Error::Source(source) => match source.kind() {
+            std::io::ErrorKind::InvalidData => Kind::InvalidField,
+            _ => Kind::Incomplete,
+        },
+        Error::NotHere(_) => Kind::BlobUnavailable,
+        Error::Damaged(_) | Error::Disk { .. } | Error::InUse(_) => Kind::StorageUnavailable,
+        Error::Closed => Kind::Unavailable,
+    };
+    let problem = Problem::new(kind, error.to_string());
+    if kind == Kind::StorageUnavailable { problem.retry_after(1000) } else { problem }
+}
+
+fn unavailable(id: BlobId) -> Problem {
+    Problem::new(Kind::BlobUnavailable, format!("blob {id} is not at this node, or you may not read it: put it first"))
+}
+
+fn id(text: &str) -> Result<BlobId, Problem> {
+    text.parse().map_err(|error| Problem::new(Kind::InvalidId, format!("{text:?} is no id of a blob: {error}")))
+}
+
+impl Service {
+    /// Stores bytes; the answer means that they are durable.
+    pub async fn put_blob(&self, caller: &Caller, upload: Upload, bytes: ByteStream) -> Result<BlobStored, Problem> {
+        let user = caller.user()?;
+        caller.check(Operation::Write, Class::Blob)?;
+        if upload.name.len() > BLOB_NAME_LEN_MAX || upload.name.chars().any(char::is_control) {
+            return Err(Problem::new(
+                Kind::InvalidField,
+                format!("name: at most {BLOB_NAME_LEN_MAX} bytes without control characters"),
+            ));
+        }
+        self.store_blob(user, BLOB_LEN_MAX, upload, bytes).await
+    }
+
+    /// Stores bytes of somebody.
+    pub(super) async fn store_blob(
+        &self,
+        owner: ObjectId,
+        len_max: u64,
+        upload: Upload,
+        bytes: ByteStream,
+    ) -> Result<BlobStored, Problem> {
+        let bytes: ByteStream = match upload.size {
+            Some(size) => Box::pin(Exact::new(bytes, size)),
+            None => bytes,
+        };
+        let held = self.0.blobs.put(len_max, bytes).await.map_err(|error| problem(&error))?;
+        self.0.blobs.put_durable(std::slice::from_ref(&held)).await.map_err(|error| problem(&error))?;
+        let (id, size) = (held.id(), held.size());
+        self.0.metrics.blob_put(size);
+        let wanted = Info { owner: Some(owner), uploaded_ms: now().wall_ms, keep: upload.keep, name: upload.name };
+        self.0
+            .runtime
+            .store()
+            .decide(move |view| {
+                let before = view.get(Table::Blobs, id.as_bytes())?.and_then(|row| codec::decode::<Info>(&row).ok());
+                let info = match before {
+                    // The first owner stays; a second upload renews it and may ask for more.
+                    Some(before) => Info {
+                        owner: before.owner.or(wanted.owner),
+                        uploaded_ms: wanted.uploaded_ms,
+                        keep: before.keep || wanted.keep,
+                        name: if wanted.name.is_empty() { before.name } else { wanted.name },
+                    },
+                    None => wanted,
+                };
+                Ok((vec![Mutation::put(Table::Blobs, id.as_bytes().to_vec(), codec::encode(&info))], ()))
+            })
+            .await?;
+        // Only now: until the row stands the blob must not be collected.
+        drop(held);
+        Ok(BlobStored { id, size })
+    }
+
+    /// Opens a blob that the caller may read.
+    pub async fn open_blob(
+        &self,
+        caller: &Caller,
+        id: BlobId,
+        offset: u64,
+        len: Option<u64>,
+    ) -> Result<Opened, Problem> {
+        let size = self.readable_blob(caller, id).await?;
+        self.open_range(id, size, range(size, offset, len)?).await
+    }
+
+    /// Opens a part of a blob.
+    pub(super) async fn open_range(&self, id: BlobId, size: u64, range: Range<u64>) -> Result<Opened, Problem> {
+        let reading = self.0.blobs.read(id, range.clone()).await.map_err(|error| problem(&error))?;
+        self.0.metrics.blob_got(range.end - range.start);
+        Ok(Opened { id, size, range, bytes: stream::reading(reading) })
+    }
+
+    /// The length of a blob that is here and that the caller may read.
+    pub(super) async fn readable_blob(&self, caller: &Caller, id: BlobId) -> Result<u64, Problem> {
+        caller.user()?;
+        caller.check(Operation::Read, Class::Blob)?;
+        let size = self.blob_size(id).await?.ok_or_else(|| unavailable(id))?;
+        if self.may_read_blob(caller, id)? { Ok(size) } else { Err(unavailable(id)) }
+    }
+
+    /// The length of a blob that is here.
+    pub(super) async fn blob_size(&self, id: BlobId) -> Result<Option<u64>, Problem> {
+        self.0.blobs.size(id).await.map_err(|error| problem(&error))
+    }
+
+    fn info(&self, id: BlobId) -> Result<Option<Info>, Problem> {
+        Ok(self.0.runtime.store().get(Table::Blobs, id.as_bytes())?.and_then(|row| codec::decode(&row).ok()))
+    }
+
+    /// Whoever may see something that refers to a blob may read it.
+    pub(super) fn may_read_blob(&self, caller: &Caller, id: BlobId) -> Result<bool, Problem> {
+        let principal = &caller.principal;
+        if principal.operator || self.info(id)?.is_some_and(|info| info.owner == principal.user) {
+            return Ok(true);
+        }
+        for (key, _) in
+            self.0.runtime.store().scan_prefix(Table::References, id.as_bytes(), None, REFERENCES_READ_MAX)?
+        {
+            let may = match Referrer::of_key(&key) {
+                Some(Referrer::Job(job)) => crate::runtime::read_job(self.0.runtime.store(), job)?
+                    .is_some_and(|(job, _)| rights::may_read_job(principal, job.owner, job.function_owner)),
+                Some(Referrer::Function(function)) => {
+                    let directory = self.0.documents.directory();
+                    directory.function(function).is_some_and(|function| {
+                        let members = function.project.and_then(|id| directory.project(id)).map(|p| &p.members);
+                        rights::may_run(principal, function, members)
+                    })
+                }
+                Some(Referrer::Kv(namespace)) => self.may_read_namespace(caller, namespace),
+                None => false,
+            };
+            if may {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn references(&self, id: BlobId) -> Result<u64, Problem> {
+        let mut count = 0;
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = self.0.runtime.store().scan_prefix(Table::References, id.as_bytes(), after.as_deref(), 1000)?;
+            count += page.len() as u64;
+            match page.last() {
+                Some((last, _)) if page.len() == 1000 => after = Some(last.to_vec()),
+                _ => return Ok(count),
+            }
+        }
+    }
+
+    fn view(&self, id: BlobId, size: u64) -> Result<Blob, Problem> {
+        let info = self.info(id)?;
+        Ok(Blob {
+            id,
+            size,
+            owner: info.as_ref().and_then(|info| info.owner),
+            uploaded_ms: info.as_ref().map(|info| info.uploaded_ms),
+            keep: info.as_ref().is_some_and(|info| info.keep),
+            name: info.map(|info| info.name).unwrap_or_default(),
+            references: self.references(id)?,
+        })
+    }
+
+    pub(super) async fn list_blobs(
+        &self,
+        caller: &Caller,
+        page: PageRequest,
+        format: Format,
+    ) -> Result<Answer, Problem> {
+        caller.user()?;
+        page.only(&["name"])?;
+        let mut after = page
+            .cursor
+            .as_deref()
+            .map(|cursor| cursor.parse().map_err(|e| Problem::new(Kind::InvalidQuery, format!("cursor: {e}"))))
+            .transpose()?;
+        let mut shown = Vec::new();
+        loop {
+            let found = self.0.blobs.list(after, page.limit + 1).await.map_err(|error| problem(&error))?;
+            after = found.last().map(|(id, _)| *id);
+            let exhausted = found.len() <= page.limit;
+            for (id, size) in found {
+                if self.may_read_blob(caller, id)? {
+                    let blob = self.view(id, size)?;
+                    if page.filter("name").is_none_or(|name| name == blob.name) {
+                        shown.push((id.to_string(), blob));
+                    }
+                }
+            }
+            if exhausted || shown.len() > page.limit {
+                break;
+            }
+        }
+        Answer::new(200, format, &page.page(shown.into_iter()))
+    }
+
+    pub(super) async fn show_blob(&self, caller: &Caller, object: &str, format: Format) -> Result<Answer, Problem> {
+        let id = id(object)?;
+        let size = self.readable_blob(caller, id).await?;
+        Answer::object(200, format, &self.view(id, size)?)
+    }
+
+    /// `POST /blob` over the control stream: short blobs only; longer ones have a stream of their own.
+    pub(super) async fn create_blob(&self, caller: &Caller, body: Body) -> Result<Answer, Problem> {
+        let stored = self.put_blob(caller, Upload::default(), stream::once(body.bytes)).await?;
+        Answer::object(201, body.format, &self.view(stored.id, stored.size)?)
+    }
+
+    pub(super) async fn set_blob(&self, caller: &Caller, object: &str, body: Body) -> Result<Answer, Problem> {
+        let patch: BlobPatch = body.read()?;
+        if patch.name.as_ref().is_some_and(|name| name.len() > BLOB_NAME_LEN_MAX) {
+            return Err(Problem::new(Kind::InvalidField, format!("name: at most {BLOB_NAME_LEN_MAX} bytes")));
+        }
+        self.patch_blob(caller, object, patch, body.format).await
+    }
+
+    pub(super) async fn keep_blob(
+        &self,
+        caller: &Caller,
+        object: &str,
+        keep: bool,
+        format: Format,
+    ) -> Result<Answer, Problem> {
+        self.patch_blob(caller, object, BlobPatch { keep: Some(keep), name: None }, format).await
+    }
+
+    async fn patch_blob(
+        &self,
+        caller: &Caller,
+        object: &str,
+        patch: BlobPatch,
+        format: Format,
+    ) -> Result<Answer, Problem> {
+        let id = id(object)?;
+        let size = self.readable_blob(caller, id).await?;
+        self.check_owns(caller, id)?;
+        let owner = caller.principal.user;
+        self.0
+            .runtime
+            .store()
+            .decide(move |view| {
+                let row = view.get(Table::Blobs, id.as_bytes())?.and_then(|row| codec::decode::<Info>(&row).ok());
+                let mut info =
+                    row.unwrap_or_else(|| Info { owner, uploaded_ms: now().wall_ms, keep: false, name: String::new() });
+                info.keep = patch.keep.unwrap_or(info.keep);
+                info.name = patch.name.unwrap_or(info.name);
+                Ok((vec![Mutation::put(Table::Blobs, id.as_bytes().to_vec(), codec::encode(&info))], ()))
+            })
+            .await?;
+        Answer::object(200, format, &self.view(id, size)?)
+    }
+
+    fn check_owns(&self, caller: &Caller, id: BlobId) -> Result<(), Problem> {
+        let owner = self.info(id)?.and_then(|info| info.owner);
+        if caller.principal.operator || owner == caller.principal.user {
+            return Ok(());
+        }
+        Err(rights::refusal(&caller.principal, "change a blob that somebody else put here"))
+    }
+
+    /// Removes a blob that nothing refers to.
+    pub(super) async fn delete_blob(&self, caller: &Caller, object: &str) -> Result<Answer, Problem> {
+        let id = id(object)?;
+        self.readable_blob(caller, id).await?;
+        self.check_owns(caller, id)?;
+        if !self.forget_blob(id, |_| true).await? {
+            let references = self.references(id)?;
+            return Err(Problem::new(
+                Kind::Conflict,
+                format!("{references} functions, jobs or KV entries refer to this blob: remove those first"),
+            ));
+        }
+        self.0.blobs.collect().await.map_err(|error| problem(&error))?;
+        Ok(Answer::done())
+    }
+
+    /// Forgets a blob if nothing refers to it and its information allows it; its bytes go at the next collection.
+    async fn forget_blob(
+        &self,
+        id: BlobId,
+        allowed: impl FnOnce(Option<&Info>) -> bool + Send + 'static,
+    ) -> Result<bool, Problem> {
+        // The row goes in the same decision that sees no reference: a reference that comes later finds the blob gone.
+        let store = self.0.runtime.store();
+        let unreferenced = store.scan_prefix(Table::References, id.as_bytes(), None, 1)?.is_empty();
+        if !unreferenced {
+            return Ok(false);
+        }
+        let gone = store
+            .decide(move |view| {
+                let info = view.get(Table::Blobs, id.as_bytes())?.and_then(|row| codec::decode::<Info>(&row).ok());
+                let gone = allowed(info.as_ref());
+                let rows = if gone { vec![Mutation::delete(Table::Blobs, id.as_bytes().to_vec())] } else { Vec::new() };
+                Ok((rows, gone))
+            })
+            .await?;
+        // Once more: something may have come to refer to it in between.
+        if !gone || !store.scan_prefix(Table::References, id.as_bytes(), None, 1)?.is_empty() {
+            return Ok(false);
+        }
+        self.0.blobs.forget(id).await.map_err(|error| problem(&error))?;
+        Ok(true)
+    }
+
+    /// Sweeps what nothing has referred to for longer than the grace. How many blobs went.
+    pub async fn sweep_blobs(&self) -> Result<u64, Problem> {
+        let grace = self.0.config.blob_grace_ms;
+        let mut swept = 0;
+        let mut after = None;
+        loop {
+            let page = self.0.blobs.list(after, 256).await.map_err(|error| problem(&error))?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(*last);
+            for (id, _) in page {
+                let due = now().wall_ms.saturating_sub(grace);
+                match self.info(id)? {
+                    Some(info) if info.keep || info.uploaded_ms > due => continue,
+                    Some(_) => {}
+                    None => {
+                        self.note_unknown(id).await?;
+                        continue;
+                    }
+                }
+                let old = move |info: Option<&Info>| info.is_some_and(|info| !info.keep && info.uploaded_ms <= due);
+                swept += u64::from(self.forget_blob(id, old).await?);
+            }
+        }
+        if swept > 0 {
+            self.0.blobs.collect().await.map_err(|error| problem(&error))?;
+        }
+        Ok(swept)
+    }
+
+    /// A blob without a row: a crash came between its bytes and its row. Its grace begins now.
+    async fn note_unknown(&self, id: BlobId) -> Result<(), Problem> {
+        let info = Info { owner: None, uploaded_ms: now().wall_ms, keep: false, name: String::new() };
+        let row = Mutation::put(Table::Blobs, Bytes::copy_from_slice(id.as_bytes()), codec::encode(&info));
+        self.0.runtime.store().commit(vec![row]).await
+    }
+
+    pub(super) async fn blob_totals(&self) -> BlobTotals {
+        match self.0.blobs.total().await {
+            Ok(total) => BlobTotals { count: total.count, bytes: total.bytes },
+            Err(_) => BlobTotals::default(),
+        }
+    }
+}
+
+/// The part of `size` bytes that starts at `offset` and has at most `len`.
+pub(super) fn range(size: u64, offset: u64, len: Option<u64>) -> Result<Range<u64>, Problem> {
+    if offset > size {
+        return Err(Problem::new(
+            Kind::RangeNotSatisfiable,
+            format!("the range starts at byte {offset}; the blob has {size} bytes"),
+        ));
+    }
+    let end = len.map_or(size, |len| offset.saturating_add(len).min(size));
+    Ok(offset..end)
+}

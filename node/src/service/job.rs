@@ -1,0 +1,456 @@
+//! Jobs: submit, see, wait, cancel, collect.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use serde::{Deserialize, Serialize};
+use shoal_kernel::{Command, NewJob, Reply, rights, view};
+use shoal_protocol::limits::{INLINE_LEN_MAX, SUBMIT_BATCH_LEN_MAX, WAIT_MS_MAX};
+use shoal_protocol::name::{self, Labels};
+use shoal_protocol::object::Class;
+use shoal_protocol::object::job::{Accepted, Input, Job, JobPatch, Payload, Receipt, State, Submission, Submit, Wait};
+use shoal_protocol::{Kind, ObjectId, Problem};
+use tokio::time::Instant;
+
+use super::answer::{Answer, Body, Format, PageRequest};
+use super::{ByteStream, Caller, Opened, Service, blob, stream, target};
+use crate::identity::token::Operation;
+use crate::runtime::read_job;
+use crate::store::Table;
+
+/// Rows that one page of a filtered list may look at. Why 20,000: about 50 ms; the page then ends early, with a cursor.
+const ROWS_SCANNED_MAX: usize = 20_000;
+/// Rows that are read at once while a list is filtered.
+const SCAN_LEN: usize = 256;
+
+/// What can be set of a job.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    labels: Labels,
+}
+
+impl Service {
+    /// `POST /job`: one, or a batch of which each is accepted or refused by itself.
+    pub(super) async fn submit(&self, caller: &Caller, body: Body) -> Result<Answer, Problem> {
+        caller.user()?;
+        match body.read::<Submission>()? {
+            Submission::One(submit) => match self.hand_over(caller, vec![*submit]).await?.pop() {
+                Some(Receipt::Accepted { id }) => Answer::new(202, body.format, &Accepted { id }),
+                Some(Receipt::Refused(problem)) => Err(problem),
+                None => Err(Problem::new(Kind::Internal, "the job got no receipt")),
+            },
+            Submission::Batch(batch) => {
+                if batch.len() > SUBMIT_BATCH_LEN_MAX {
+                    return Err(Problem::new(
+                        Kind::TooLarge,
+                        format!("{} jobs in one batch; at most {SUBMIT_BATCH_LEN_MAX}", batch.len()),
+                    ));
+                }
+                let receipts = self.hand_over(caller, batch).await?;
+                Answer::new(202, body.format, &receipts)
+            }
+        }
+    }
+
+    /// Hands jobs to the kernel; a receipt for each, in their order.
+    async fn hand_over(&self, caller: &Caller, batch: Vec<Submit>) -> Result<Vec<Receipt>, Problem> {
+        let mut receipts: Vec<Option<Receipt>> = Vec::with_capacity(batch.len());
+        let mut jobs = Vec::with_capacity(batch.len());
+        // Inputs stay held until the job's own reference to them is durable.
+        let mut holds = Vec::new();
+        for submit in batch {
+            match self.new_job(caller, submit, &mut holds).await {
+                Ok(job) => {
+                    jobs.push(job);
+                    receipts.push(None);
+                }
+                Err(problem) => receipts.push(Some(Receipt::Refused(problem))),
+            }
+        }
+        let mut accepted = match self.0.runtime.request(caller.principal, Command::Submit(jobs)).await? {
+            Reply::Receipts(receipts) => receipts.into_iter(),
+            other => return Err(unexpected(&other)),
+        };
+        drop(holds);
+        let missing = || Receipt::Refused(Problem::new(Kind::Internal, "the job got no receipt"));
+        Ok(receipts.into_iter().map(|early| early.or_else(|| accepted.next()).unwrap_or_else(missing)).collect())
+    }
+
+    async fn new_job(
+        &self,
+        caller: &Caller,
+        submit: Submit,
+        holds: &mut Vec<shoal_blobs::Held>,
+    ) -> Result<NewJob, Problem> {
+        let (name, version) = split_version(&submit.function)?;
+        let function = self.document(caller, Class::Function, name)?.id();
+        let input = match submit.input {
+            Input::Text(text) => inline(text.into_bytes().into())?,
+            Input::Bytes(octets) => inline(octets.0)?,
+            Input::Blob(id) => {
+                let size = self.readable_blob(caller, id).await?;
+                let held = self.0.blobs.hold(id).await.map_err(|error| blob::problem(&error))?;
+                holds.extend(held);
+                Payload::Blob { id, size }
+            }
+        };
+        Ok(NewJob {
+            id: self.0.runtime.mint(),
+            trace: trace_id(),
+            function,
+            version,
+            input,
+            args: submit.args,
+            env: submit.env,
+            needs: submit.needs,
+            limits: submit.limits,
+            name: submit.name,
+            labels: submit.labels,
+        })
+    }
+
+    /// A job as the caller may see it. Live jobs are the kernel's, settled ones the store's.
+    async fn job(&self, caller: &Caller, id: ObjectId, inline: bool) -> Result<Job, Problem> {
+        caller.user()?;
+        caller.check(Operation::Read, Class::Job)?;
+        if let Reply::Job(Some(job)) = self.0.runtime.request(caller.principal, Command::Show(id)).await? {
+            return Ok(*job);
+        }
+        let not_found = || target::not_found(Class::Job, &id.to_string());
+        let (accepted, standing) = read_job(self.0.runtime.store(), id)?.ok_or_else(not_found)?;
+        if !rights::may_read_job(&caller.principal, accepted.owner, accepted.function_owner) {
+            return Err(not_found());
+        }
+        let standing = standing.unwrap_or_else(|| accepted.standing());
+        Ok(view::job(self.0.identity.node_id(), &accepted, &standing, inline))
+    }
+
+    pub(super) async fn show_job(&self, caller: &Caller, object: &str, format: Format) -> Result<Answer, Problem> {
+        let job = self.job(caller, target::id(Class::Job, object)?, false).await?;
+        Answer::object(200, format, &job)
+    }
+
+    /// Method `wait`: answers when the job has settled, or with what it is at the end of the time.
+    pub(super) async fn wait_job(&self, caller: &Caller, object: &str, body: Body) -> Result<Answer, Problem> {
+        let id = target::id(Class::Job, object)?;
+        let wait: Wait = body.read_or_default()?;
+        let timeout = Duration::from_millis(wait.timeout_ms.unwrap_or(WAIT_MS_MAX).min(WAIT_MS_MAX));
+        let deadline = Instant::now() + timeout;
+        let watch = self.0.runtime.watch(id);
+        loop {
+            let changed = watch.changed();
+            let job = self.job(caller, id, wait.inline).await?;
+            if job.state.is_settled() || tokio::time::timeout_at(deadline, changed).await.is_err() {
+                return Answer::object(200, body.format, &job);
+            }
+        }
+    }
+
+    pub(super) async fn cancel_job(&self, caller: &Caller, object: &str, format: Format) -> Result<Answer, Problem> {
+        let id = target::id(Class::Job, object)?;
+        let job = self.cancel(caller, id).await?;
+        Answer::object(200, format, &job)
+    }
+
+    /// Cancelling what has settled changes nothing.
+    async fn cancel(&self, caller: &Caller, id: ObjectId) -> Result<Job, Problem> {
+        caller.user()?;
+        match self.0.runtime.request(caller.principal, Command::Cancel(id)).await {
+            Ok(Reply::Job(Some(job))) => Ok(*job),
+            Ok(_) => self.job(caller, id, false).await,
+            Err(problem) if problem.kind == Kind::NotFound => self.job(caller, id, false).await,
+            Err(problem) => Err(problem),
+        }
+    }
+
+    /// `DELETE /job/:id`: cancels, then forgets.
+    pub(super) async fn delete_job(&self, caller: &Caller, object: &str, format: Format) -> Result<Answer, Problem> {
+        let id = target::id(Class::Job, object)?;
+        let job = self.job(caller, id, false).await?;
+        if !job.state.is_settled() {
+            let job = self.cancel(caller, id).await?;
+            return Answer::object(202, format, &job);
+        }
+        self.0.runtime.request(caller.principal, Command::Forget { job: id, owner: job.owner }).await?;
+        Ok(Answer::done())
+    }
+
+    pub(super) async fn set_job(&self, caller: &Caller, object: &str, body: Body) -> Result<Answer, Problem> {
+        let id = target::id(Class::Job, object)?;
+        let job = self.job(caller, id, false).await?;
+        if job.state.is_settled() {
+            return Err(Problem::new(Kind::Conflict, "the job has settled: it stays as it is"));
+        }
+        let fields: Fields = body.patch(&Fields { name: job.name, labels: job.labels })?;
+        if !fields.name.is_empty() {
+            name::check("name", &fields.name)?;
+        }
+        name::check_labels("labels", &fields.labels)?;
+        let patch = JobPatch { name: Some(fields.name), labels: Some(fields.labels) };
+        match self.0.runtime.request(caller.principal, Command::Patch(id, patch)).await? {
+            Reply::Job(Some(job)) => Answer::object(200, body.format, &*job),
+            _ => Answer::object(200, body.format, &self.job(caller, id, false).await?),
+        }
+    }
+
+    /// `GET /job`: newest first.
+    pub(super) async fn list_jobs(
+        &self,
+        caller: &Caller,
+        page: PageRequest,
+        format: Format,
+    ) -> Result<Answer, Problem> {
+        caller.user()?;
+        page.only(&["state", "function", "name", "owner", "scope"])?;
+        match page.filter("scope") {
+            None | Some("node") => {}
+            Some(other) => {
+                return Err(Problem::new(
+                    Kind::InvalidQuery,
+                    format!("scope is {other:?}; this node knows scope=node, its own jobs"),
+                ));
+            }
+        }
+        let filter = Filter::new(&page)?;
+        let mut before = page.after()?;
+        let mut shown: Vec<(String, Job)> = Vec::new();
+        let mut scanned = 0;
+        while shown.len() <= page.limit && scanned < ROWS_SCANNED_MAX {
+            let jobs = self.jobs_before(caller, before).await?;
+            let Some(last) = jobs.last() else { break };
+            before = Some(last.id);
+            scanned += jobs.len();
+            let visible = jobs.into_iter().filter(|job| filter.takes(job));
+            shown.extend(visible.map(|job| (job.id.to_string(), job)));
+        }
+        let mut answer = page.page(shown.into_iter());
+        if answer.next.is_none() && scanned >= ROWS_SCANNED_MAX {
+            answer.next = before.map(|id| id.to_string());
+        }
+        Answer::new(200, format, &answer)
+    }
+
+    /// A stretch of jobs that the caller may see, newest first, before an id.
+    async fn jobs_before(&self, caller: &Caller, before: Option<ObjectId>) -> Result<Vec<Job>, Problem> {
+        let end = before.unwrap_or(ObjectId::MAX).to_bytes();
+        let range = (std::ops::Bound::Unbounded, std::ops::Bound::Excluded(end.as_slice()));
+        let store = self.0.runtime.store();
+        let mut jobs = Vec::new();
+        let mut live = Vec::new();
+        let mut from: Option<Vec<u8>> = None;
+        while jobs.is_empty() {
+            let range =
+                from.as_deref().map_or(range, |end| (std::ops::Bound::Unbounded, std::ops::Bound::Excluded(end)));
+            let rows = store.scan(Table::Jobs, range, true, SCAN_LEN)?;
+            let Some((last, _)) = rows.last() else { return Ok(jobs) };
+            from = Some(last.to_vec());
+            for id in rows.iter().filter_map(|(key, _)| Some(ObjectId::from_bytes(key.as_ref().try_into().ok()?))) {
+                let Some((accepted, standing)) = read_job(store, id)? else { continue };
+                if !rights::may_read_job(&caller.principal, accepted.owner, accepted.function_owner) {
+                    continue;
+                }
+                let standing = standing.unwrap_or_else(|| accepted.standing());
+                if !standing.state.is_settled() {
+                    live.push(id);
+                }
+                jobs.push(view::job(self.0.identity.node_id(), &accepted, &standing, false));
+            }
+        }
+        if !live.is_empty()
+            && let Reply::Jobs(described) = self.0.runtime.request(caller.principal, Command::Describe(live)).await?
+        {
+            for job in described {
+                if let Some(place) = jobs.iter_mut().find(|other| other.id == job.id) {
+                    *place = job;
+                }
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// Opens the result of a job that has one.
+    pub async fn open_result(&self, caller: &Caller, id: ObjectId, offset: u64) -> Result<Opened, Problem> {
+        let job = self.job(caller, id, false).await?;
+        let (accepted, standing) = read_job(self.0.runtime.store(), id)?.unzip();
+        let outcome = standing.flatten().and_then(|standing| standing.outcome);
+        drop(accepted);
+        let output = match outcome {
+            Some(outcome) if job.state.is_settled() => outcome.output,
+            _ if job.state.is_settled() => {
+                return Err(Problem::new(
+                    Kind::NotFound,
+                    format!("the job was {}: it has no result", job.state.text()),
+                ));
+            }
+            _ => {
+                return Err(Problem::new(
+                    Kind::Conflict,
+                    format!(
+                        "the job is {}: it has no result yet; wait for it with POST /job/{id}/wait",
+                        job.state.text()
+                    ),
+                ));
+            }
+        };
+        self.open_payload(&output, offset).await
+    }
+
+    async fn open_payload(&self, payload: &Payload, offset: u64) -> Result<Opened, Problem> {
+        let (id, size) = (payload.id(), payload.size());
+        let range = blob::range(size, offset, None)?;
+        match payload {
+            Payload::Inline(bytes) => {
+                let start = usize::try_from(range.start).unwrap_or(usize::MAX).min(bytes.len());
+                Ok(Opened { id, size, range, bytes: stream::once(bytes.0.slice(start..)) })
+            }
+            Payload::Blob { .. } => self.open_range(id, size, range).await,
+        }
+    }
+
+    /// A job's log: what the current run has written, then, if it is followed, what it writes until the job has settled.
+    pub async fn open_log(&self, caller: &Caller, id: ObjectId, follow: bool) -> Result<ByteStream, Problem> {
+        self.job(caller, id, false).await?;
+        if follow {
+            let follower = Follower { service: self.clone(), job: id, seen: None, rest: None };
+            return Ok(Box::pin(futures_util::stream::try_unfold(follower, Follower::next)));
+        }
+        match self.0.logs.of(id) {
+            Some(log) => Ok(stream::once(log.read(0).0)),
+            None => Ok(self.stored_log(id, None).await?.unwrap_or_else(|| stream::once(Bytes::new()))),
+        }
+    }
+
+    /// The log of a settled job, without what was `seen` of the run that it is of; none: the job has not settled.
+    async fn stored_log(&self, id: ObjectId, seen: Option<(u64, usize)>) -> Result<Option<ByteStream>, Problem> {
+        let Some((_, standing)) = read_job(self.0.runtime.store(), id)? else {
+            // Forgotten meanwhile.
+            return Ok(Some(stream::once(Bytes::new())));
+        };
+        let Some(standing) = standing.filter(|standing| standing.state.is_settled()) else { return Ok(None) };
+        let Some(outcome) = standing.outcome else { return Ok(Some(stream::once(Bytes::new()))) };
+        let offset = seen.filter(|(epoch, _)| *epoch == standing.epoch).map_or(0, |(_, offset)| offset as u64);
+        let offset = offset.min(outcome.log.size());
+        Ok(Some(self.open_payload(&outcome.log, offset).await?.bytes))
+    }
+}
+
+/// Somebody who follows a log.
+struct Follower {
+    service: Service,
+    job: ObjectId,
+    /// The run whose log was read last, and how far.
+    seen: Option<(u64, usize)>,
+    /// What is left to read of a job that has settled.
+    rest: Option<ByteStream>,
+}
+
+impl Follower {
+    /// The next bytes, and the follower after them; none: the job has settled and all was said.
+    async fn next(mut self) -> std::io::Result<Option<(Bytes, Self)>> {
+        let service = self.service.clone();
+        loop {
+            if let Some(rest) = &mut self.rest {
+                let next = rest.next().await.transpose()?;
+                return Ok(next.map(|bytes| (bytes, self)));
+            }
+            let watch = service.0.runtime.watch(self.job);
+            let changed = watch.changed();
+            if let Some(log) = service.0.logs.of(self.job) {
+                let grown = log.grown();
+                // A new run writes its log from the start.
+                let offset = self.seen.filter(|(epoch, _)| *epoch == log.epoch()).map_or(0, |(_, offset)| offset);
+                let (bytes, ended) = log.read(offset);
+                self.seen = Some((log.epoch(), offset + bytes.len()));
+                if !bytes.is_empty() {
+                    return Ok(Some((bytes, self)));
+                }
+                if !ended {
+                    tokio::select! {
+                        () = grown => {}
+                        () = changed => {}
+                    }
+                }
+                continue;
+            }
+            self.rest = service.stored_log(self.job, self.seen).await.map_err(std::io::Error::other)?;
+            if self.rest.is_none() {
+                changed.await;
+            }
+        }
+    }
+}
+
+/// The filters of a list.
+struct Filter<'a> {
+    state: Option<State>,
+    function: Option<&'a str>,
+    name: Option<&'a str>,
+    owner: Option<&'a str>,
+}
+
+impl<'a> Filter<'a> {
+    fn new(page: &'a PageRequest) -> Result<Self, Problem> {
+        let state = page.filter("state").map(|text| {
+            State::ALL.into_iter().find(|state| state.text() == text).ok_or_else(|| {
+                let known = State::ALL.map(State::text).join(", ");
+                Problem::new(Kind::InvalidQuery, format!("state is {text:?}; it is one of {known}"))
+            })
+        });
+        Ok(Self {
+            state: state.transpose()?,
+            function: page.filter("function"),
+            name: page.filter("name"),
+            owner: page.filter("owner"),
+        })
+    }
+
+    fn takes(&self, job: &Job) -> bool {
+        let function = |text: &str| text == job.function_name || text == job.function.to_string();
+        self.state.is_none_or(|state| state == job.state)
+            && self.function.is_none_or(function)
+            && self.name.is_none_or(|name| name == job.name)
+            && self.owner.is_none_or(|owner| owner == job.owner.to_string())
+    }
+}
+
+/// `name@3` is version 3.
+fn split_version(function: &str) -> Result<(&str, Option<u32>), Problem> {
+    match function.rsplit_once('@') {
+        None => Ok((function, None)),
+        Some((name, version)) => version.parse().map(|version| (name, Some(version))).map_err(|_| {
+            Problem::new(Kind::InvalidField, format!("function: {version:?} behind @ is no number of a version"))
+        }),
+    }
+}
+
+fn inline(bytes: Bytes) -> Result<Payload, Problem> {
+    if bytes.len() > INLINE_LEN_MAX {
+        return Err(Problem::new(
+            Kind::TooLarge,
+            format!(
+                "the input has {} bytes; above {INLINE_LEN_MAX} put it as a blob and submit the blob's id",
+                bytes.len()
+            ),
+        ));
+    }
+    Ok(Payload::Inline(bytes.into()))
+}
+
+/// A W3C trace id: 16 random bytes.
+fn trace_id() -> String {
+    let mut bytes = [0; 16];
+    if getrandom::fill(&mut bytes).is_err() {
+        bytes = crate::runtime::now().wall_ms.to_be_bytes().repeat(2).try_into().unwrap_or([1; 16]);
+    }
+    hex::encode(bytes)
+}
+
+fn unexpected(reply: &Reply) -> Problem {
+    tracing::warn!(?reply, "the kernel gave an answer to another question");
+    Problem::new(Kind::Internal, "the kernel gave an answer to another question")
+}

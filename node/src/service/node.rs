@@ -1,0 +1,162 @@
+//! This node.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use serde::{Deserialize, Serialize};
+use shoal_kernel::{Command, Load, Principal, Reply, rights};
+use shoal_protocol::name::{self, Labels};
+use shoal_protocol::object::node::{Mesh, Node};
+use shoal_protocol::object::{Class, Page};
+use shoal_protocol::{Kind, Problem};
+use tokio::sync::Notify;
+
+use super::answer::{Answer, Body, Format, PageRequest};
+use super::{Caller, Service, target};
+use crate::config::Config;
+use crate::runtime::job_counts;
+use crate::store::{Mutation, Table};
+
+/// The row of what was set of this node.
+const SETTINGS: &[u8] = b"node_settings";
+
+/// What the node says of itself.
+pub struct Facts {
+    /// The mesh.
+    pub mesh: Mesh,
+    /// The gateway: `quic://NODEID@host:port`.
+    pub gateway: String,
+    /// The HTTP API: `http://host:port`.
+    pub http: String,
+    /// When the process started, in milliseconds since the Unix epoch.
+    pub started_ms: u64,
+    /// What can be set.
+    pub settings: RwLock<Settings>,
+    /// Whether the node stops.
+    pub stopping: AtomicBool,
+    /// Told when somebody asks the node to stop.
+    pub stop: Arc<Notify>,
+}
+
+/// What can be set of a node, and stays set after a restart.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The name.
+    pub name: String,
+    /// Labels.
+    #[serde(default)]
+    pub labels: Labels,
+}
+
+impl Facts {
+    /// The gateway's address.
+    pub fn gateway(&self) -> String {
+        self.gateway.clone()
+    }
+
+    fn settings(&self) -> Settings {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What was set, and what was configured when it was.
+#[derive(Serialize, Deserialize)]
+struct StoredSettings {
+    set: Settings,
+    configured: Settings,
+}
+
+/// What was set of this node stays set, until it is configured otherwise than it was then.
+pub fn settings(store: &crate::store::Store, configured: Settings) -> Result<Settings, Problem> {
+    let row = store.get(Table::Meta, SETTINGS)?;
+    let stored: Option<StoredSettings> = row.and_then(|row| shoal_protocol::codec::decode(&row).ok());
+    Ok(match stored {
+        Some(stored) if stored.configured == configured => stored.set,
+        _ => configured,
+    })
+}
+
+impl Service {
+    /// The node as everybody sees it.
+    pub async fn node(&self) -> Node {
+        let nobody = Principal { user: None, operator: true };
+        let load = match self.0.runtime.request(nobody, Command::Load).await {
+            Ok(Reply::Load(load)) => load,
+            _ => Load::default(),
+        };
+        let facts = &self.0.node;
+        let Settings { name, labels } = facts.settings();
+        Node {
+            id: self.0.identity.node_id(),
+            name,
+            version: env!("CARGO_PKG_VERSION").into(),
+            mesh: facts.mesh.clone(),
+            labels,
+            addresses: vec![facts.gateway()],
+            http: facts.http.clone(),
+            started_ms: facts.started_ms,
+            workers: load.workers,
+            slots: load.slots,
+            jobs: job_counts(self.0.runtime.store(), load.running).unwrap_or_default(),
+            blobs: self.blob_totals().await,
+            resident_bytes: crate::metrics::resident_bytes().unwrap_or(0),
+            stopping: self.is_stopping(),
+        }
+    }
+
+    /// Whether the node stops.
+    pub fn is_stopping(&self) -> bool {
+        self.0.node.stopping.load(Ordering::Acquire)
+    }
+
+    pub(super) async fn list_nodes(&self, page: PageRequest, format: Format) -> Result<Answer, Problem> {
+        page.only(&["name"])?;
+        let node = self.node().await;
+        let shown = page.filter("name").is_none_or(|name| name == node.name) && page.cursor.is_none();
+        Answer::new(200, format, &Page { items: shown.then_some(node).into_iter().collect(), next: None })
+    }
+
+    fn check_is_this(&self, object: &str) -> Result<(), Problem> {
+        let id = self.0.identity.node_id().to_string();
+        if object == id || object == "self" || object == self.0.node.settings().name {
+            return Ok(());
+        }
+        if object.parse::<shoal_protocol::NodeId>().is_err() {
+            let detail = format!("{object:?} is no id of a node (64 hexadecimal characters), nor `self`, nor its name");
+            return Err(Problem::new(Kind::InvalidId, detail));
+        }
+        Err(target::not_found(Class::Node, object))
+    }
+
+    pub(super) async fn show_node(&self, object: &str, format: Format) -> Result<Answer, Problem> {
+        self.check_is_this(object)?;
+        Answer::object(200, format, &self.node().await)
+    }
+
+    fn check_operates(caller: &Caller, what: &str) -> Result<(), Problem> {
+        if rights::may_operate(&caller.principal) { Ok(()) } else { Err(rights::refusal(&caller.principal, what)) }
+    }
+
+    pub(super) async fn set_node(&self, caller: &Caller, object: &str, body: Body) -> Result<Answer, Problem> {
+        Self::check_operates(caller, "change this node")?;
+        self.check_is_this(object)?;
+        let settings: Settings = body.patch(&self.0.node.settings())?;
+        name::check("name", &settings.name)?;
+        name::check_labels("labels", &settings.labels)?;
+        let Config { name, labels, .. } = self.0.config.clone();
+        let row = StoredSettings { set: settings.clone(), configured: Settings { name, labels } };
+        let row = Mutation::put(Table::Meta, SETTINGS, shoal_protocol::codec::encode(&row));
+        self.0.runtime.store().commit(vec![row]).await?;
+        *self.0.node.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
+        Answer::object(200, body.format, &self.node().await)
+    }
+
+    /// Method `stop`: the answer comes first, then the node stops in order.
+    pub(super) fn stop_node(&self, caller: &Caller, object: &str, format: Format) -> Result<Answer, Problem> {
+        Self::check_operates(caller, "stop this node")?;
+        self.check_is_this(object)?;
+        self.0.node.stop.notify_one();
+        Answer::new(202, format, &serde_json::json!({ "stopping": true }))
+    }
+}

@@ -1,0 +1,89 @@
+//! What a running guest asks for, through its worker. The run's own rights count: the worker is only where it runs.
+
+use shoal_kernel::{Accepted, Principal};
+use shoal_protocol::object::function::Grant;
+use shoal_protocol::wire::client::{BlobStored, Reply};
+use shoal_protocol::wire::worker::{Answer, Ask, Run};
+use shoal_protocol::{BlobId, Kind, Problem, WorkerId};
+
+use crate::identity::token::Rights;
+
+use super::{ByteStream, Caller, Opened, Service, Upload, blob};
+use crate::runtime::read_job;
+
+impl Service {
+    /// The job of a run, if the run is the current one and this worker has it.
+    fn run(&self, worker: WorkerId, run: Run) -> Result<Accepted, Problem> {
+        let superseded = || {
+            Problem::new(Kind::Conflict, "this run does not count any more: the job goes on elsewhere or has settled")
+        };
+        let (accepted, standing) = read_job(self.0.runtime.store(), run.job)?.ok_or_else(superseded)?;
+        let current = standing.is_some_and(|standing| {
+            standing.epoch == run.epoch
+                && !standing.state.is_settled()
+                && standing.attempts.last().is_some_and(|attempt| attempt.worker == worker)
+        });
+        if current { Ok(accepted) } else { Err(superseded()) }
+    }
+
+    /// Answers a guest.
+    pub async fn ask(&self, worker: WorkerId, run: Run, ask: Ask) -> Reply<Answer> {
+        let accepted = self.run(worker, run)?;
+        match ask {
+            Ask::Kv { namespace, scope, operation } => {
+                if !accepted.grants.contains(&Grant::Kv) {
+                    return Err(not_granted(Grant::Kv));
+                }
+                self.guest_kv(&accepted, namespace, scope, operation).await
+            }
+        }
+    }
+
+    /// Opens a blob for a run: its code and its input in any case, others if it was granted blobs and either its
+    /// submitter or its function's owner may read them.
+    pub async fn open_blob_for_run(
+        &self,
+        worker: WorkerId,
+        run: Run,
+        id: BlobId,
+        offset: u64,
+        len: Option<u64>,
+    ) -> Result<Opened, Problem> {
+        let accepted = self.run(worker, run)?;
+        let size = self.blob_size(id).await?;
+        let size = size.ok_or_else(|| {
+            Problem::new(
+                Kind::BlobUnavailable,
+                format!("blob {id} is not at this node: it was never put here, or removed"),
+            )
+        })?;
+        let own = id == accepted.component || accepted.input.blob() == Some(id);
+        if !own && !accepted.grants.contains(&Grant::Blob) {
+            return Err(not_granted(Grant::Blob));
+        }
+        let reads = |user| {
+            let caller = Caller { principal: Principal { user: Some(user), operator: false }, rights: Rights::ALL };
+            self.may_read_blob(&caller, id)
+        };
+        if !own && !reads(accepted.owner)? && !reads(accepted.function_owner)? {
+            let detail = format!("neither the job's submitter nor the function's owner may read blob {id}");
+            return Err(Problem::new(Kind::Forbidden, detail));
+        }
+        self.open_range(id, size, blob::range(size, offset, len)?).await
+    }
+
+    /// Stores bytes that a run has made. They belong to who submitted the job.
+    pub async fn put_blob_for_run(&self, worker: WorkerId, run: Run, bytes: ByteStream) -> Result<BlobStored, Problem> {
+        let accepted = self.run(worker, run)?;
+        // The log of a run goes the same way as its result.
+        let len_max = accepted.limits.output_bytes().max(shoal_protocol::limits::LOG_LEN_MAX as u64);
+        self.store_blob(accepted.owner, len_max, Upload::default(), bytes).await
+    }
+}
+
+fn not_granted(grant: Grant) -> Problem {
+    Problem::new(
+        Kind::Forbidden,
+        format!("the function was not granted {}: deploy it with --grant {}", grant.text(), grant.text()),
+    )
+}

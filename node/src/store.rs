@@ -1,0 +1,416 @@
+//! What this node keeps: the journal, which is the truth, and tables over it, which can be rebuilt.
+//!
+//! A [`Commit`] is a set of row mutations that become durable together. The writer thread takes all commits that wait,
+//! writes them as one frame and syncs once; only then are their `done` calls made, in order. Rows are read from memory
+//! until the flusher thread has put them into the tables on disk.
+//!
+//! Invariant: `done(Ok)` is called only after the rows are on disk, and in the order of the commits.
+//! Invariant: after a failed write nothing of the same generation is written: whoever decided on top of rows that were
+//! lost must begin anew from what is durable.
+
+mod flusher;
+mod journal;
+mod memory;
+mod snapshot;
+mod table;
+mod tables;
+mod writer;
+
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use shoal_protocol::{Kind, Problem};
+use tokio::sync::{mpsc, oneshot};
+
+use memory::Rows;
+pub use table::{Mutation, Table};
+use tables::Tables;
+
+/// Commits that may wait for the writer. Why 4,096: some batches ahead; beyond it whoever commits waits.
+const COMMITS_WAITING_MAX: usize = 4096;
+/// The version of the folder's layout that this program reads and writes.
+const LAYOUT_VERSION: u32 = 1;
+
+/// Why the store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder was written by a newer program.
+    #[error(
+        "the data folder {folder} has layout version {found}; this program knows up to {known}: use the newer program"
+    )]
+    Newer {
+        /// The folder.
+        folder: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The highest known version.
+        known: u32,
+    },
+    /// Another process has it open.
+    #[error("the data folder {folder} is in use by another node: stop that one, or choose another folder with --data")]
+    InUse {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// The disk.
+    #[error("{context}: {source}")]
+    Io {
+        /// What was tried.
+        context: String,
+        /// What went wrong.
+        source: std::io::Error,
+    },
+    /// The tables.
+    #[error("the tables: {0}")]
+    Tables(#[from] redb::Error),
+    /// The journal holds what this program cannot read.
+    #[error("the journal: {0}")]
+    Journal(String),
+}
+
+/// Rows that become durable together.
+pub struct Commit {
+    generation: u64,
+    work: Work,
+}
+
+/// Called once, from the writer thread: it must not block.
+pub type Done = Box<dyn FnOnce(Result<(), Problem>) + Send>;
+/// Decides on rows in the order of the commits, seeing all that were decided before.
+pub type Decide = Box<dyn FnOnce(&View<'_>) -> (Vec<Mutation>, Done) + Send>;
+
+/// Told of every frame that became durable: how long writing and syncing took, how many rows and bytes it had.
+pub type Observe = Box<dyn Fn(std::time::Duration, u64, u64) + Send + Sync>;
+
+enum Work {
+    Rows(Vec<Mutation>, Done),
+    Decide(Decide),
+}
+
+/// The rows as they are after all commits before this one.
+pub struct View<'a> {
+    staged: &'a Rows,
+    shared: &'a Shared,
+}
+
+impl View<'_> {
+    /// One row.
+    pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Problem> {
+        self.staged.get(table, key).map_or_else(|| self.shared.get(table, key), Ok)
+    }
+
+    /// At most `limit` rows whose key starts with `prefix`.
+    pub fn scan_prefix(&self, table: Table, prefix: &[u8], limit: usize) -> Result<ScannedRows, Problem> {
+        let end = end_of_prefix(prefix);
+        let end = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        self.shared.scan(table, (Bound::Included(prefix), end), false, limit, Some(self.staged))
+    }
+}
+
+/// A handle on the store, cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+    commits: mpsc::Sender<Commit>,
+}
+
+/// What the threads and the handles share.
+struct Shared {
+    folder: PathBuf,
+    layers: RwLock<Layers>,
+    generation: AtomicU64,
+    flush: flusher::Signal,
+    observe: Observe,
+}
+
+/// Where rows are, newest first.
+struct Layers {
+    active: Rows,
+    flushing: Option<Arc<Rows>>,
+    tables: Arc<Tables>,
+}
+
+/// The threads of an open store. They end when the last handle is gone.
+pub struct Threads {
+    writer: std::thread::JoinHandle<()>,
+    flusher: std::thread::JoinHandle<()>,
+    _lock: std::fs::File,
+}
+
+impl Threads {
+    /// Waits until everything is saved. Every [`Store`] must have been dropped, or this never returns.
+    pub fn join(self) {
+        for thread in [self.writer, self.flusher] {
+            if thread.join().is_err() {
+                tracing::warn!("a thread of the store has panicked; the journal holds all that was acknowledged");
+            }
+        }
+    }
+}
+
+/// Rows of a scan.
+pub type ScannedRows = Vec<(Bytes, Bytes)>;
+
+impl Store {
+    /// Opens the data folder: one process at a time.
+    pub fn open(folder: &Path, observe: Observe) -> Result<(Self, Threads), OpenError> {
+        let context = |what: &str| {
+            let what = format!("{what} in {}", folder.display());
+            move |source| OpenError::Io { context: what, source }
+        };
+        std::fs::create_dir_all(folder).map_err(context("making the data folder"))?;
+        let lock = lock(folder)?;
+        check_version(folder)?;
+        let recovered = writer::recover(folder)?;
+        let shared = Arc::new(Shared {
+            folder: folder.to_owned(),
+            layers: RwLock::new(Layers { active: recovered.rows, flushing: None, tables: Arc::new(recovered.tables) }),
+            generation: AtomicU64::new(0),
+            flush: flusher::Signal::default(),
+            observe,
+        });
+        shared.flush.position(recovered.journal.last_sequence());
+        let (commits, receiver) = mpsc::channel(COMMITS_WAITING_MAX);
+        let writer = spawn("store-writer", {
+            let shared = shared.clone();
+            move || writer::run(&shared, recovered.journal, receiver)
+        })
+        .map_err(context("starting the writer"))?;
+        let flusher = spawn("store-flusher", {
+            let shared = shared.clone();
+            move || flusher::run(&shared)
+        })
+        .map_err(context("starting the flusher"))?;
+        Ok((Self { shared, commits }, Threads { writer, flusher, _lock: lock }))
+    }
+
+    /// Numbers the time between two failures. A commit of an older generation fails.
+    pub fn generation(&self) -> u64 {
+        self.shared.generation.load(Ordering::Acquire)
+    }
+
+    /// Hands rows to the writer, deciding on nothing that it has not seen: waits while too many commits wait.
+    pub async fn send(&self, generation: u64, rows: Vec<Mutation>, done: Done) {
+        self.hand(Commit { generation, work: Work::Rows(rows, done) }).await;
+    }
+
+    /// Makes rows durable.
+    pub async fn commit(&self, rows: Vec<Mutation>) -> Result<(), Problem> {
+        let (send, receive) = oneshot::channel();
+        let done: Done = Box::new(move |result| drop(send.send(result)));
+        self.send(self.generation(), rows, done).await;
+        receive.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Reads, decides, and makes the outcome durable, with nothing in between. The answer is returned once it is.
+    pub async fn decide<T: Send + 'static>(
+        &self,
+        decide: impl FnOnce(&View<'_>) -> Result<(Vec<Mutation>, T), Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let (send, receive) = oneshot::channel();
+        let decide: Decide = Box::new(move |view| match decide(view) {
+            Ok((rows, answer)) => (rows, Box::new(move |result| drop(send.send(result.map(|()| answer))))),
+            Err(problem) => (Vec::new(), Box::new(move |_| drop(send.send(Err(problem))))),
+        });
+        self.hand(Commit { generation: self.generation(), work: Work::Decide(decide) }).await;
+        receive.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    async fn hand(&self, commit: Commit) {
+        if let Err(mpsc::error::SendError(commit)) = self.commits.send(commit).await
+            && let Work::Rows(_, done) = commit.work
+        {
+            done(Err(stopped()));
+        }
+    }
+
+    /// One row, as it is durable.
+    pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Problem> {
+        self.shared.get(table, key)
+    }
+
+    /// At most `limit` rows of a range, `newest` the highest key first.
+    pub fn scan(
+        &self,
+        table: Table,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        newest: bool,
+        limit: usize,
+    ) -> Result<ScannedRows, Problem> {
+        self.shared.scan(table, range, newest, limit, None)
+    }
+
+    /// At most `limit` rows whose key starts with `prefix` and comes after `after`.
+    pub fn scan_prefix(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<ScannedRows, Problem> {
+        let start = after.filter(|after| *after >= prefix).map_or(Bound::Included(prefix), Bound::Excluded);
+        let end = end_of_prefix(prefix);
+        let end = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        self.scan(table, (start, end), false, limit)
+    }
+}
+
+/// The lowest key that is above every key with this prefix.
+fn end_of_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return Some(end);
+        }
+    }
+    None
+}
+
+impl Shared {
+    fn layers(&self) -> std::sync::RwLockReadGuard<'_, Layers> {
+        self.layers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn layers_mut(&self) -> std::sync::RwLockWriteGuard<'_, Layers> {
+        self.layers.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Problem> {
+        let layers = self.layers();
+        let recent = layers.active.get(table, key).or_else(|| layers.flushing.as_ref()?.get(table, key));
+        if let Some(value) = recent {
+            return Ok(value);
+        }
+        let tables = layers.tables.clone();
+        drop(layers);
+        Ok(tables.get(table, key).map_err(unreadable)?.map(Bytes::from))
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        newest: bool,
+        limit: usize,
+        staged: Option<&Rows>,
+    ) -> Result<ScannedRows, Problem> {
+        if is_empty(range) {
+            return Ok(Vec::new());
+        }
+        let layers = self.layers();
+        let mut recent = Rows::default();
+        // Later layers win over earlier ones.
+        for rows in [layers.flushing.as_deref(), Some(&layers.active), staged].into_iter().flatten() {
+            for (key, value) in rows.range(table, range) {
+                recent.apply(Mutation { table, key: key.clone(), value: value.clone() });
+            }
+        }
+        let tables = layers.tables.clone();
+        drop(layers);
+        let mut recent: Vec<(Bytes, Option<Bytes>)> =
+            recent.range(table, range).map(|(key, value)| (key.clone(), value.clone())).collect();
+        if newest {
+            recent.reverse();
+        }
+        let stored = tables.range(table, range, newest).map_err(unreadable)?;
+        merge(recent, stored, newest, limit)
+    }
+}
+
+/// Merges two sorted sequences; where both have a key the recent one counts.
+fn merge(
+    recent: Vec<(Bytes, Option<Bytes>)>,
+    stored: impl Iterator<Item = Result<tables::Row, redb::Error>>,
+    newest: bool,
+    limit: usize,
+) -> Result<ScannedRows, Problem> {
+    let mut recent = recent.into_iter().peekable();
+    let mut stored = stored.peekable();
+    let mut rows = Vec::new();
+    while rows.len() < limit {
+        let order = match (recent.peek(), stored.peek()) {
+            (None, None) => break,
+            (Some(_), None) => std::cmp::Ordering::Less,
+            (None, Some(_)) => std::cmp::Ordering::Greater,
+            (Some((ours, _)), Some(Ok((theirs, _)))) => {
+                let order = ours.as_ref().cmp(theirs.as_slice());
+                if newest { order.reverse() } else { order }
+            }
+            (Some(_), Some(Err(_))) => std::cmp::Ordering::Greater,
+        };
+        if order.is_ge()
+            && let Some(row) = stored.next()
+        {
+            let (key, value) = row.map_err(unreadable)?;
+            if order.is_gt() {
+                rows.push((key.into(), value.into()));
+            }
+        }
+        if order.is_le()
+            && let Some((key, Some(value))) = recent.next()
+        {
+            rows.push((key, value));
+        }
+    }
+    Ok(rows)
+}
+
+fn is_empty(range: (Bound<&[u8]>, Bound<&[u8]>)) -> bool {
+    match range {
+        (Bound::Included(a), Bound::Included(b)) => a > b,
+        (Bound::Included(a) | Bound::Excluded(a), Bound::Excluded(b)) | (Bound::Excluded(a), Bound::Included(b)) => {
+            a >= b
+        }
+        _ => false,
+    }
+}
+
+fn unreadable(error: redb::Error) -> Problem {
+    tracing::warn!(%error, "the tables cannot be read; if it stays so, stop the node, remove tables.redb and start it");
+    Problem::new(Kind::StorageUnavailable, format!("the tables cannot be read: {error}"))
+}
+
+fn stopped() -> Problem {
+    Problem::new(Kind::Unavailable, "the node is stopping: try again when it is back, or at another node")
+        .retry_after(1000)
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new().name(name.into()).spawn(body)
+}
+
+/// Holds the folder until the file is dropped or the process ends, however it ends.
+fn lock(folder: &Path) -> Result<std::fs::File, OpenError> {
+    let path = folder.join("lock");
+    let failed = |source| OpenError::Io { context: format!("opening {}", path.display()), source };
+    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse { folder: folder.to_owned() }),
+        Err(errno) => Err(failed(errno.into())),
+    }
+}
+
+fn check_version(folder: &Path) -> Result<(), OpenError> {
+    let path = folder.join("version");
+    let failed = |source| OpenError::Io { context: format!("reading {}", path.display()), source };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => match text.trim().parse::<u32>() {
+            Ok(found) if found <= LAYOUT_VERSION => Ok(()),
+            Ok(found) => Err(OpenError::Newer { folder: folder.to_owned(), found, known: LAYOUT_VERSION }),
+            Err(_) => Err(failed(std::io::Error::other(format!("{text:?} is no version number")))),
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::write(&path, format!("{LAYOUT_VERSION}\n")).map_err(failed)?;
+            journal::sync_folder(folder).map_err(failed)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

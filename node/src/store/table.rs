@@ -1,0 +1,121 @@
+//! The tables, and the mutations of which a commit consists.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use shoal_protocol::Octets;
+
+/// A table. The numbers stand in the journal: they are never given to another table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// Job id → `Accepted`.
+    Jobs = 1,
+    /// Job id → `Standing`.
+    Standings = 2,
+    /// Order of arrival → signed change.
+    Changes = 3,
+    /// Namespace and key → entry that stays on this node.
+    KvLocal = 4,
+    /// Namespace and key → signed entry.
+    KvGlobal = 5,
+    /// Blob id → who uploaded it, and whether it is kept.
+    Blobs = 6,
+    /// Blob id, kind and id of what refers to it → nothing.
+    References = 7,
+    /// Name → counters and settings of this node.
+    Meta = 8,
+    /// Id of a job that has not settled → nothing.
+    Open = 9,
+}
+
+impl Table {
+    /// Every table.
+    pub const ALL: [Self; 9] = [
+        Self::Jobs,
+        Self::Standings,
+        Self::Changes,
+        Self::KvLocal,
+        Self::KvGlobal,
+        Self::Blobs,
+        Self::References,
+        Self::Meta,
+        Self::Open,
+    ];
+
+    /// The name in redb.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Jobs => "jobs",
+            Self::Standings => "standings",
+            Self::Changes => "changes",
+            Self::KvLocal => "kv_local",
+            Self::KvGlobal => "kv_global",
+            Self::Blobs => "blobs",
+            Self::References => "references",
+            Self::Meta => "meta",
+            Self::Open => "open",
+        }
+    }
+
+    fn of(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|table| *table as u8 == number)
+    }
+}
+
+/// One change of one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mutation {
+    /// The table.
+    pub table: Table,
+    /// The row.
+    pub key: Bytes,
+    /// Its new value; none: it is removed.
+    pub value: Option<Bytes>,
+}
+
+impl Mutation {
+    /// Sets a row.
+    pub fn put(table: Table, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        Self { table, key: key.into(), value: Some(value.into()) }
+    }
+
+    /// Removes a row.
+    pub fn delete(table: Table, key: impl Into<Bytes>) -> Self {
+        Self { table, key: key.into(), value: None }
+    }
+}
+
+/// As a mutation stands in the journal.
+#[derive(Serialize, Deserialize)]
+struct Row(u8, Octets, Option<Octets>);
+
+/// The body of a frame.
+pub fn encode<'a>(mutations: impl Iterator<Item = (Table, &'a Bytes, &'a Option<Bytes>)>) -> Vec<u8> {
+    let rows: Vec<Row> =
+        mutations.map(|(table, key, value)| Row(table as u8, Octets(key.clone()), value.clone().map(Octets))).collect();
+    shoal_protocol::codec::encode(&rows)
+}
+
+/// The mutations of a frame's body.
+pub fn decode(body: &[u8]) -> Result<Vec<Mutation>, String> {
+    let rows: Vec<Row> = shoal_protocol::codec::decode(body).map_err(|e| e.to_string())?;
+    rows.into_iter()
+        .map(|Row(number, key, value)| {
+            let table = Table::of(number).ok_or_else(|| format!("table {number} is of a newer version"))?;
+            Ok(Mutation { table, key: key.0, value: value.map(|value| value.0) })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_bytes_of_a_commit() {
+        let (key, value) = (Bytes::from_static(b"k"), Some(Bytes::from_static(b"v")));
+        let body = encode([(Table::Jobs, &key, &value), (Table::Meta, &key, &None)].into_iter());
+        assert_eq!(body, [0x82, 0x83, 1, 0x41, b'k', 0x41, b'v', 0x83, 8, 0x41, b'k', 0xf6]);
+        let read = decode(&body).unwrap();
+        assert_eq!(read, [Mutation::put(Table::Jobs, key.clone(), value.unwrap()), Mutation::delete(Table::Meta, key)]);
+    }
+}

@@ -1,0 +1,140 @@
+//! The store as a whole: what is durable, what is read, what is rebuilt.
+
+use std::sync::mpsc as std_mpsc;
+
+use super::*;
+
+fn open(folder: &Path) -> Result<(Store, Threads), OpenError> {
+    Store::open(folder, Box::new(|_, _, _| {}))
+}
+
+fn put(key: &str, value: &str) -> Mutation {
+    Mutation::put(Table::Meta, key.as_bytes().to_vec(), value.as_bytes().to_vec())
+}
+
+fn value(store: &Store, key: &str) -> Option<String> {
+    store.get(Table::Meta, key.as_bytes()).unwrap().map(|v| String::from_utf8(v.to_vec()).unwrap())
+}
+
+fn keys(rows: &ScannedRows) -> Vec<String> {
+    rows.iter().map(|(key, _)| String::from_utf8(key.to_vec()).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn what_was_committed_is_there_after_a_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, threads) = open(folder.path()).unwrap();
+    store.commit(vec![put("a", "1"), put("b", "2")]).await.unwrap();
+    store.commit(vec![Mutation::delete(Table::Meta, b"a".to_vec())]).await.unwrap();
+    drop(store);
+    threads.join();
+    for lost in [false, true] {
+        if lost {
+            std::fs::remove_file(folder.path().join("tables.redb")).unwrap();
+        }
+        let (store, threads) = open(folder.path()).unwrap();
+        assert_eq!((value(&store, "a"), value(&store, "b")), (None, Some("2".into())), "tables lost: {lost}");
+        drop(store);
+        threads.join();
+    }
+}
+
+#[tokio::test]
+async fn tables_that_are_damaged_are_rebuilt_from_snapshot_and_journal() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, threads) = open(folder.path()).unwrap();
+    store.commit(vec![put("a", "old"), put("b", "2")]).await.unwrap();
+    drop(store);
+    threads.join();
+    let tables = Tables::open(&folder.path().join("tables.redb")).unwrap();
+    snapshot::write(&folder.path().join("journal"), &tables).unwrap();
+    drop(tables);
+    let (store, threads) = open(folder.path()).unwrap();
+    store.commit(vec![put("a", "new")]).await.unwrap();
+    journal::drop_through(&folder.path().join("journal"), 1).unwrap();
+    drop(store);
+    threads.join();
+    std::fs::write(folder.path().join("tables.redb"), b"no database").unwrap();
+    let (store, threads) = open(folder.path()).unwrap();
+    assert_eq!((value(&store, "a"), value(&store, "b")), (Some("new".into()), Some("2".into())));
+    drop(store);
+    threads.join();
+}
+
+#[tokio::test]
+async fn scans_see_memory_over_tables() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, threads) = open(folder.path()).unwrap();
+    store.commit(["a", "c", "e", "g"].map(|key| put(key, "stored")).to_vec()).await.unwrap();
+    drop(store);
+    threads.join();
+    let (store, threads) = open(folder.path()).unwrap();
+    store.commit(vec![put("b", "m"), put("c", "m"), Mutation::delete(Table::Meta, b"e".to_vec())]).await.unwrap();
+    let all = (Bound::Unbounded, Bound::Unbounded);
+    assert_eq!(keys(&store.scan(Table::Meta, all, false, 10).unwrap()), ["a", "b", "c", "g"]);
+    assert_eq!(keys(&store.scan(Table::Meta, all, true, 3).unwrap()), ["g", "c", "b"]);
+    assert_eq!(store.scan(Table::Meta, all, false, 3).unwrap()[2].1, "m");
+    assert_eq!(keys(&store.scan_prefix(Table::Meta, b"c", None, 9).unwrap()), ["c"]);
+    assert_eq!(
+        keys(&store.scan(Table::Meta, (Bound::Excluded(b"a"), Bound::Excluded(b"c")), false, 9).unwrap()),
+        ["b"]
+    );
+    assert!(store.scan(Table::Meta, (Bound::Excluded(b"c"), Bound::Excluded(b"a")), false, 9).unwrap().is_empty());
+    drop(store);
+    threads.join();
+}
+
+#[tokio::test]
+async fn decisions_see_all_that_was_decided_before_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, threads) = open(folder.path()).unwrap();
+    let adds = (0..500).map(|_| {
+        store.decide(|view| {
+            let count = view.get(Table::Meta, b"n")?.map_or(0, |v| String::from_utf8_lossy(&v).parse::<u32>().unwrap());
+            Ok((vec![put("n", &(count + 1).to_string())], count))
+        })
+    });
+    let mut seen = futures_util::future::try_join_all(adds).await.unwrap();
+    seen.sort_unstable();
+    assert_eq!(seen, (0..500).collect::<Vec<_>>());
+    assert_eq!(value(&store, "n"), Some("500".into()));
+    drop(store);
+    threads.join();
+}
+
+#[tokio::test]
+async fn a_failed_write_fails_its_generation_and_nothing_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, threads) = open(folder.path()).unwrap();
+    store.commit(vec![put("a", "1")]).await.unwrap();
+    let generation = store.generation();
+    // The journal's folder goes away: the next segment cannot be begun. A frame above its limit fails alike.
+    let big = vec![Mutation::put(Table::Meta, b"big".to_vec(), vec![0u8; journal::BODY_LEN_MAX + 1])];
+    let failed = store.commit(big).await.unwrap_err();
+    assert_eq!(failed.kind, Kind::StorageUnavailable);
+    let (send, receive) = std_mpsc::channel();
+    store.send(generation, vec![put("stale", "1")], Box::new(move |r| send.send(r).unwrap())).await;
+    store.commit(vec![put("b", "2")]).await.unwrap();
+    assert!(receive.recv().unwrap().is_err());
+    assert_eq!((value(&store, "stale"), value(&store, "b")), (None, Some("2".into())));
+    drop(store);
+    threads.join();
+    let (store, threads) = open(folder.path()).unwrap();
+    assert_eq!(
+        (value(&store, "a"), value(&store, "b"), value(&store, "big")),
+        (Some("1".into()), Some("2".into()), None)
+    );
+    drop(store);
+    threads.join();
+}
+
+#[test]
+fn a_folder_is_opened_once_and_never_by_an_older_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, threads) = open(folder.path()).unwrap();
+    assert!(matches!(open(folder.path()), Err(OpenError::InUse { .. })));
+    drop(store);
+    threads.join();
+    std::fs::write(folder.path().join("version"), "99\n").unwrap();
+    assert!(matches!(open(folder.path()), Err(OpenError::Newer { found: 99, .. })));
+}

@@ -1,0 +1,219 @@
+//! Starts, adopts, restarts and stops the node's own worker process.
+//!
+//! Owns the folder `worker` in the data folder: the key that the local worker shows, the address file by which it finds its
+//! node again, and its log. The lock in that folder is the worker's. The node starts the supervisor when its gateway listens, and stops it
+//! before the gateway, since a worker is asked to leave over its connection.
+//!
+//! What always holds: as long as somebody holds the lock, a worker lives and no second one is started; the kernel is told
+//! of a death only when the process is known to be dead; a child of ours is always reaped; a worker survives the death of
+//! its node, and the next node adopts it.
+
+mod process;
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use shoal_kernel::Input;
+use shoal_protocol::wire::worker::ToWorker;
+use shoal_transport::NodeAddr;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::gateway::LocalWorker;
+use crate::identity::files;
+use crate::runtime::Runtime;
+use process::Process;
+
+/// The pause before a worker that died is started again; doubled each time, up to the maximum.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Why 5 s: a worker that cannot start costs next to nothing, and one that can again is soon there.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A worker that lived this long was well: the next pause is short again.
+const WELL_AFTER: Duration = Duration::from_secs(10);
+/// How long runs may go on once the node stops.
+const LEAVE_MAX: Duration = Duration::from_secs(10);
+/// How long a worker that was told to stop at once may take, and again after each stronger word.
+const STOP_MAX: Duration = Duration::from_secs(3);
+
+/// Which process, where, and for which node.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// The node's data folder.
+    pub(crate) data: PathBuf,
+    /// The program: this one.
+    pub(crate) program: PathBuf,
+    /// Its arguments.
+    pub(crate) args: Vec<OsString>,
+    /// Where the worker finds its node.
+    pub(crate) address: NodeAddr,
+}
+
+/// The files of the local worker.
+#[derive(Debug, Clone)]
+struct Folder {
+    lock: PathBuf,
+    key: PathBuf,
+    address: PathBuf,
+    log: PathBuf,
+}
+
+impl Folder {
+    fn of(data: &Path) -> Self {
+        let folder = data.join("worker");
+        let file = |name| folder.join(name);
+        Self { lock: file("lock"), key: file("key"), address: file("address"), log: file("worker.log") }
+    }
+}
+
+/// A running supervisor. Dropped without [`Supervisor::stop`] it leaves the worker alone.
+pub(crate) struct Supervisor {
+    task: JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+impl Supervisor {
+    /// Makes the key at first use, writes the address file, adopts the worker that lives or starts one, and keeps one alive from then on.
+    pub(crate) fn start(settings: Settings, local: LocalWorker, runtime: Runtime) -> io::Result<Self> {
+        Self::start_with(settings, local, move |input| {
+            let runtime = runtime.clone();
+            async move { runtime.input(input).await }
+        })
+    }
+
+    fn start_with<R, F>(settings: Settings, local: LocalWorker, report: R) -> io::Result<Self>
+    where
+        R: Fn(Input) -> F + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let folder = Folder::of(&settings.data);
+        files::make_folder(&settings.data.join("worker")).map_err(io::Error::other)?;
+        files::read_or_create_key(&folder.key).map_err(io::Error::other)?;
+        files::write_private(&folder.address, format!("{}\n", settings.address).as_bytes())?;
+        let stop = CancellationToken::new();
+        let keeper = Keeper { settings, folder, local, report, stop: stop.clone() };
+        Ok(Self { task: tokio::spawn(keeper.run()), stop })
+    }
+
+    /// Asks the worker to leave, insists if it does not, and returns when it is gone: after about 20 s at the worst.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the supervisor failed");
+        }
+    }
+}
+
+struct Keeper<R> {
+    settings: Settings,
+    folder: Folder,
+    local: LocalWorker,
+    report: R,
+    stop: CancellationToken,
+}
+
+impl<R, F> Keeper<R>
+where
+    R: Fn(Input) -> F + Send + Sync + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    async fn run(self) {
+        let mut pause = PAUSE_MIN;
+        loop {
+            match self.find() {
+                Ok(mut process) => {
+                    let since = Instant::now();
+                    let stopping = tokio::select! {
+                        ended = process.ended() => {
+                            self.tell_of_end(&ended);
+                            false
+                        }
+                        () = self.stop.cancelled() => {
+                            self.end(&mut process).await;
+                            true
+                        }
+                    };
+                    self.report_death().await;
+                    if stopping {
+                        return;
+                    }
+                    if since.elapsed() >= WELL_AFTER {
+                        pause = PAUSE_MIN;
+                    }
+                }
+                Err(error) => {
+                    let program = self.settings.program.display();
+                    tracing::warn!(%error, %program, "the node's worker cannot be started; jobs wait");
+                }
+            }
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.stop.cancelled() => return,
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// The worker that lives, or a new one.
+    fn find(&self) -> io::Result<Process> {
+        if let Some(process) = Process::adopt(&self.folder.lock)? {
+            tracing::info!(pid = process.pid(), "the node's worker still lives and is adopted");
+            return Ok(process);
+        }
+        let process = Process::spawn(&self.settings.program, &self.settings.args, &self.folder.log)?;
+        tracing::info!(pid = process.pid(), "the node's worker is started");
+        Ok(process)
+    }
+
+    fn tell_of_end(&self, ended: &process::Ended) {
+        let log = self.folder.log.display();
+        match ended {
+            process::Ended::Own(status) if status.success() => tracing::info!("the node's worker has left"),
+            process::Ended::Own(status) => tracing::warn!(%status, %log, "the node's worker died; another is started"),
+            process::Ended::Adopted => tracing::warn!(%log, "the adopted worker has ended; another is started"),
+        }
+    }
+
+    /// The process is dead: its connection ends, and its runs are lost at once.
+    async fn report_death(&self) {
+        if let Some((worker, connection)) = self.local.died() {
+            (self.report)(Input::WorkerDetached { worker, connection, dead: true }).await;
+        }
+    }
+
+    /// Ends the process: first by word over its connection, then by signals.
+    async fn end(&self, process: &mut Process) {
+        if self.local.tell(ToWorker::Stop { now: false }) {
+            if timeout(LEAVE_MAX, process.ended()).await.is_ok() {
+                return;
+            }
+            if self.local.tell(ToWorker::Stop { now: true }) && timeout(STOP_MAX, process.ended()).await.is_ok() {
+                return;
+            }
+        }
+        for signal in [rustix::process::Signal::TERM, rustix::process::Signal::KILL] {
+            if !process.signal(signal) {
+                tracing::warn!(pid = process.pid(), "the worker cannot be signalled and is left alone");
+                return;
+            }
+            if timeout(STOP_MAX, process.ended()).await.is_ok() {
+                return;
+            }
+        }
+        tracing::warn!(pid = process.pid(), "the worker does not end; it is left to the system");
+    }
+}
+
+/// To be called by the node's own worker when it begins: a session of its own, so that what ends the node's terminal or
+/// process group does not end the worker.
+pub(crate) fn own_session() {
+    if let Err(error) = rustix::process::setsid() {
+        tracing::debug!(%error, "the worker stays in the session that it was started in");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,260 @@
+//! What a guest can reach: WASI 0.2 without files and network, and `shoal:function`.
+//!
+//! One [`Guest`] is the data of one store, made for one run and dropped with it. Everything that a guest can make the
+//! host hold is bounded: memory by [`memory`], standard output by [`output`], the log by [`crate::live`], values by the
+//! fuel of a host call.
+
+mod function;
+mod input;
+mod logging;
+mod memory;
+pub(crate) mod output;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use shoal_protocol::BlobId;
+use shoal_protocol::object::function::Grant;
+use shoal_protocol::object::job::Payload;
+use shoal_protocol::wire::worker::Start;
+use wasmtime::Store;
+use wasmtime::component::{Component, HasSelf, Linker, ResourceTable};
+use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
+
+use crate::engine::Engine;
+use crate::live::Live;
+use crate::node::Node;
+use memory::Memory;
+use output::Output;
+
+pub(crate) use function::bindings::shoal::function::types::Payload as GuestPayload;
+
+/// Bytes that one call may carry from guest to host at least: what the interfaces allow in one call, and their names.
+const CALL_LEN_MIN: u64 = 2 * 1024 * 1024;
+/// Bytes of a message of a trap or an error of the guest. Why 4 KiB: a sentence and a backtrace that a person reads.
+const MESSAGE_LEN_MAX: usize = 4096;
+
+/// A component, linked and ready for any number of instances.
+pub(crate) enum Runnable {
+    /// It exports `wasi:cli/run`.
+    Command(CommandPre<Guest>),
+    /// It exports `run` of `shoal:function`.
+    Function(function::bindings::FunctionPre<Guest>),
+}
+
+impl Runnable {
+    /// Finds out which of the two it is. The error is a sentence.
+    pub(crate) fn link(linker: &Linker<Guest>, component: &Component) -> Result<Self, String> {
+        let linked = linker.instantiate_pre(component).map_err(|error| sentence(&error))?;
+        if let Ok(command) = CommandPre::new(linked.clone()) {
+            return Ok(Self::Command(command));
+        }
+        function::bindings::FunctionPre::new(linked).map(Self::Function).map_err(|error| sentence(&error))
+    }
+}
+
+/// A linker with everything that a guest can reach; what it may is checked at each call.
+pub(crate) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Guest>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    function::bindings::Function::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest)?;
+    Ok(linker)
+}
+
+/// What the host holds for one run.
+pub(crate) struct Guest {
+    table: ResourceTable,
+    wasi: WasiCtx,
+    memory: Memory,
+    node: Node,
+    live: Arc<Live>,
+    start: Arc<Start>,
+    grants: BTreeSet<Grant>,
+    /// Standard input, where it is a blob.
+    stdin: Option<input::FromBlob>,
+    open_blobs: usize,
+}
+
+/// How a guest ended by itself.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// A command, with this exit code.
+    Exited(i32),
+    /// A function, with its result or the sentence that says why there is none.
+    Returned(Result<GuestPayload, String>),
+    /// It trapped.
+    Trapped(String),
+    /// It trapped after it was refused memory.
+    OutOfMemory,
+    /// It trapped because its standard input could not be read.
+    InputLost(String),
+    /// It could not be instantiated.
+    NotInstantiated(String),
+}
+
+/// A store for one run.
+pub(crate) fn store(
+    engine: &Engine,
+    start: &Arc<Start>,
+    node: &Node,
+    live: &Arc<Live>,
+    output: &Arc<Output>,
+    function: bool,
+) -> Store<Guest> {
+    let mut wasi = WasiCtx::builder();
+    wasi.arg(&start.name).args(&start.args).stderr(logging::ToLog::new(live));
+    for (name, value) in &start.env {
+        wasi.env(name, value);
+    }
+    let mut stdin = None;
+    if function {
+        // Its result is what it returns; what it prints is for people.
+        wasi.stdout(logging::ToLog::new(live));
+    } else {
+        wasi.stdout(output::ToOutput::new(output));
+        match &start.input {
+            Payload::Inline(bytes) => wasi.stdin(wasmtime_wasi::p2::pipe::MemoryInputPipe::new(bytes.0.clone())),
+            Payload::Blob { id, .. } => wasi.stdin(stdin.insert(input::FromBlob::new(node, *id)).clone()),
+        };
+    }
+    let memory_max = u64::from(start.memory_mb) * 1024 * 1024;
+    let guest = Guest {
+        table: ResourceTable::new(),
+        wasi: wasi.build(),
+        memory: Memory::new(memory_max),
+        node: node.clone(),
+        live: Arc::clone(live),
+        start: Arc::clone(start),
+        grants: start.grants.iter().copied().collect(),
+        stdin,
+        open_blobs: 0,
+    };
+    let mut store = Store::new(engine.wasm(), guest);
+    store.limiter(|guest| &mut guest.memory);
+    // A call cannot bring more bytes than the guest has; that a result is too long is told apart from a trap later.
+    let call_len_max = memory_max.max(CALL_LEN_MIN);
+    store.set_hostcall_fuel(usize::try_from(call_len_max).unwrap_or(usize::MAX));
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_async_yield_and_update(1);
+    store
+}
+
+/// Makes an instance and calls it. `started` is called between the two. If the future is dropped the store is of no
+/// more use and must be dropped too.
+pub(crate) async fn call(
+    store: &mut Store<Guest>,
+    runnable: &Runnable,
+    input: GuestPayload,
+    started: impl FnOnce(),
+) -> Ended {
+    let ended = match runnable {
+        Runnable::Command(command) => {
+            let command = match command.instantiate_async(&mut *store).await {
+                Ok(command) => command,
+                Err(error) => return not_instantiated(store, &error),
+            };
+            started();
+            let run = command.wasi_cli_run().call_run(&mut *store).await;
+            run.map(|result| Ended::Exited(i32::from(result.is_err())))
+        }
+        Runnable::Function(function) => {
+            let function = match function.instantiate_async(&mut *store).await {
+                Ok(function) => function,
+                Err(error) => return not_instantiated(store, &error),
+            };
+            started();
+            function.call_run(&mut *store, &input).await.map(Ended::Returned)
+        }
+    };
+    match ended {
+        Ok(ended) => ended,
+        Err(error) => match error.downcast_ref::<I32Exit>() {
+            Some(exit) => Ended::Exited(exit.0),
+            None => trapped(store.data(), &error),
+        },
+    }
+}
+
+fn not_instantiated(store: &Store<Guest>, error: &wasmtime::Error) -> Ended {
+    let guest = store.data();
+    if error.is::<wasmtime::Trap>() || guest.memory.was_refused() {
+        return trapped(guest, error);
+    }
+    Ended::NotInstantiated(sentence(error))
+}
+
+fn trapped(guest: &Guest, error: &wasmtime::Error) -> Ended {
+    if let Some(why) = guest.stdin.as_ref().and_then(input::FromBlob::failure) {
+        Ended::InputLost(why)
+    } else if guest.memory.was_refused() {
+        Ended::OutOfMemory
+    } else {
+        Ended::Trapped(trap(error))
+    }
+}
+
+impl Guest {
+    /// The most memory that it had, in bytes.
+    pub(crate) fn memory_peak(&self) -> u64 {
+        self.memory.peak()
+    }
+
+    fn granted(&self, grant: Grant) -> bool {
+        self.grants.contains(&grant)
+    }
+
+    fn is_input(&self, id: BlobId) -> bool {
+        self.start.input.blob() == Some(id)
+    }
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+/// The causes of an error in one bounded line.
+fn sentence(error: &wasmtime::Error) -> String {
+    crate::live::cut(&format!("{error:#}"), MESSAGE_LEN_MAX).to_string()
+}
+
+/// Why it trapped, and where: the cause first, then the guest's backtrace.
+fn trap(error: &wasmtime::Error) -> String {
+    let mut message = error.root_cause().to_string();
+    if let Some(backtrace) = error.downcast_ref::<wasmtime::WasmBacktrace>()
+        && !backtrace.frames().is_empty()
+    {
+        message = format!("{message}\n{backtrace}");
+    }
+    crate::live::cut(message.trim_end(), MESSAGE_LEN_MAX).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::component;
+    use crate::tests::{EXIT_WELL, wat};
+
+    #[test]
+    fn what_a_deployment_believes_to_be_offered_is_offered() {
+        let engine = Engine::new(1).expect("an engine");
+        let linker = linker(engine.wasm()).expect("a linker");
+        let link = |import: &str| {
+            let text = EXIT_WELL.replacen("(component", &format!("(component (import {import:?} (instance))"), 1);
+            let bytes = wat(&text);
+            let component = Component::new(engine.wasm(), &bytes).expect("a component");
+            let known = component::required(&bytes).expect("requirements").unknown_imports.is_empty();
+            (known, Runnable::link(&linker, &component).is_ok())
+        };
+        let offered = component::offered_names();
+        assert!(offered.len() > 30);
+        for import in offered {
+            assert_eq!(link(&import), (true, true), "{import}");
+        }
+        for import in ["wasi:http/types@0.2.0", "shoal:function/gpu@0.1.0", "wasi:cli/stdin@0.3.0"] {
+            assert_eq!(link(import), (false, false), "{import}");
+        }
+    }
+}

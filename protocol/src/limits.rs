@@ -1,0 +1,95 @@
+//! The bounds of what is said between processes. Each says why it is what it is.
+
+/// Inputs, results and logs up to this length live inside the job record; larger ones are blobs.
+/// Why 16 KiB: two of them and a record fit well inside a frame, and a blob's file and tag cost more than 16 KiB of journal.
+pub const INLINE_LEN_MAX: usize = 16 * 1024;
+
+/// A frame between client and node, in bytes. Why 1 MiB: a batch of submits; whatever is larger is a blob.
+pub const CLIENT_FRAME_LEN_MAX: usize = 1024 * 1024;
+
+/// A frame between worker and node, in bytes. Why 256 KiB: a KV value (64 KiB) or a run with an inline input, with room.
+pub const WORKER_FRAME_LEN_MAX: usize = 256 * 1024;
+
+/// One chunk of a blob on a stream, in bytes. Why 64 KiB: large enough to amortise a write, small enough to keep many in flight.
+pub const BLOB_CHUNK_LEN_MAX: usize = 64 * 1024;
+
+/// Requests that one client connection may have unanswered. Why 1,024: enough to fill a batch of the journal; beyond it the node stops reading.
+pub const CLIENT_REQUESTS_IN_FLIGHT_MAX: usize = 1024;
+
+/// Jobs in one batch of submits. Why 1,000: about 300 KiB of typical jobs in one frame.
+pub const SUBMIT_BATCH_LEN_MAX: usize = 1000;
+
+/// A JSON body of the HTTP API, in bytes: as a frame of the client protocol.
+pub const HTTP_BODY_LEN_MAX: usize = CLIENT_FRAME_LEN_MAX;
+
+/// A signed change, in bytes. Why 64 KiB: gossip refuses larger frames.
+pub const CHANGE_LEN_MAX: usize = 60 * 1024;
+
+/// Operations in one change. Why 256: every field of a document at once, several times.
+pub const CHANGE_OPERATIONS_MAX: usize = 256;
+
+/// Heads that one change may follow. Why 16: more concurrent authors than that merge first.
+pub const CHANGE_DEPS_MAX: usize = 16;
+
+/// Elements of a path in a document. Why 4: no schema is deeper.
+pub const PATH_DEPTH_MAX: usize = 4;
+
+/// A text value in a document, in bytes.
+pub const TEXT_LEN_MAX: usize = 8 * 1024;
+
+/// A name of a user, project, function, job, node or worker, in bytes. Why 63: a DNS label.
+pub const NAME_LEN_MAX: usize = 63;
+
+/// A KV key, in bytes.
+pub const KEY_LEN_MAX: usize = 512;
+
+/// A KV value, in bytes. Why 60 KiB: a signed entry travels by gossip, which refuses frames above 64 KiB.
+pub const VALUE_LEN_MAX: usize = 60 * 1024;
+
+/// Labels or capabilities of a node, worker, function or job.
+pub const LABELS_MAX: usize = 32;
+
+/// Arguments of a job, and the bytes of all of them together.
+pub const ARGS_MAX: usize = 64;
+/// Bytes of all arguments and environment variables of a job together.
+pub const ARGS_LEN_MAX: usize = 8 * 1024;
+
+/// A page of a list: what a caller gets unless it says otherwise.
+pub const PAGE_LEN_DEFAULT: u32 = 50;
+/// A page of a list: the most that a caller may ask for.
+pub const PAGE_LEN_MAX: u32 = 1000;
+
+/// A job's log, in bytes: what comes after is counted and dropped. Why 1 MiB: what a person reads; data is a result.
+pub const LOG_LEN_MAX: usize = 1024 * 1024;
+
+/// A log line's or a progress message's length, in bytes.
+pub const MESSAGE_LEN_MAX: usize = 1024;
+
+/// Attempts that a job's record remembers; the oldest are dropped, their number stays.
+pub const ATTEMPTS_KEPT_MAX: usize = 16;
+
+/// A component, in bytes. Why 128 MiB: interpreters compiled to WebAssembly are 10 to 40 MiB.
+pub const COMPONENT_LEN_MAX: u64 = 128 * 1024 * 1024;
+
+/// The longest a caller may wait for a job's end in one request, in milliseconds; it asks again after that.
+pub const WAIT_MS_MAX: u64 = 60_000;
+
+/// A result of a run, in bytes, unless the function says otherwise.
+pub const OUTPUT_LEN_DEFAULT: u64 = 64 * 1024 * 1024;
+/// A result of a run, in bytes, that no function may exceed.
+pub const OUTPUT_LEN_MAX: u64 = 64 * 1024 * 1024 * 1024;
+
+/// Memory of a run, in MiB, unless the function says otherwise.
+pub const MEMORY_MB_DEFAULT: u32 = 256;
+/// Memory of a run, in MiB: the address space of 32-bit WebAssembly.
+pub const MEMORY_MB_MAX: u32 = 4096;
+
+/// A run's length, in milliseconds, unless the function says otherwise: one hour.
+pub const RUN_MS_DEFAULT: u64 = 3_600_000;
+/// A run's length, in milliseconds, that nothing may exceed: 30 days.
+pub const RUN_MS_MAX: u64 = 30 * 24 * 3_600_000;
+
+/// Runs of one job, the first included, unless the function says otherwise.
+pub const ATTEMPTS_DEFAULT: u32 = 3;
+/// Runs of one job that nothing may exceed.
+pub const ATTEMPTS_MAX: u32 = 100;

@@ -1,0 +1,522 @@
+//! Jobs: what is submitted, what happens to it, what comes out.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::function::{Needs, RunLimits};
+use crate::Octets;
+use crate::id::{BlobId, NodeId, ObjectId, WorkerId};
+use crate::limits::INLINE_LEN_MAX;
+use crate::name::Labels;
+
+/// Bytes that belong to a job: inside its record, or a blob. Either way they have a hash and a length.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Payload {
+    /// Up to 16 KiB, in the record.
+    Inline(Octets),
+    /// Longer.
+    Blob {
+        /// The hash.
+        id: BlobId,
+        /// Length in bytes.
+        size: u64,
+    },
+}
+
+impl Payload {
+    /// No bytes.
+    pub fn empty() -> Self {
+        Self::Inline(Octets::default())
+    }
+
+    /// Length in bytes.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Inline(bytes) => bytes.len() as u64,
+            Self::Blob { size, .. } => *size,
+        }
+    }
+
+    /// The hash.
+    pub fn id(&self) -> BlobId {
+        match self {
+            Self::Inline(bytes) => BlobId::of(bytes),
+            Self::Blob { id, .. } => *id,
+        }
+    }
+
+    /// The blob, where it is one.
+    pub fn blob(&self) -> Option<BlobId> {
+        match self {
+            Self::Inline(_) => None,
+            Self::Blob { id, .. } => Some(*id),
+        }
+    }
+
+    /// Whether it may stand in a record.
+    pub fn within_bounds(&self) -> bool {
+        !matches!(self, Self::Inline(bytes) if bytes.len() > INLINE_LEN_MAX)
+    }
+}
+
+/// The input that is submitted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Input {
+    /// A text, up to 16 KiB.
+    Text(String),
+    /// Bytes, up to 16 KiB.
+    Bytes(Octets),
+    /// A blob that is already at this node.
+    Blob(BlobId),
+}
+
+impl Default for Input {
+    fn default() -> Self {
+        Self::Bytes(Octets::default())
+    }
+}
+
+/// A job as it is submitted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Submit {
+    /// The function: its id, `name`, or `owner/name`; `@3` behind it chooses a version.
+    pub function: String,
+    /// The input.
+    #[serde(default)]
+    pub input: Input,
+    /// Arguments, after the function's name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// Environment variables.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Needs beyond the function's.
+    #[serde(default)]
+    pub needs: Needs,
+    /// Limits instead of the function's.
+    #[serde(default)]
+    pub limits: RunLimits,
+    /// A name for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Labels.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+}
+
+/// The body of `POST /job`: one job, or a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[serde(untagged)]
+pub enum Submission {
+    /// Up to 1,000 jobs, each accepted or refused by itself.
+    Batch(Vec<Submit>),
+    /// One job.
+    One(Box<Submit>),
+}
+
+// By hand: what serde derives for untagged enums forgets whether the format is for people, and then looks for text
+// where CBOR has bytes.
+impl<'de> Deserialize<'de> for Submission {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Submission;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a job, or an array of jobs")
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, seq: A) -> Result<Submission, A::Error> {
+                Deserialize::deserialize(serde::de::value::SeqAccessDeserializer::new(seq)).map(Submission::Batch)
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Submission, A::Error> {
+                Deserialize::deserialize(serde::de::value::MapAccessDeserializer::new(map)).map(Submission::One)
+            }
+        }
+        d.deserialize_any(Visitor)
+    }
+}
+
+/// The answer to one submitted job: it is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Accepted {
+    /// The job.
+    pub id: ObjectId,
+}
+
+/// What became of one job of a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Receipt {
+    /// It is durable.
+    Accepted {
+        /// The job.
+        id: ObjectId,
+    },
+    /// It was not accepted.
+    Refused(crate::Problem),
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Waits for somebody to release it.
+    Held,
+    /// Waits for other jobs.
+    Blocked,
+    /// Waits for a place to run.
+    Queued,
+    /// Handed to a worker that has not yet said it runs.
+    Offered,
+    /// Runs.
+    Running,
+    /// Ended with a result.
+    Succeeded,
+    /// Ended without one.
+    Failed,
+    /// Somebody ended it.
+    Cancelled,
+    /// Ran longer than it may.
+    TimedOut,
+    /// Waited longer than it may.
+    Expired,
+}
+
+impl State {
+    /// Every state.
+    pub const ALL: [Self; 10] = [
+        Self::Held,
+        Self::Blocked,
+        Self::Queued,
+        Self::Offered,
+        Self::Running,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+        Self::TimedOut,
+        Self::Expired,
+    ];
+
+    /// Whether nothing will change it any more.
+    pub const fn is_settled(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::TimedOut | Self::Expired)
+    }
+
+    /// As it stands in JSON.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Blocked => "blocked",
+            Self::Queued => "queued",
+            Self::Offered => "offered",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::TimedOut => "timed_out",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// Why a job does not run, for machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReasonCode {
+    /// No worker is attached.
+    NoWorker,
+    /// Workers are attached, none of them fits.
+    NoFit,
+    /// Workers that fit have no free slot or memory.
+    Busy,
+    /// Others are before it.
+    Behind,
+    /// It failed and is tried again after a pause.
+    Backoff,
+    /// The worker that runs it is out of reach; its lease has not ended.
+    WorkerUnreachable,
+    /// The node has just started and waits for the worker that may still run it.
+    Recovering,
+    /// A worker has it and has not yet said that it runs.
+    Starting,
+    /// Its function is unknown here or was deleted.
+    FunctionGone,
+    /// The worker does not take new jobs.
+    Cordoned,
+}
+
+/// Why a job does not run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Reason {
+    /// For machines.
+    pub code: ReasonCode,
+    /// For people.
+    pub message: String,
+    /// The same for each worker that could have been chosen; at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<Candidate>,
+}
+
+/// Why one worker does not run it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Candidate {
+    /// Which.
+    pub worker: WorkerId,
+    /// Its name.
+    pub name: String,
+    /// For machines.
+    pub code: ReasonCode,
+    /// For people.
+    pub message: String,
+}
+
+/// Why a run ended without a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureCode {
+    /// The guest returned an error or exited with a code other than 0.
+    Guest,
+    /// The guest trapped.
+    Trap,
+    /// The guest asked for more memory than it may have.
+    OutOfMemory,
+    /// The result is longer than it may be.
+    OutputTooLarge,
+    /// The component cannot be instantiated.
+    InvalidComponent,
+    /// The component, the input or another blob could not be read.
+    BlobUnavailable,
+    /// The worker went away.
+    WorkerLost,
+    /// The worker could not do its part; the fault is its own.
+    WorkerFault,
+    /// The function is unknown or was deleted.
+    FunctionGone,
+}
+
+impl FailureCode {
+    /// Whether the next attempt may go better.
+    pub const fn is_transient(self) -> bool {
+        matches!(self, Self::WorkerLost | Self::WorkerFault)
+    }
+}
+
+/// Why a run ended without a result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Failure {
+    /// For machines.
+    pub code: FailureCode,
+    /// For people.
+    pub message: String,
+}
+
+/// What a run used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Usage {
+    /// From start to end, in microseconds.
+    pub run_us: u64,
+    /// Of these, compiling and instantiating, in microseconds.
+    pub start_us: u64,
+    /// The most memory that the guest had, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// With a result.
+    Succeeded,
+    /// Without one.
+    Failed(Failure),
+    /// It was stopped because somebody cancelled the job.
+    Cancelled,
+    /// It was stopped because it ran too long.
+    TimedOut,
+}
+
+/// How a run ended, with all that came out of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Outcome {
+    /// How.
+    pub ending: Ending,
+    /// The exit code, where the guest has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// The result; of a failed run what it had written.
+    pub output: Payload,
+    /// The log.
+    pub log: Payload,
+    /// Bytes of log that were dropped because it was full.
+    #[serde(default)]
+    pub log_dropped: u64,
+    /// What it used.
+    pub usage: Usage,
+}
+
+/// How far a run is, as it says itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Progress {
+    /// Steps done.
+    pub done: u64,
+    /// Steps in all; 0 where it does not know.
+    pub total: u64,
+    /// What it is doing.
+    #[serde(default)]
+    pub message: String,
+}
+
+/// One run of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Attempt {
+    /// The epoch under which it ran: later runs have higher ones.
+    pub epoch: u64,
+    /// Where.
+    pub worker: WorkerId,
+    /// The worker's name.
+    pub worker_name: String,
+    /// When it was handed to the worker, in milliseconds since the Unix epoch.
+    pub offered_ms: u64,
+    /// When the worker said it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_ms: Option<u64>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_ms: Option<u64>,
+    /// How it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Ending>,
+}
+
+/// Bytes of a job as its readers see them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Bytes {
+    /// The hash.
+    pub id: BlobId,
+    /// Length in bytes.
+    pub size: u64,
+    /// The bytes themselves, if they are short and were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inline: Option<Octets>,
+}
+
+/// A job, as its readers see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Job {
+    /// The id. Its tag names the home.
+    pub id: ObjectId,
+    /// A name for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Labels.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+    /// The function.
+    pub function: ObjectId,
+    /// The function's name when the job was accepted.
+    pub function_name: String,
+    /// The version that runs.
+    pub version: u32,
+    /// The component that runs.
+    pub component: BlobId,
+    /// Who submitted it.
+    pub owner: ObjectId,
+    /// The node that accepted it.
+    pub home: NodeId,
+    /// Where it stands.
+    pub state: State,
+    /// Why it does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// The current epoch; 0 before the first run.
+    pub epoch: u64,
+    /// When it was accepted, in milliseconds since the Unix epoch.
+    pub accepted_ms: u64,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled_ms: Option<u64>,
+    /// Arguments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// What it needs: the function's needs and its own.
+    pub needs: Needs,
+    /// How far it may go.
+    pub limits: RunLimits,
+    /// How far it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// The input.
+    pub input: Bytes,
+    /// The result. Of a failed job: what it had written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<Bytes>,
+    /// The log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<Bytes>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// The guest's exit code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// What the last run used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// The runs, oldest first, at most the last 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<Attempt>,
+    /// Runs in all.
+    pub attempts_total: u32,
+    /// A W3C trace id: the same in every log line about this job.
+    pub trace: String,
+}
+
+/// What can be set of a job.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct JobPatch {
+    /// A name for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Labels, all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Labels>,
+}
+
+/// The body of `wait`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Wait {
+    /// How long to wait for the end, in milliseconds; 60,000 at most and unless said otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// Whether to send the short bytes of the result with the answer.
+    pub inline: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec;
+
+    #[test]
+    fn a_submission_reads_back_from_json_and_cbor() {
+        let inputs = [Input::Text("t".into()), Input::Bytes(vec![0, 255].into()), Input::Blob(BlobId([7; 32]))];
+        let jobs: Vec<Submit> =
+            inputs.map(|input| Submit { function: "f".into(), input, ..Submit::default() }).into_iter().collect();
+        for submission in
+            jobs.iter().cloned().map(|job| Submission::One(Box::new(job))).chain([Submission::Batch(jobs.clone())])
+        {
+            assert_eq!(codec::decode::<Submission>(&codec::encode(&submission)), Ok(submission.clone()));
+            let json = serde_json::to_string(&submission).expect("json");
+            assert_eq!(serde_json::from_str::<Submission>(&json).expect("json"), submission);
+        }
+        assert!(codec::decode::<Submission>(&codec::encode(&7u8)).is_err());
+    }
+}

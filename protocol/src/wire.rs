@@ -1,0 +1,4 @@
+//! Messages of the two QUIC protocols of the gateway.
+
+pub mod client;
+pub mod worker;

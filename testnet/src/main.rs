@@ -1,0 +1,2 @@
+//! Real node processes with faults and load, and a report.
+fn main() {}

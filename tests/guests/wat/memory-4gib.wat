@@ -1,0 +1,11 @@
+;; Wants 4 GiB of memory before it starts.
+(component
+  (core module $program
+    (memory (export "memory") 65536)
+    (func (export "run") (result i32) (i32.const 0))
+  )
+  (core instance $instance (instantiate $program))
+  (func $run (result (result)) (canon lift (core func $instance "run")))
+  (instance $entry (export "run" (func $run)))
+  (export "wasi:cli/run@0.2.0" (instance $entry))
+)

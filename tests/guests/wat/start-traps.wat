@@ -1,0 +1,12 @@
+;; Traps while it is instantiated, before anything of it is called.
+(component
+  (core module $program
+    (func $start unreachable)
+    (start $start)
+    (func (export "run") (result i32) (i32.const 0))
+  )
+  (core instance $instance (instantiate $program))
+  (func $run (result (result)) (canon lift (core func $instance "run")))
+  (instance $entry (export "run" (func $run)))
+  (export "wasi:cli/run@0.2.0" (instance $entry))
+)

@@ -1,0 +1,3 @@
+//! The simulator, clusters of real processes, fuzzing and style checks.
+
+pub mod sim;

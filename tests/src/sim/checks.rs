@@ -1,0 +1,365 @@
+//! What must always hold. Looked at in two places: when the kernel decides (against all that it has written before,
+//! durable or not), and when something leaves the node (against what is durable by then).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use shoal_kernel::lease::granted_ms;
+use shoal_kernel::{Accepted, Effect, Input, Load, Record, Reply, Standing};
+use shoal_protocol::object::job::{Ending, Payload, Receipt, State};
+use shoal_protocol::object::worker::Offer;
+use shoal_protocol::wire::worker::{Run, Start};
+use shoal_protocol::{ObjectId, WorkerId, codec};
+
+use super::disk::Disk;
+use super::world::LEASE_MS;
+
+/// A broken rule: which, and how.
+pub type Broken = (&'static str, String);
+
+/// What somebody asked for, as far as a check of the answer needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// Jobs to be taken.
+    Submit,
+    /// This job.
+    Show(ObjectId),
+    /// That this job be cancelled.
+    Cancel(ObjectId),
+    /// That this job be forgotten.
+    Forget(ObjectId),
+    /// Something without a promise in its answer.
+    Other,
+}
+
+/// What the checks remember.
+#[derive(Debug, Default)]
+pub struct Checks {
+    /// What the kernel has written, durable or not.
+    emitted: BTreeMap<ObjectId, (Accepted, Standing)>,
+    /// What the attached workers offer.
+    offers: BTreeMap<WorkerId, (u64, Offer)>,
+    /// When the lease of each worker was last granted or renewed.
+    heard_ms: BTreeMap<WorkerId, u64>,
+    /// When this life of the node began.
+    started_ms: u64,
+    /// Jobs whose acceptance has left the node.
+    pub acknowledged: BTreeSet<ObjectId>,
+    /// Jobs that somebody has asked to be forgotten.
+    forgotten: BTreeSet<ObjectId>,
+    /// How jobs ended, once that has been seen from outside.
+    seen: BTreeMap<ObjectId, Standing>,
+}
+
+/// What a guest in the simulator writes as its result: which run it was.
+pub fn output_of(run: Run) -> Payload {
+    Payload::Inline(codec::encode(&run).into())
+}
+
+impl Checks {
+    /// The node starts from this disk.
+    pub fn restarted(&mut self, disk: &Disk, now_ms: u64) {
+        self.emitted = disk.jobs.clone();
+        self.offers.clear();
+        self.heard_ms.clear();
+        self.started_ms = now_ms;
+    }
+
+    /// The kernel has handled an input (none: it was restored).
+    pub fn decided(
+        &mut self,
+        now_ms: u64,
+        input: Option<&Input>,
+        effects: &[Effect],
+        load: Load,
+    ) -> Result<(), Broken> {
+        self.note_input(now_ms, input);
+        let late = self.late_result(input);
+        for effect in effects {
+            self.effect(effect)?;
+            match effect {
+                Effect::Write(Record::Standing(id, standing)) if late == Some(*id) && standing.state.is_settled() => {
+                    return Err(("a late result never counts", format!("{id} was settled by {input:?}")));
+                }
+                _ => {}
+            }
+        }
+        self.books(now_ms, load)
+    }
+
+    /// What the kernel holds is what its journal says, and nothing is left with a worker whose lease has ended.
+    fn books(&self, now_ms: u64, load: Load) -> Result<(), Broken> {
+        let (mut total, mut running) = (0, 0);
+        for (id, (_, standing)) in self.emitted.iter().filter(|(_, (_, standing))| !standing.state.is_settled()) {
+            total += 1;
+            let Some(at) = standing.attempts.last().filter(|_| standing.state == State::Offered) else { continue };
+            running += 1;
+            let heard_ms = self.heard_ms.get(&at.worker).copied().unwrap_or(self.started_ms);
+            if now_ms > heard_ms + granted_ms(LEASE_MS) {
+                let detail = format!("{id} is with {}, which was last heard after {heard_ms} ms", at.worker_name);
+                return Err(("a silent worker keeps its runs for one lease", detail));
+            }
+        }
+        if (load.waiting + load.running, load.running) != (total, running) {
+            let detail = format!("the kernel holds {load:?}, its journal {total} unsettled, {running} at workers");
+            return Err(("accepted = waiting + running + settled + swept", detail));
+        }
+        Ok(())
+    }
+
+    fn note_input(&mut self, now_ms: u64, input: Option<&Input>) {
+        match input {
+            Some(Input::Heartbeat { worker, .. }) if self.offers.contains_key(worker) => {
+                self.heard_ms.insert(*worker, now_ms);
+            }
+            Some(Input::WorkerAttached(attached)) => {
+                self.heard_ms.insert(attached.worker, now_ms);
+                self.offers.insert(attached.worker, (attached.connection, attached.offer.clone()));
+            }
+            Some(Input::WorkerDetached { worker, connection, .. })
+                if self.offers.get(worker).is_some_and(|(current, _)| current == connection) =>
+            {
+                self.offers.remove(worker);
+            }
+            _ => {}
+        }
+    }
+
+    /// The job of this input, if the input is an ending that must not count.
+    fn late_result(&self, input: Option<&Input>) -> Option<ObjectId> {
+        let Some(Input::Ended { worker, run, .. }) = input else { return None };
+        (!self.is_current(*worker, *run)).then_some(run.job)
+    }
+
+    fn is_current(&self, worker: WorkerId, run: Run) -> bool {
+        self.emitted.get(&run.job).is_some_and(|(_, standing)| {
+            let at = standing.attempts.last().map(|attempt| attempt.worker);
+            standing.state == State::Offered && standing.epoch == run.epoch && at == Some(worker)
+        })
+    }
+
+    fn effect(&mut self, effect: &Effect) -> Result<(), Broken> {
+        match effect {
+            Effect::Write(record) => self.write(record),
+            Effect::Start { worker, start } => self.start(*worker, start),
+            Effect::Reply { reply: Ok(Reply::Receipts(receipts)), .. } => {
+                for receipt in receipts {
+                    if let Receipt::Accepted { id } = receipt
+                        && !self.emitted.contains_key(id)
+                    {
+                        return Err(("written, then acknowledged", format!("{id} is acknowledged and not written")));
+                    }
+                }
+                Ok(())
+            }
+            Effect::Settled { worker, run } if self.is_current(*worker, *run) => {
+                Err(("an ending is acknowledged after it is written", format!("{run:?} is still current")))
+            }
+            Effect::Changed { job, settled: true } => match self.emitted.get(job) {
+                Some((_, standing)) if standing.state.is_settled() => Ok(()),
+                other => Err(("settled, then told", format!("{job} is told to be settled and stands as {other:?}"))),
+            },
+            Effect::Detach { worker, .. } => {
+                self.offers.remove(worker);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn write(&mut self, record: &Record) -> Result<(), Broken> {
+        match record {
+            Record::Accepted(accepted) => {
+                let standing = accepted.standing();
+                match self.emitted.insert(accepted.id, ((**accepted).clone(), standing)) {
+                    None => Ok(()),
+                    Some(_) => Err(("a job is accepted once", format!("{} was there before", accepted.id))),
+                }
+            }
+            Record::Swept(id) => {
+                self.emitted.remove(id);
+                Ok(())
+            }
+            Record::Standing(id, standing) => self.standing(*id, standing),
+        }
+    }
+
+    fn standing(&mut self, id: ObjectId, next: &Standing) -> Result<(), Broken> {
+        let Some((accepted, last)) = self.emitted.get_mut(&id) else {
+            return Err(("accepted, then anything else", format!("{id} was never accepted")));
+        };
+        if last.state.is_settled() {
+            return Err(("a job settles once", format!("{id} was {:?} and becomes {:?}", last.state, next.state)));
+        }
+        if next.epoch < last.epoch
+            || (next.state == State::Offered && last.state == State::Queued && next.epoch == last.epoch)
+        {
+            return Err(("epochs rise", format!("{id} goes from {last:?} to {next:?}")));
+        }
+        if next.attempts_total > accepted.limits.attempts() {
+            return Err(("attempts are bounded", format!("{id} has had {} runs", next.attempts_total)));
+        }
+        if last.cancelled && !next.cancelled {
+            return Err(("a cancellation stays", format!("{id} is no longer cancelled")));
+        }
+        if let Some(outcome) = next.outcome.as_ref().filter(|outcome| outcome.ending == Ending::Succeeded) {
+            let run = Run { job: id, epoch: next.epoch };
+            if outcome.output != output_of(run) {
+                return Err((
+                    "a result is that of the current epoch",
+                    format!("{run:?} has the result of another run"),
+                ));
+            }
+        }
+        *last = next.clone();
+        Ok(())
+    }
+
+    fn start(&self, worker: WorkerId, start: &Start) -> Result<(), Broken> {
+        let run = start.run;
+        let Some((accepted, standing)) = self.emitted.get(&run.job) else {
+            return Err(("accepted, then started", format!("{run:?}")));
+        };
+        if !self.is_current(worker, run) {
+            return Err(("an epoch is written before it starts", format!("{run:?} starts; written is {standing:?}")));
+        }
+        if standing.cancelled {
+            return Err(("what is cancelled does not start", format!("{run:?}")));
+        }
+        let Some((_, offer)) = self.offers.get(&worker) else {
+            return Err(("only attached workers get runs", format!("{run:?} goes to {worker}")));
+        };
+        let needs = &accepted.needs;
+        let labelled = needs.labels.iter().all(|(key, value)| offer.labels.get(key) == Some(value));
+        if !labelled || !needs.capabilities.is_subset(&offer.capabilities) {
+            return Err(("a worker has what its runs need", format!("{run:?} goes to {offer:?}")));
+        }
+        let here = |standing: &Standing| {
+            standing.state == State::Offered && standing.attempts.last().is_some_and(|last| last.worker == worker)
+        };
+        let at_worker = self.emitted.values().filter(|(_, standing)| here(standing));
+        let mut memory: Vec<u32> = at_worker.map(|(accepted, _)| accepted.needs.memory()).collect();
+        memory.sort_unstable_by(|a, b| b.cmp(a));
+        let in_use: u64 = memory.iter().take(offer.slots as usize).copied().map(u64::from).sum();
+        if in_use > u64::from(offer.memory_mb) {
+            return Err(("memory is not promised twice", format!("{run:?}: {in_use} MiB of {}", offer.memory_mb)));
+        }
+        Ok(())
+    }
+
+    /// Something leaves the node.
+    pub fn leaves(&mut self, effect: &Effect, asked: Option<Asked>, disk: &Disk) -> Result<(), Broken> {
+        match effect {
+            Effect::Start { start, .. } => {
+                let durable = disk.epochs.get(&start.run.job).copied().unwrap_or(0);
+                if durable < start.run.epoch {
+                    let detail = format!("{:?} leaves, {durable} is durable", start.run);
+                    return Err(("an epoch is durable before anybody hears of it", detail));
+                }
+                Ok(())
+            }
+            Effect::Settled { worker, run } => match disk.jobs.get(&run.job) {
+                Some((_, standing))
+                    if standing.state == State::Offered
+                        && standing.epoch == run.epoch
+                        && standing.attempts.last().is_some_and(|last| last.worker == *worker) =>
+                {
+                    Err(("an ending is durable before it is acknowledged", format!("{run:?}")))
+                }
+                _ => Ok(()),
+            },
+            Effect::Changed { job, settled: true } => match disk.jobs.get(job) {
+                Some((_, standing)) if standing.state.is_settled() => self.see(*job, standing),
+                Some(_) => Err(("an end is durable before anybody hears of it", format!("{job}"))),
+                None => Ok(()),
+            },
+            Effect::Reply { reply: Ok(reply), .. } => self.reply_leaves(reply, asked.unwrap_or(Asked::Other), disk),
+            _ => Ok(()),
+        }
+    }
+
+    fn reply_leaves(&mut self, reply: &Reply, asked: Asked, disk: &Disk) -> Result<(), Broken> {
+        match (asked, reply) {
+            (_, Reply::Receipts(receipts)) => {
+                for receipt in receipts {
+                    let Receipt::Accepted { id } = receipt else { continue };
+                    if !disk.jobs.contains_key(id) {
+                        return Err(("no fake accept", format!("{id} is acknowledged and not durable")));
+                    }
+                    self.acknowledged.insert(*id);
+                }
+                Ok(())
+            }
+            (Asked::Cancel(id), Reply::Job(Some(_))) => match disk.jobs.get(&id) {
+                Some((_, standing)) if standing.cancelled || standing.state.is_settled() => Ok(()),
+                None if self.forgotten.contains(&id) => Ok(()),
+                other => Err(("a cancellation is durable before it is answered", format!("{id}: {other:?}"))),
+            },
+            (Asked::Show(id), Reply::Job(Some(view))) => {
+                if view.epoch > disk.epochs.get(&id).copied().unwrap_or(0) {
+                    return Err(("an epoch is durable before anybody hears of it", format!("{id}: {view:?}")));
+                }
+                if view.state != State::Running && view.reason.is_none() {
+                    return Err(("what does not run says why", format!("{view:?}")));
+                }
+                Ok(())
+            }
+            (Asked::Show(id), Reply::Job(None)) => match disk.jobs.get(&id) {
+                Some((_, standing)) if standing.state.is_settled() => self.see(id, standing),
+                None if self.forgotten.contains(&id) || !self.acknowledged.contains(&id) => Ok(()),
+                other => Err(("an acknowledged job is never lost", format!("{id}: {other:?}"))),
+            },
+            (Asked::Forget(id), Reply::Done) => {
+                self.forgotten.insert(id);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Somebody is about to ask that a job be forgotten.
+    pub fn may_vanish(&mut self, id: ObjectId) {
+        self.forgotten.insert(id);
+    }
+
+    /// Somebody sees how a job ended: it must never look otherwise.
+    fn see(&mut self, id: ObjectId, standing: &Standing) -> Result<(), Broken> {
+        match self.seen.get(&id) {
+            Some(before) if before != standing => {
+                Err(("an end never changes", format!("{id} was {before:?} and is {standing:?}")))
+            }
+            Some(_) => Ok(()),
+            None => {
+                self.seen.insert(id, standing.clone());
+                Ok(())
+            }
+        }
+    }
+
+    /// The store is read: everything adds up, and what was acknowledged is there.
+    pub fn durable(&self, disk: &Disk) -> Result<(), Broken> {
+        let census = disk.census();
+        if disk.accepted != census.waiting + census.running + census.settled + disk.swept {
+            let detail = format!("accepted {}, {census:?}, swept {}", disk.accepted, disk.swept);
+            return Err(("accepted = waiting + running + settled + swept", detail));
+        }
+        let lost = self.acknowledged.iter().find(|id| !disk.jobs.contains_key(id) && !self.forgotten.contains(id));
+        match lost {
+            Some(id) => Err(("an acknowledged job is never lost", format!("{id} is not on disk"))),
+            None => Ok(()),
+        }
+    }
+
+    /// All is over: everything has settled, and looks as it did when its end was first seen.
+    pub fn at_the_end(&mut self, disk: &Disk) -> Result<(), Broken> {
+        self.durable(disk)?;
+        if let Some((accepted, standing)) = disk.unsettled().next() {
+            let left = disk.unsettled().count();
+            let detail = format!("{left} jobs have not, the first is {}: {standing:?}", accepted.id);
+            return Err(("after the last fault everything settles", detail));
+        }
+        for (id, (_, standing)) in &disk.jobs {
+            self.see(*id, standing)?;
+        }
+        Ok(())
+    }
+}

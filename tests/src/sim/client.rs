@@ -1,0 +1,231 @@
+//! People: they submit jobs, look at them, cancel some, forget some; give up waiting for an answer, and submit again.
+
+use std::collections::BTreeMap;
+
+use shoal_kernel::faults::Faults;
+use shoal_kernel::{Command, NewJob, Principal, Reply, RequestId};
+use shoal_protocol::object::function::{Needs, RunLimits};
+use shoal_protocol::object::job::{JobPatch, Payload, Receipt};
+use shoal_protocol::{ObjectId, Problem};
+
+use super::Violation;
+use super::random::Random;
+use super::worker::Behaviour;
+use super::world::{Event, FAULTS_MS, World};
+
+/// Jobs that each client must have had acknowledged before faults end.
+const JOBS_MIN: usize = 60;
+/// Jobs after which a client submits no more.
+const JOBS_MAX: usize = 130;
+/// How long a client waits for an answer, in milliseconds.
+const PATIENCE_MS: u64 = 5_000;
+
+/// A job as a client means it, before it has an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Draft {
+    /// Which function.
+    behaviour: usize,
+    /// What it needs beyond the function's needs.
+    wants: Wants,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wants {
+    Nothing,
+    Zone,
+    Memory,
+    WhatNobodyHas,
+}
+
+/// What a client is about to ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Wish {
+    Submit(Vec<Draft>),
+    Show(ObjectId),
+    Cancel(ObjectId),
+    Patch(ObjectId),
+    Forget(ObjectId),
+    Workers,
+}
+
+/// One client. It has at most one question open.
+#[derive(Debug)]
+pub struct Client {
+    user: ObjectId,
+    open: Option<(RequestId, Wish)>,
+    /// What it could not place yet.
+    again: Option<Vec<Draft>>,
+    /// Its acknowledged jobs, and whether it has seen them gone from the node's memory.
+    jobs: BTreeMap<ObjectId, bool>,
+    accepted: usize,
+}
+
+impl Client {
+    /// A client who has not asked for anything.
+    pub fn new(user: ObjectId) -> Self {
+        Self { user, open: None, again: None, jobs: BTreeMap::new(), accepted: 0 }
+    }
+
+    fn wish(&mut self, hurry: bool, random: &mut Random) -> Wish {
+        if let Some(drafts) = self.again.take() {
+            return Wish::Submit(drafts);
+        }
+        let wants_more = self.accepted < JOBS_MAX && (random.percent(60) || (hurry && self.accepted < JOBS_MIN));
+        let some = |jobs: &BTreeMap<ObjectId, bool>, settled: bool, random: &mut Random| {
+            let fitting: Vec<ObjectId> =
+                jobs.iter().filter(|(_, gone)| !settled || **gone).map(|(id, _)| *id).collect();
+            // Mostly the newest: they are still under way.
+            let newest = fitting.get(fitting.len().saturating_sub(6)..).unwrap_or_default();
+            if random.percent(70) { random.pick(newest).copied() } else { random.pick(&fitting).copied() }
+        };
+        if wants_more || self.jobs.is_empty() {
+            return Wish::Submit(drafts(random));
+        }
+        let (what, settled) = (random.within(0..100), some(&self.jobs, true, random));
+        match (some(&self.jobs, false, random), settled) {
+            (Some(job), _) if what < 50 => Wish::Show(job),
+            (Some(job), _) if what < 75 => Wish::Cancel(job),
+            (Some(job), _) if what < 85 => Wish::Patch(job),
+            (_, Some(job)) if what < 95 => Wish::Forget(job),
+            _ => Wish::Workers,
+        }
+    }
+}
+
+fn drafts(random: &mut Random) -> Vec<Draft> {
+    let (number, same) = if random.percent(15) { (random.within(10..21), true) } else { (random.within(1..4), false) };
+    let draft = |random: &mut Random| {
+        let behaviour = match random.within(0..100) {
+            0..45 => 0,
+            45..70 => 1,
+            70..78 => 2,
+            78..86 => 3,
+            86..95 => 4,
+            _ => 5,
+        };
+        let wants = match random.within(0..100) {
+            0..75 => Wants::Nothing,
+            75..88 => Wants::Zone,
+            88..97 => Wants::Memory,
+            _ => Wants::WhatNobodyHas,
+        };
+        Draft { behaviour, wants }
+    };
+    if same {
+        // A burst of the same short work: what handing ahead is for.
+        return vec![Draft { behaviour: 0, wants: Wants::Nothing }; number as usize];
+    }
+    (0..number).map(|_| draft(random)).collect()
+}
+
+impl<F: Faults> World<F> {
+    /// A client thinks of something.
+    pub(crate) fn client_acts(&mut self, index: usize) {
+        if self.now_ms >= FAULTS_MS {
+            return;
+        }
+        let hurry = self.now_ms > FAULTS_MS * 4 / 5;
+        let think_ms = if hurry { self.random.within(50..500) } else { self.random.within(200..6_000) };
+        self.after(think_ms, Event::ClientActs { client: index });
+        let Some(life) = self.node.as_ref().map(|node| node.life) else { return };
+        let Some(client) = self.clients.get_mut(index).filter(|client| client.open.is_none()) else { return };
+        let wish = client.wish(hurry, &mut self.random);
+        self.requests += 1;
+        let request = self.requests;
+        client.open = Some((request, wish));
+        let delay_ms = self.random.within(0..5);
+        self.after(delay_ms, Event::RequestArrives { client: index, request, life });
+        self.after(PATIENCE_MS, Event::ClientGivesUp { client: index, request });
+    }
+
+    /// A request reaches the node's edge.
+    pub(crate) fn request_arrives(&mut self, index: usize, request: RequestId, life: u64) -> Result<(), Violation> {
+        if self.node.as_ref().is_none_or(|node| node.life != life) {
+            return Ok(());
+        }
+        let Some(client) = self.clients.get(index) else { return Ok(()) };
+        let Some((_, wish)) = client.open.clone().filter(|(open, _)| *open == request) else { return Ok(()) };
+        let principal = Principal { user: Some(client.user), operator: false };
+        let command = match wish {
+            Wish::Submit(drafts) => {
+                Command::Submit(drafts.into_iter().filter_map(|draft| self.new_job(draft)).collect())
+            }
+            Wish::Show(job) => Command::Show(job),
+            Wish::Cancel(job) => Command::Cancel(job),
+            Wish::Patch(job) => Command::Patch(job, JobPatch { name: Some("renamed".into()), labels: None }),
+            Wish::Forget(job) => match self.disk.jobs.get(&job) {
+                // The edge reads the owner from the record, and finds an end there.
+                Some((accepted, standing)) if standing.state.is_settled() => {
+                    Command::Forget { job, owner: accepted.owner }
+                }
+                _ => Command::Show(job),
+            },
+            Wish::Workers => Command::Workers,
+        };
+        self.request(Some(index), request, principal, command)
+    }
+
+    fn new_job(&mut self, draft: Draft) -> Option<NewJob> {
+        let wall_ms = self.now().wall_ms;
+        let function = self.functions.get(draft.behaviour)?.id;
+        let id = self.node.as_mut()?.ids.mint(wall_ms);
+        let mut needs = Needs::default();
+        match draft.wants {
+            Wants::Nothing => {}
+            Wants::Zone => drop(needs.labels.insert("zone".into(), "b".into())),
+            Wants::Memory => needs.memory_mb = Some(1_500),
+            Wants::WhatNobodyHas => drop(needs.capabilities.insert("gpu".into())),
+        }
+        Some(NewJob {
+            id,
+            trace: format!("{:032x}", self.random.draw()),
+            function,
+            version: None,
+            input: Payload::Inline(id.to_bytes().as_slice().into()),
+            args: vec![draft.behaviour.to_string()],
+            env: BTreeMap::new(),
+            needs,
+            limits: RunLimits::default(),
+            name: String::new(),
+            labels: Default::default(),
+        })
+    }
+
+    /// An answer reaches a client, who may have given up on it.
+    pub(crate) fn answer(&mut self, index: usize, request: RequestId, reply: Result<Reply, Problem>) {
+        let Some(client) = self.clients.get_mut(index) else { return };
+        let Some((_, wish)) = client.open.take_if(|(open, _)| *open == request) else { return };
+        match (wish, reply) {
+            (Wish::Submit(drafts), Ok(Reply::Receipts(receipts))) => {
+                let mut again = Vec::new();
+                for (draft, receipt) in drafts.into_iter().zip(receipts) {
+                    match receipt {
+                        Receipt::Accepted { id } => {
+                            client.accepted += 1;
+                            client.jobs.insert(id, false);
+                        }
+                        Receipt::Refused(_) => again.push(draft),
+                    }
+                }
+                client.again = (!again.is_empty()).then_some(again);
+            }
+            (Wish::Show(job), Ok(Reply::Job(None))) => drop(client.jobs.insert(job, true)),
+            (Wish::Cancel(job), Err(_)) => drop(client.jobs.insert(job, true)),
+            (Wish::Forget(job), Ok(Reply::Done)) => drop(client.jobs.remove(&job)),
+            _ => {}
+        }
+    }
+
+    /// A client has waited long enough. What it wanted to submit it submits again: it cannot know.
+    pub(crate) fn gives_up(&mut self, index: usize, request: RequestId) {
+        let Some(client) = self.clients.get_mut(index) else { return };
+        let Some((_, wish)) = client.open.take_if(|(open, _)| *open == request) else { return };
+        if let Wish::Submit(drafts) = wish {
+            client.again = Some(drafts);
+        }
+        self.coverage.hit("requests given up");
+    }
+}
+
+/// How many behaviours a draft can choose from.
+const _: () = assert!(Behaviour::ALL.len() == 6);

@@ -1,0 +1,117 @@
+//! The disk: a journal of which a part is durable, and the tables that follow from that part.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use shoal_kernel::{Accepted, Record, Standing};
+use shoal_protocol::ObjectId;
+use shoal_protocol::object::job::State;
+
+/// How many jobs there are, by what became of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Census {
+    /// `Queued`.
+    pub waiting: u64,
+    /// `Offered`.
+    pub running: u64,
+    /// Ended.
+    pub settled: u64,
+}
+
+/// The journal and its tables.
+#[derive(Debug, Default)]
+pub struct Disk {
+    /// What a restart would find.
+    pub jobs: BTreeMap<ObjectId, (Accepted, Standing)>,
+    /// Records ever written.
+    pub written: u64,
+    /// Of these, durable ones.
+    pub durable: u64,
+    /// Jobs ever accepted, by durable records.
+    pub accepted: u64,
+    /// Jobs forgotten, by durable records.
+    pub swept: u64,
+    /// Epochs that are durable, the highest of each job: kept when the job is swept.
+    pub epochs: BTreeMap<ObjectId, u64>,
+    pending: VecDeque<Record>,
+}
+
+impl Disk {
+    /// Writes a record; it is not durable yet.
+    pub fn append(&mut self, record: Record) {
+        self.written += 1;
+        self.pending.push_back(record);
+    }
+
+    /// Everything up to this record is durable now. An error says which record cannot follow those before it.
+    pub fn synced(&mut self, up_to: u64) -> Result<(), String> {
+        while self.durable < up_to {
+            let Some(record) = self.pending.pop_front() else { break };
+            self.durable += 1;
+            self.apply(record)?;
+        }
+        Ok(())
+    }
+
+    /// The power fails: of what was not durable the first `kept` records happen to have reached the disk. Returns how
+    /// many are lost.
+    pub fn crash(&mut self, kept: u64) -> Result<u64, String> {
+        self.synced(self.durable + kept)?;
+        let lost = self.pending.len() as u64;
+        self.pending.clear();
+        self.written = self.durable;
+        Ok(lost)
+    }
+
+    /// Jobs by what became of them, counted one by one.
+    pub fn census(&self) -> Census {
+        let mut census = Census::default();
+        for (_, standing) in self.jobs.values() {
+            match standing.state {
+                State::Queued => census.waiting += 1,
+                State::Offered => census.running += 1,
+                _ => census.settled += 1,
+            }
+        }
+        census
+    }
+
+    /// Jobs that have not ended.
+    pub fn unsettled(&self) -> impl Iterator<Item = &(Accepted, Standing)> {
+        self.jobs.values().filter(|(_, standing)| !standing.state.is_settled())
+    }
+
+    fn apply(&mut self, record: Record) -> Result<(), String> {
+        match record {
+            Record::Accepted(accepted) => {
+                let standing = accepted.standing();
+                self.accepted += 1;
+                let id = accepted.id;
+                if self.jobs.insert(id, (*accepted, standing)).is_some() {
+                    return Err(format!("{id} was accepted twice"));
+                }
+            }
+            Record::Standing(id, standing) => {
+                let Some((_, current)) = self.jobs.get_mut(&id) else {
+                    return Err(format!("{id} has a standing and was not accepted"));
+                };
+                if current.state.is_settled() {
+                    return Err(format!("{id} settled as {:?} and then again as {:?}", current.state, standing.state));
+                }
+                if standing.epoch < current.epoch {
+                    return Err(format!("{id} went from epoch {} back to {}", current.epoch, standing.epoch));
+                }
+                self.epochs.insert(id, standing.epoch);
+                *current = *standing;
+            }
+            Record::Swept(id) => {
+                if let Some((_, standing)) = self.jobs.remove(&id) {
+                    self.swept += 1;
+                    if !standing.state.is_settled() {
+                        return Err(format!("{id} was swept while it was {:?}", standing.state));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

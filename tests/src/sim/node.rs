@@ -1,0 +1,401 @@
+//! The node around the kernel: what the runtime does in production.
+//!
+//! Inputs are handled one after the other. Records go to the journal; every other effect is held back until all records
+//! that were written before it are durable. A crash loses the kernel, what was held back, and what was not durable.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use shoal_kernel::faults::Faults;
+use shoal_kernel::machine::Machine;
+use shoal_kernel::{Accepted, Command, Config, Effect, Input, Now, Principal, RequestId, Standing, WorkerAttached};
+use shoal_protocol::id::IdSource;
+use shoal_protocol::key::PublicKey;
+use shoal_protocol::object::job::State;
+use shoal_protocol::wire::worker::{FromWorker, Run, ToWorker};
+use shoal_protocol::{NodeId, ObjectId, WorkerId};
+
+use super::Violation;
+use super::checks::Asked;
+use super::network::{ConnectionId, Way};
+use super::world::{Event, LEASE_MS, World};
+
+const NODE: NodeId = NodeId([7; 32]);
+
+/// One life of the node's process.
+#[derive(Debug)]
+pub struct Node<F> {
+    kernel: Machine<F>,
+    /// Numbers the lives.
+    pub(crate) life: u64,
+    /// What waits for records to become durable: for how many, and what.
+    held: VecDeque<(u64, Effect)>,
+    /// The connection of each worker, and whether its welcome has been sent on it.
+    links: BTreeMap<WorkerId, (ConnectionId, bool)>,
+    /// Who has asked what.
+    asked: BTreeMap<RequestId, (Option<usize>, Asked)>,
+    /// Mints ids for jobs.
+    pub(crate) ids: IdSource,
+    syncing: bool,
+    /// Jobs that were at a worker when this life began.
+    restored: Vec<(Accepted, Standing)>,
+    inputs: Vec<(Now, Input)>,
+    effects: Vec<Effect>,
+    started: Now,
+}
+
+fn config() -> Config {
+    let mut config = Config::new(NODE);
+    config.lease_ms = LEASE_MS;
+    config.jobs_max = 150;
+    config
+}
+
+impl<F: Faults> World<F> {
+    /// The node's process starts, from what is on disk.
+    pub(crate) fn node_starts(&mut self) -> Result<(), Violation> {
+        if self.node.is_some() {
+            return Ok(());
+        }
+        self.lives += 1;
+        self.trace("node starts", &self.lives.clone());
+        let restored: Vec<_> = self.disk.unsettled().cloned().collect();
+        let newest = self.disk.epochs.keys().chain(self.disk.jobs.keys()).max().copied();
+        let mut node = Node {
+            kernel: Machine::new(config()),
+            life: self.lives,
+            held: VecDeque::new(),
+            links: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            ids: IdSource::new(&PublicKey::from(NODE), newest),
+            syncing: false,
+            restored,
+            inputs: Vec::new(),
+            effects: Vec::new(),
+            started: self.now(),
+        };
+        let mut effects = Vec::new();
+        node.kernel.restore(node.started, node.restored.iter().cloned(), &mut effects);
+        self.checks.restarted(&self.disk, self.now_ms);
+        self.node = Some(node);
+        self.decided(None, effects)?;
+        for function in self.functions.clone() {
+            self.input(Input::Function(Box::new(function)))?;
+        }
+        for function in self.deleted.clone() {
+            self.input(Input::FunctionGone(function))?;
+        }
+        // The node notices the death of its own worker while it was away.
+        let dead: Vec<WorkerId> =
+            self.workers.iter().filter(|worker| worker.local && !worker.alive).map(|worker| worker.id).collect();
+        for worker in dead {
+            self.input(Input::WorkerDetached { worker, connection: 0, dead: true })?;
+        }
+        Ok(())
+    }
+
+    /// The node's process is killed.
+    pub(crate) fn node_crashes(&mut self) -> Result<(), Violation> {
+        self.end_life()?;
+        if self.node.take().is_none() {
+            return Ok(());
+        }
+        let pending = self.disk.written - self.disk.durable;
+        let kept = self.random.within(0..pending + 1);
+        let lost = self.disk.crash(kept).map_err(|why| self.violation(("the journal makes sense", why)))?;
+        self.trace("node crashes, records lost", &lost);
+        self.coverage.add("records lost in a crash", lost);
+        self.fsync_stall_ms = 0;
+        for worker in 0..self.workers.len() {
+            self.break_connection(worker, false);
+        }
+        let away_ms =
+            if self.random.percent(70) { self.random.within(50..2_000) } else { self.random.within(2_000..40_000) };
+        self.after(away_ms, Event::NodeStarts);
+        Ok(())
+    }
+
+    /// At the end of a life: the same inputs must give the same effects once more.
+    pub(crate) fn end_life(&mut self) -> Result<(), Violation> {
+        let Some(node) = &self.node else { return Ok(()) };
+        self.coverage.add_kernel(node.kernel.counters());
+        let mut kernel = Machine::<F>::new(config());
+        let mut effects = Vec::new();
+        kernel.restore(node.started, node.restored.iter().cloned(), &mut effects);
+        for (now, input) in &node.inputs {
+            kernel.handle(*now, input.clone(), &mut effects);
+        }
+        if effects == node.effects {
+            return Ok(());
+        }
+        let place = effects.iter().zip(&node.effects).position(|(again, before)| again != before);
+        Err(self.violation(("a decision can be replayed", format!("the effects differ from number {place:?} on"))))
+    }
+
+    /// Hands the kernel an input. Nothing happens while the node is down.
+    pub(crate) fn input(&mut self, input: Input) -> Result<(), Violation> {
+        let now = self.now();
+        if self.node.is_none() {
+            return Ok(());
+        }
+        self.trace("input", &input);
+        if let Input::Ended { run, .. } = &input {
+            self.note_adoption(*run);
+        }
+        let Some(node) = &mut self.node else { return Ok(()) };
+        let mut effects = Vec::new();
+        node.kernel.handle(now, input.clone(), &mut effects);
+        node.inputs.push((now, input.clone()));
+        self.decided(Some(input), effects)
+    }
+
+    /// Somebody asks for something.
+    pub(crate) fn request(
+        &mut self,
+        client: Option<usize>,
+        request: RequestId,
+        principal: Principal,
+        command: Command,
+    ) -> Result<(), Violation> {
+        let asked = match &command {
+            Command::Submit(_) => Asked::Submit,
+            Command::Show(id) => Asked::Show(*id),
+            Command::Cancel(id) => Asked::Cancel(*id),
+            Command::Forget { job, .. } => {
+                self.checks.may_vanish(*job);
+                Asked::Forget(*job)
+            }
+            _ => Asked::Other,
+        };
+        if let Some(node) = &mut self.node {
+            node.asked.insert(request, (client, asked));
+        }
+        self.input(Input::Request { request, principal, command })
+    }
+
+    /// An operator asks for something.
+    pub(crate) fn operate(&mut self, command: Command) -> Result<(), Violation> {
+        self.requests += 1;
+        let principal = Principal { user: Some(super::world::user(9)), operator: true };
+        self.request(None, self.requests, principal, command)
+    }
+
+    fn note_adoption(&mut self, run: Run) {
+        let Some(node) = &self.node else { return };
+        let adopted = node.restored.iter().any(|(accepted, standing)| {
+            accepted.id == run.job && standing.epoch == run.epoch && standing.state == State::Offered
+        });
+        let current = self.disk.jobs.get(&run.job).is_some_and(|(_, standing)| standing.epoch == run.epoch);
+        if adopted && current {
+            self.coverage.hit("runs adopted over a restart");
+        }
+    }
+
+    /// What the kernel has decided is checked, written, and held back.
+    fn decided(&mut self, input: Option<Input>, effects: Vec<Effect>) -> Result<(), Violation> {
+        for effect in &effects {
+            self.trace("effect", effect);
+        }
+        let Some(node) = &mut self.node else { return Ok(()) };
+        let load = node.kernel.load();
+        let verdict = self.checks.decided(self.now_ms, input.as_ref(), &effects, load);
+        let mut wake = None;
+        for effect in &effects {
+            match effect {
+                Effect::Write(record) => self.disk.append(record.clone()),
+                Effect::Wake { at_ms } => wake = Some(*at_ms),
+                other => node.held.push_back((self.disk.written, other.clone())),
+            }
+        }
+        node.effects.extend(effects);
+        let life = node.life;
+        verdict.map_err(|broken| self.violation(broken))?;
+        if let Some(at_ms) = wake {
+            // Woken early now and then: the kernel must say it again.
+            let early_ms = if self.random.percent(10) { self.random.within(0..50) } else { 0 };
+            self.at(at_ms.saturating_sub(early_ms), Event::Wake { life });
+        }
+        self.sync();
+        self.release()
+    }
+
+    /// Starts an fsync, unless one is under way or nothing is to be synced.
+    fn sync(&mut self) {
+        let Some(node) = &mut self.node else { return };
+        if node.syncing || self.disk.written == self.disk.durable {
+            return;
+        }
+        node.syncing = true;
+        let life = node.life;
+        let slow_ms = if self.random.percent(2) { self.random.within(10..200) } else { self.random.within(0..4) };
+        let at_ms = (self.now_ms + slow_ms).max(self.fsync_stall_ms);
+        self.at(at_ms, Event::Synced { life, up_to: self.disk.written });
+    }
+
+    /// An fsync has ended.
+    pub(crate) fn synced(&mut self, life: u64, up_to: u64) -> Result<(), Violation> {
+        let Some(node) = self.node.as_mut().filter(|node| node.life == life) else { return Ok(()) };
+        node.syncing = false;
+        self.disk.synced(up_to).map_err(|why| self.violation(("the journal makes sense", why)))?;
+        self.checks.durable(&self.disk).map_err(|broken| self.violation(broken))?;
+        self.sync();
+        self.release()
+    }
+
+    /// Lets out what waits for nothing more.
+    fn release(&mut self) -> Result<(), Violation> {
+        while let Some(node) = &mut self.node {
+            let ready = node.held.front().is_some_and(|(needs, _)| *needs <= self.disk.durable);
+            let Some((_, effect)) = node.held.pop_front_if(|_| ready) else { break };
+            self.perform(effect)?;
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, effect: Effect) -> Result<(), Violation> {
+        let Some(node) = &mut self.node else { return Ok(()) };
+        let asked = match &effect {
+            Effect::Reply { request, .. } => node.asked.remove(request),
+            _ => None,
+        };
+        let verdict = self.checks.leaves(&effect, asked.map(|(_, asked)| asked), &self.disk);
+        verdict.map_err(|broken| self.violation(broken))?;
+        match effect {
+            Effect::Reply { request, reply } => {
+                if let Some((Some(client), _)) = asked {
+                    let delay_ms = self.random.within(0..5);
+                    self.after(delay_ms, Event::Answer { client, request, reply: Box::new(reply) });
+                }
+            }
+            Effect::Attached { worker, connection, lease_ms, drop } => {
+                self.welcome(worker, connection, ToWorker::Attached { node: NODE, worker, lease_ms, drop });
+            }
+            Effect::Start { worker, start } => self.tell(worker, ToWorker::Start(start)),
+            Effect::Cancel { worker, run } => self.tell(worker, ToWorker::Cancel(run)),
+            Effect::Settled { worker, run } => self.tell(worker, ToWorker::Settled(run)),
+            Effect::Detach { worker, .. } => self.close(worker),
+            Effect::Write(_) | Effect::Changed { .. } | Effect::Wake { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn welcome(&mut self, worker: WorkerId, connection: ConnectionId, message: ToWorker) {
+        let link = self.node.as_mut().and_then(|node| node.links.get_mut(&worker));
+        if let Some((current, welcomed)) = link
+            && *current == connection
+        {
+            *welcomed = true;
+            self.tell(worker, message);
+        }
+    }
+
+    /// Sends to a worker, on its connection. What comes before its welcome was meant for an older connection: the kernel
+    /// says again what still matters.
+    fn tell(&mut self, id: WorkerId, message: ToWorker) {
+        let link = self.node.as_ref().and_then(|node| node.links.get(&id)).copied();
+        let (Some((connection, true)), Some(worker)) = (link, self.workers.iter().position(|worker| worker.id == id))
+        else {
+            return;
+        };
+        let incarnation = self.workers.get(worker).map_or(0, |worker| worker.incarnation);
+        match self.network.send(connection, Way::ToWorker, self.now_ms, &mut self.random) {
+            Some(at_ms) => {
+                self.at(at_ms, Event::ToWorker { connection, worker, incarnation, message: Box::new(message) });
+            }
+            None => self.coverage.hit("messages lost"),
+        }
+    }
+
+    /// Closes the connection of a worker.
+    fn close(&mut self, id: WorkerId) {
+        let link = self.node.as_mut().and_then(|node| node.links.remove(&id));
+        let worker = self.workers.iter().position(|worker| worker.id == id);
+        if let (Some((connection, _)), Some(worker)) = (link, worker) {
+            self.break_off(connection, worker, false);
+        }
+    }
+
+    /// A message from a worker arrives.
+    pub(crate) fn node_hears(
+        &mut self,
+        connection: ConnectionId,
+        life: u64,
+        worker: usize,
+        message: FromWorker,
+    ) -> Result<(), Violation> {
+        let Some(id) = self.workers.get(worker).map(|worker| worker.id) else { return Ok(()) };
+        if self.node.as_ref().is_none_or(|node| node.life != life)
+            || !self.network.arrives(connection, Way::ToNode, self.now_ms)
+        {
+            self.coverage.hit("messages lost");
+            return Ok(());
+        }
+        let current =
+            self.node.as_ref().and_then(|node| node.links.get(&id)).is_some_and(|(link, _)| *link == connection);
+        if !current && !matches!(message, FromWorker::Attach(_)) {
+            self.coverage.hit("messages delivered after their connection");
+        }
+        let input = match message {
+            FromWorker::Attach(attach) => {
+                if !current {
+                    self.close(id);
+                }
+                if let Some(node) = &mut self.node {
+                    node.links.insert(id, (connection, false));
+                }
+                Input::WorkerAttached(Box::new(WorkerAttached {
+                    worker: id,
+                    connection,
+                    name: attach.name,
+                    local: self.workers.get(worker).is_some_and(|worker| worker.local),
+                    incarnation: attach.incarnation,
+                    offer: attach.offer,
+                    runs: attach.runs,
+                }))
+            }
+            FromWorker::Heartbeat { runs } => Input::Heartbeat { worker: id, runs },
+            FromWorker::Started(run) => Input::Started { worker: id, run },
+            FromWorker::Progress(run, progress) => Input::Progress { worker: id, run, progress },
+            FromWorker::Ended(run, outcome) => Input::Ended { worker: id, run, outcome },
+            FromWorker::Declined(run, problem) => Input::Declined { worker: id, run, problem },
+            FromWorker::Leaving => Input::Leaving { worker: id },
+            FromWorker::Log { .. } | FromWorker::Ask { .. } => return Ok(()),
+        };
+        self.input(input)
+    }
+
+    /// The node notices that a connection has ended.
+    pub(crate) fn node_notices(
+        &mut self,
+        connection: ConnectionId,
+        life: u64,
+        worker: usize,
+        dead: bool,
+    ) -> Result<(), Violation> {
+        let Some(id) = self.workers.get(worker).map(|worker| worker.id) else { return Ok(()) };
+        let Some(node) = self.node.as_mut().filter(|node| node.life == life) else { return Ok(()) };
+        if node.links.get(&id).is_some_and(|(current, _)| *current == connection) {
+            node.links.remove(&id);
+        }
+        self.input(Input::WorkerDetached { worker: id, connection, dead })
+    }
+
+    /// The kernel is woken.
+    pub(crate) fn wake(&mut self, life: u64) -> Result<(), Violation> {
+        let alive = self.node.as_ref().is_some_and(|node| node.life == life);
+        if alive { self.input(Input::Tick) } else { Ok(()) }
+    }
+
+    /// After the last fault: whoever waits for a worker that no one has gives up.
+    pub(crate) fn cancel_misfits(&mut self) -> Result<(), Violation> {
+        let misfit = |accepted: &Accepted, standing: &Standing| {
+            !standing.cancelled && accepted.needs.capabilities.contains("gpu")
+        };
+        let misfits: Vec<ObjectId> = self
+            .disk
+            .unsettled()
+            .filter(|(accepted, standing)| misfit(accepted, standing))
+            .map(|(accepted, _)| accepted.id)
+            .collect();
+        misfits.into_iter().try_for_each(|id| self.operate(Command::Cancel(id)))
+    }
+}

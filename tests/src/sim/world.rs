@@ -1,0 +1,297 @@
+//! Everything together: the queue of what happens next, and the loop that lets it happen.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use shoal_kernel::faults::Faults;
+use shoal_kernel::{Now, Reply, RequestId};
+use shoal_protocol::object::function::{Function, Grant, Needs, RunLimits, Version};
+use shoal_protocol::object::worker::Offer;
+use shoal_protocol::wire::worker::{FromWorker, Run, ToWorker};
+use shoal_protocol::{BlobId, ObjectId, Problem};
+
+use super::checks::{Broken, Checks};
+use super::client::Client;
+use super::coverage::Coverage;
+use super::disk::Disk;
+use super::network::{ConnectionId, Network};
+use super::node::Node;
+use super::plan::{Fault, Plan};
+use super::random::Random;
+use super::worker::{Behaviour, Worker};
+use super::{Report, Violation};
+
+/// How long faults happen, in virtual milliseconds.
+pub const FAULTS_MS: u64 = 600_000;
+/// How long after the last fault everything must have settled. Why 15 minutes: the longest run, its attempts, their
+/// pauses and leases, one after the other.
+pub const SETTLE_MS: u64 = 900_000;
+/// Length of a lease.
+pub const LEASE_MS: u64 = 15_000;
+
+/// What happens at some time.
+#[derive(Debug)]
+pub(crate) enum Event {
+    ToNode { connection: ConnectionId, life: u64, worker: usize, message: Box<FromWorker> },
+    ToWorker { connection: ConnectionId, worker: usize, incarnation: u64, message: Box<ToWorker> },
+    NodeNotices { connection: ConnectionId, life: u64, worker: usize, dead: bool },
+    WorkerNotices { connection: ConnectionId, worker: usize, incarnation: u64 },
+    WorkerConnects { worker: usize, incarnation: u64 },
+    WorkerStarts { worker: usize },
+    Heartbeat { connection: ConnectionId, worker: usize },
+    RunStarts { worker: usize, incarnation: u64, run: Run },
+    RunEnds { worker: usize, incarnation: u64, run: Run, run_ms: u64 },
+    Synced { life: u64, up_to: u64 },
+    Wake { life: u64 },
+    Breaks { connection: ConnectionId, worker: usize, late: bool },
+    NodeStarts,
+    ClientActs { client: usize },
+    RequestArrives { client: usize, request: RequestId, life: u64 },
+    Answer { client: usize, request: RequestId, reply: Box<Result<Reply, Problem>> },
+    ClientGivesUp { client: usize, request: RequestId },
+    Fault(Option<Fault>),
+    Accepts,
+    WorkerRecovers { worker: usize },
+}
+
+/// The whole simulated world.
+#[derive(Debug)]
+pub struct World<F> {
+    pub(crate) random: Random,
+    pub(crate) now_ms: u64,
+    pub(crate) wall_offset_ms: u64,
+    pub(crate) disk: Disk,
+    pub(crate) node: Option<Node<F>>,
+    pub(crate) lives: u64,
+    /// An fsync that is under way does not end before.
+    pub(crate) fsync_stall_ms: u64,
+    pub(crate) network: Network,
+    pub(crate) workers: Vec<Worker>,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) requests: RequestId,
+    /// The functions that are there, one for each behaviour.
+    pub(crate) functions: Vec<Function>,
+    pub(crate) deleted: BTreeSet<ObjectId>,
+    pub(crate) functions_made: u64,
+    pub(crate) checks: Checks,
+    pub(crate) coverage: Coverage,
+    pub(crate) plan: Plan,
+    events: BTreeMap<(u64, u64), Event>,
+    order: u64,
+    trace: blake3::Hasher,
+    print: bool,
+}
+
+impl<F: Faults> World<F> {
+    /// The world of a seed, before anything has happened. `print` shows every input and effect.
+    pub fn new(seed: u64, print: bool) -> Self {
+        let mut random = Random::new(seed);
+        let plan = Plan::new(&mut random);
+        let mut world = Self {
+            random,
+            now_ms: 1_000,
+            wall_offset_ms: 1_700_000_000_000,
+            disk: Disk::default(),
+            node: None,
+            lives: 0,
+            fsync_stall_ms: 0,
+            network: Network::default(),
+            workers: workers(),
+            clients: (0..4).map(|n| Client::new(user(n))).collect(),
+            requests: 0,
+            functions: Vec::new(),
+            deleted: BTreeSet::new(),
+            functions_made: 0,
+            checks: Checks::default(),
+            coverage: Coverage::default(),
+            plan,
+            events: BTreeMap::new(),
+            order: 0,
+            trace: blake3::Hasher::new(),
+            print,
+        };
+        world.functions = (0..Behaviour::ALL.len()).map(|behaviour| world.make_function(behaviour)).collect();
+        world
+    }
+
+    /// Lets everything happen, and says what it has shown, or which rule did not hold.
+    pub fn run(mut self) -> Result<Report, Violation> {
+        self.after(0, Event::NodeStarts);
+        for worker in 0..self.workers.len() {
+            self.after(10 * worker as u64, Event::WorkerStarts { worker });
+        }
+        for client in 0..self.clients.len() {
+            self.after(500, Event::ClientActs { client });
+        }
+        self.after(5_000, Event::Fault(None));
+        let mut healed = false;
+        let mut look_ms = 0;
+        while let Some(((at_ms, _), event)) = self.events.pop_first() {
+            self.now_ms = self.now_ms.max(at_ms);
+            if self.now_ms >= FAULTS_MS && !healed {
+                healed = true;
+                self.heal()?;
+            }
+            self.happen(event)?;
+            if healed && self.now_ms >= look_ms {
+                look_ms = self.now_ms + 1_000;
+                if self.is_quiet() || self.now_ms > FAULTS_MS + SETTLE_MS {
+                    break;
+                }
+                self.cancel_misfits()?;
+            }
+        }
+        self.finish()
+    }
+
+    fn happen(&mut self, event: Event) -> Result<(), Violation> {
+        match event {
+            Event::ToNode { connection, life, worker, message } => self.node_hears(connection, life, worker, *message),
+            Event::ToWorker { connection, worker, incarnation, message } => {
+                self.worker_hears(connection, worker, incarnation, *message);
+                Ok(())
+            }
+            Event::NodeNotices { connection, life, worker, dead } => self.node_notices(connection, life, worker, dead),
+            Event::WorkerNotices { connection, worker, incarnation } => {
+                self.worker_notices(connection, worker, incarnation);
+                Ok(())
+            }
+            Event::WorkerConnects { worker, incarnation } => {
+                self.worker_connects(worker, incarnation);
+                Ok(())
+            }
+            Event::WorkerStarts { worker } => {
+                self.worker_starts(worker);
+                Ok(())
+            }
+            Event::Heartbeat { connection, worker } => {
+                self.heartbeat(connection, worker);
+                Ok(())
+            }
+            Event::RunStarts { worker, incarnation, run } => {
+                self.run_starts(worker, incarnation, run);
+                Ok(())
+            }
+            Event::RunEnds { worker, incarnation, run, run_ms } => {
+                self.run_ends(worker, incarnation, run, run_ms);
+                Ok(())
+            }
+            Event::Synced { life, up_to } => self.synced(life, up_to),
+            Event::Wake { life } => self.wake(life),
+            Event::Breaks { connection, worker, late } => {
+                self.break_off(connection, worker, late);
+                Ok(())
+            }
+            Event::NodeStarts => self.node_starts(),
+            Event::ClientActs { client } => {
+                self.client_acts(client);
+                Ok(())
+            }
+            Event::RequestArrives { client, request, life } => self.request_arrives(client, request, life),
+            Event::Answer { client, request, reply } => {
+                self.answer(client, request, *reply);
+                Ok(())
+            }
+            Event::ClientGivesUp { client, request } => {
+                self.gives_up(client, request);
+                Ok(())
+            }
+            Event::Fault(fault) => self.fault(fault),
+            Event::Accepts => self.input(shoal_kernel::Input::Accept),
+            Event::WorkerRecovers { worker } => self.worker_recovers(worker),
+        }
+    }
+
+    /// Everything has settled, is durable, and is forgotten by the workers.
+    fn is_quiet(&self) -> bool {
+        self.disk.unsettled().next().is_none()
+            && self.disk.written == self.disk.durable
+            && self.node.is_some()
+            && self.workers.iter().all(|worker| worker.runs.is_empty())
+    }
+
+    fn finish(mut self) -> Result<Report, Violation> {
+        self.checks.at_the_end(&self.disk).map_err(|broken| self.violation(broken))?;
+        if !self.is_quiet() {
+            let held: Vec<_> = self.workers.iter().map(|worker| (&worker.name, worker.runs.keys())).collect();
+            let detail = format!("workers still hold {held:?}");
+            return Err(self.violation(("every ending is acknowledged", detail)));
+        }
+        self.end_life()?;
+        Ok(Report {
+            trace: self.trace.finalize().to_hex().to_string(),
+            acknowledged: self.checks.acknowledged.len() as u64,
+            elapsed_ms: self.now_ms,
+            fault_kinds: self.coverage.fault_kinds(),
+            coverage: self.coverage,
+        })
+    }
+
+    /// Something happens after so many milliseconds; of things at the same time the one that was planned first.
+    pub(crate) fn after(&mut self, ms: u64, event: Event) {
+        self.at(self.now_ms + ms, event);
+    }
+
+    /// Something happens at that time.
+    pub(crate) fn at(&mut self, at_ms: u64, event: Event) {
+        self.order += 1;
+        self.events.insert((at_ms.max(self.now_ms), self.order), event);
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        Now { mono_ms: self.now_ms, wall_ms: self.wall_offset_ms + self.now_ms }
+    }
+
+    pub(crate) fn violation(&self, (rule, detail): Broken) -> Violation {
+        Violation { at_ms: self.now_ms, rule, detail }
+    }
+
+    /// One line of the trace.
+    pub(crate) fn trace(&mut self, what: &str, line: &dyn fmt::Debug) {
+        let line = format!("{:>8} {what} {line:?}\n", self.now_ms);
+        if self.print {
+            print!("{line}");
+        }
+        self.trace.update(line.as_bytes());
+    }
+
+    /// A function with this behaviour.
+    pub(crate) fn make_function(&mut self, behaviour: usize) -> Function {
+        self.functions_made += 1;
+        let component = BlobId::of(&self.functions_made.to_be_bytes());
+        let (run_ms, attempts) = match Behaviour::ALL.get(behaviour) {
+            Some(Behaviour::Hanging) => (5_000, 3),
+            Some(Behaviour::Unlucky) => (150_000, 5),
+            _ => (150_000, 3),
+        };
+        Function {
+            id: ObjectId::from_parts(self.functions_made, 0, *b"function"),
+            name: format!("function-{behaviour}"),
+            owner: user(9),
+            project: None,
+            description: String::new(),
+            versions: vec![Version { number: 1, component, size: 1 }],
+            current: component,
+            needs: Needs::default(),
+            limits: RunLimits { run_ms: Some(run_ms), output_bytes: None, attempts: Some(attempts) },
+            grants: [Grant::Blob].into(),
+            labels: Default::default(),
+            heads: Vec::new(),
+        }
+    }
+}
+
+/// The id of a user.
+pub(crate) fn user(n: u64) -> ObjectId {
+    ObjectId::from_parts(n + 1, 0, *b"theusers")
+}
+
+fn workers() -> Vec<Worker> {
+    let sizes = [(2, 2_048, "a", true), (1, 1_024, "b", false), (4, 1_200, "a", false), (2, 4_096, "b", false)];
+    let worker = |(n, (slots, memory_mb, zone, local)): (usize, (u32, u32, &str, bool))| {
+        let labels = [("zone".to_owned(), zone.to_owned())].into();
+        let offer = Offer { slots, memory_mb, labels, capabilities: Default::default() };
+        Worker::new(ObjectId::from_parts(n as u64 + 1, 0, *b"aworkers"), format!("w{n}"), local, offer)
+    };
+    sizes.into_iter().enumerate().map(worker).collect()
+}
