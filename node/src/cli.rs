@@ -29,7 +29,6 @@ mod token;
 mod wait;
 mod worker;
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -88,8 +87,7 @@ enum Command {
     Up(Overrides),
     /// The main job on real input: deploy a face detector, submit photographs, collect the results
     Demo(DemoArgs),
-    /// Measure this machine: submit rate, latency, blobs, memory, each beside a raw baseline
-    #[command(disable_help_flag = true)]
+    /// Measure jobs on this machine: rate, latency and memory, beside the disk's own speed
     Bench(BenchArgs),
     /// Run one more worker, or look after those of the node
     Worker(worker::Worker),
@@ -142,12 +140,18 @@ pub(crate) struct DemoArgs {
     pub(crate) out: Option<PathBuf>,
 }
 
-/// How the benchmark is run: its own arguments, `shoal bench --help` shows them.
+/// How the benchmark is run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
-    /// What the benchmark takes
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, num_args = 0.., value_name = "ARGUMENTS")]
-    pub(crate) args: Vec<OsString>,
+    /// Jobs to run
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) jobs: u32,
+    /// Jobs that are under way at once
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) in_flight: u32,
+    /// Runs at once of the node's worker
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) slots: u32,
 }
 
 /// What the command line asks for.
@@ -245,10 +249,35 @@ mod tests {
         Cli::try_parse_from(line.split_whitespace())
     }
 
+    /// clap checks this by itself only when it is built with debug assertions, which no build of ours is.
     #[test]
-    fn the_definition_is_sound() {
+    fn no_two_arguments_of_a_command_share_a_name() {
         use clap::CommandFactory as _;
-        Cli::command().debug_assert();
+        let mut command = Cli::command();
+        command.build();
+        let mut commands = vec![command];
+        let mut seen = 0;
+        while let Some(command) = commands.pop() {
+            let mut names = std::collections::BTreeSet::new();
+            for argument in command.get_arguments() {
+                let long = argument.get_long().map(|long| format!("--{long}"));
+                let short = argument.get_short().map(|short| format!("-{short}"));
+                for name in [Some(format!("id {}", argument.get_id())), long, short].into_iter().flatten() {
+                    assert!(names.insert(name.clone()), "{}: {name} stands for two arguments", command.get_name());
+                }
+            }
+            seen += 1;
+            commands.extend(command.get_subcommands().cloned());
+        }
+        assert!(seen > 40, "{seen} commands");
+    }
+
+    #[test]
+    fn a_label_of_the_job_is_no_need() {
+        let cli = parsed("shoal submit f --label a=b --needs-label c=d").expect("a command line");
+        let Command::Client(command) = cli.command else { panic!("another command") };
+        let text = format!("{command:?}");
+        assert!(text.contains(r#"labels: [("a", "b")]"#) && text.contains(r#"labels: [("c", "d")]"#), "{text}");
     }
 
     #[test]
@@ -260,8 +289,7 @@ mod tests {
             "shoal up --name a --label zone=x --label rack=1 --gateway 127.0.0.1:0 --slots 2 --no-worker",
             "shoal --data here status --json",
             "shoal demo",
-            "shoal bench --help",
-            "shoal bench latency --slots 2",
+            "shoal bench --jobs 100 --in-flight 8 --slots 2",
             "shoal submit digest --text hello --wait",
             "shoal submit digest --input - --arg a --arg=-b --env K=V --needs-label gpu=yes --timeout 10m --count 5",
             "shoal job ls --state queued",

@@ -4,7 +4,6 @@
 //! a client that hands over a photograph has exited before the result exists.
 
 mod picture;
-mod stage;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -13,7 +12,7 @@ use anyhow::{Context as _, bail};
 use serde::Deserialize;
 
 use crate::cli::DemoArgs;
-use stage::{Stage, say};
+use crate::stage::{Stage, say};
 
 /// The function: a core module, which becomes a component when it is deployed.
 const FUNCTION: &[u8] = include_bytes!("../functions/face-detect/face-detect.wasm");
@@ -55,7 +54,9 @@ pub(crate) fn run(args: DemoArgs) -> anyhow::Result<()> {
     let mut stage = Stage::new(&out)?;
 
     say("A node starts, with a worker process beside it.");
-    stage.start_node()?;
+    let arguments = ["up", "--name", "demo", "--gateway", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+    say(&format!("  $ shoal {}", arguments.join(" ")));
+    stage.start_node(&arguments)?;
 
     say("A developer ships a function, and the model that it shall use: the model's id stands in KV under a key.");
     stage.shoal(&["deploy", &files.function, "--name", "face-detect", "--grant", "blob,kv"])?;

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::runtime::Runtime;
 use crate::store::Store;
 
-pub use directory::Directory;
+pub(crate) use directory::Directory;
 
 /// Changes that may wait. Why 64: each costs the thread a signature check and a write; beyond it callers wait.
 const WAITING_MAX: usize = 64;
@@ -27,14 +27,14 @@ const WAITING_MAX: usize = 64;
 /// What the thread is asked.
 enum Ask {
     Apply(SignedChange, oneshot::Sender<Result<(), Problem>>),
-    Prepare(Wanted, oneshot::Sender<Result<Change, Problem>>),
+    Prepare(Box<Wanted>, oneshot::Sender<Result<Change, Problem>>),
     /// Prepare, sign and apply with nothing in between.
-    Sign(Wanted, SecretKey, oneshot::Sender<Result<(), Problem>>),
+    Sign(Box<Wanted>, Box<SecretKey>, oneshot::Sender<Result<(), Problem>>),
 }
 
 /// A handle on the documents, cheap to clone.
 #[derive(Clone)]
-pub struct Documents {
+pub(crate) struct Documents {
     asks: mpsc::Sender<Ask>,
     directory: Arc<RwLock<Directory>>,
     kernel: Arc<OnceLock<Runtime>>,
@@ -42,7 +42,7 @@ pub struct Documents {
 
 impl Documents {
     /// Reads the changes that the store holds and starts the thread. Needs a tokio runtime.
-    pub fn open(mesh: PublicKey, store: Store) -> Result<(Self, std::thread::JoinHandle<()>), Problem> {
+    pub(crate) fn open(mesh: PublicKey, store: Store) -> Result<(Self, std::thread::JoinHandle<()>), Problem> {
         let directory = Arc::new(RwLock::new(Directory::default()));
         let kernel = Arc::new(OnceLock::new());
         let (asks, receiver) = mpsc::channel(WAITING_MAX);
@@ -56,34 +56,34 @@ impl Documents {
     }
 
     /// From now on the kernel hears of every function and project that changes.
-    pub fn connect(&self, kernel: Runtime) {
+    pub(crate) fn connect(&self, kernel: Runtime) {
         drop(self.kernel.set(kernel));
     }
 
     /// What the documents say. Not to be held over an await.
-    pub fn directory(&self) -> RwLockReadGuard<'_, Directory> {
+    pub(crate) fn directory(&self) -> RwLockReadGuard<'_, Directory> {
         self.directory.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives all functions and projects as the kernel hears of them, whenever it is called.
-    pub fn known(&self) -> impl Fn() -> Vec<Input> + Send + use<> {
+    pub(crate) fn known(&self) -> impl Fn() -> Vec<Input> + Send + use<> {
         let directory = self.directory.clone();
         move || directory.read().unwrap_or_else(PoisonError::into_inner).inputs()
     }
 
     /// Takes a signed change.
-    pub async fn apply(&self, change: SignedChange) -> Result<(), Problem> {
+    pub(crate) async fn apply(&self, change: SignedChange) -> Result<(), Problem> {
         self.ask(|answer| Ask::Apply(change, answer)).await
     }
 
     /// Makes a change for somebody else to sign.
-    pub async fn prepare(&self, wanted: Wanted) -> Result<Change, Problem> {
-        self.ask(|answer| Ask::Prepare(wanted, answer)).await
+    pub(crate) async fn prepare(&self, wanted: Wanted) -> Result<Change, Problem> {
+        self.ask(|answer| Ask::Prepare(Box::new(wanted), answer)).await
     }
 
     /// Makes a change, signs it, and takes it.
-    pub async fn sign(&self, wanted: Wanted, key: SecretKey) -> Result<(), Problem> {
-        self.ask(|answer| Ask::Sign(wanted, key, answer)).await
+    pub(crate) async fn sign(&self, wanted: Wanted, key: SecretKey) -> Result<(), Problem> {
+        self.ask(|answer| Ask::Sign(Box::new(wanted), Box::new(key), answer)).await
     }
 
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<Result<T, Problem>>) -> Ask) -> Result<T, Problem> {

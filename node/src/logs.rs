@@ -17,10 +17,10 @@ const LOGS_MAX: usize = 4096;
 
 /// The logs of the runs that are under way.
 #[derive(Default)]
-pub struct LogBook(Mutex<HashMap<ObjectId, Arc<Log>>>);
+pub(crate) struct LogBook(Mutex<HashMap<ObjectId, Arc<Log>>>);
 
 /// The log of one run.
-pub struct Log {
+pub(crate) struct Log {
     epoch: u64,
     text: Mutex<Text>,
     grown: Notify,
@@ -38,7 +38,7 @@ impl LogBook {
     }
 
     /// Adds what a worker says of a run's log. What is here already, leaves a gap, or is above the limit, is ignored.
-    pub fn append(&self, run: Run, offset: u64, bytes: &[u8]) {
+    pub(crate) fn append(&self, run: Run, offset: u64, bytes: &[u8]) {
         let log = {
             let mut logs = self.logs();
             let newer = logs.get(&run.job).is_none_or(|log| log.epoch < run.epoch);
@@ -59,16 +59,13 @@ impl LogBook {
     }
 
     /// The log of a job's current run.
-    pub fn of(&self, job: ObjectId) -> Option<Arc<Log>> {
+    pub(crate) fn of(&self, job: ObjectId) -> Option<Arc<Log>> {
         self.logs().get(&job).cloned()
     }
 
-    /// The run's ending is durable: its log is read from the record from now on.
-    pub fn forget(&self, run: Run) {
-        let mut logs = self.logs();
-        if logs.get(&run.job).is_some_and(|log| log.epoch <= run.epoch)
-            && let Some(log) = logs.remove(&run.job)
-        {
+    /// The job has settled: its log is read from the record from now on.
+    pub(crate) fn forget(&self, job: ObjectId) {
+        if let Some(log) = self.logs().remove(&job) {
             log.end();
         }
     }
@@ -96,18 +93,18 @@ impl Log {
     }
 
     /// The epoch of the run.
-    pub fn epoch(&self) -> u64 {
+    pub(crate) fn epoch(&self) -> u64 {
         self.epoch
     }
 
     /// What stands from `offset` on, and whether nothing will follow here.
-    pub fn read(&self, offset: usize) -> (Bytes, bool) {
+    pub(crate) fn read(&self, offset: usize) -> (Bytes, bool) {
         let text = self.text();
         (Bytes::copy_from_slice(text.bytes.get(offset..).unwrap_or_default()), text.ended)
     }
 
     /// Completes when the log has grown or ended after this call, whether or not it has been polled by then.
-    pub fn grown(&self) -> impl Future<Output = ()> + '_ {
+    pub(crate) fn grown(&self) -> impl Future<Output = ()> + '_ {
         self.grown.notified()
     }
 }
@@ -138,7 +135,7 @@ mod tests {
         assert_eq!(second.read(0), (Bytes::from("second"), false));
         book.append(run(3), 0, b"third");
         assert!(second.read(0).1);
-        book.forget(run(3));
+        book.forget(run(3).job);
         assert!(book.of(run(1).job).is_none());
     }
 

@@ -4,6 +4,7 @@
 //! to `service`, which asks the kernel through `runtime`, the documents, the blobs and the store.
 
 mod api;
+mod bench;
 mod cli;
 mod config;
 mod demo;
@@ -15,6 +16,7 @@ mod metrics;
 mod node;
 mod runtime;
 mod service;
+mod stage;
 mod store;
 mod supervisor;
 
@@ -40,7 +42,7 @@ fn main() -> ExitCode {
             on_runtime(worker(*run))
         }
         Ok(Action::Demo(args)) => end(demo::run(args)),
-        Ok(Action::Bench(_)) => ExitCode::FAILURE,
+        Ok(Action::Bench(args)) => end(bench::run(args)),
     }
 }
 
@@ -83,8 +85,11 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 
 /// Log lines go to standard error; `SHOAL_LOG` chooses which, as in `info,shoal=debug`.
 fn log(format: LogFormat) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SHOAL_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,shoal=info,shoal_worker=info,shoal_blobs=info"));
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SHOAL_LOG").unwrap_or_else(|_| {
+        tracing_subscriber::EnvFilter::new(
+            "warn,shoal=info,shoal_worker=info,shoal_blobs=info,iroh_blobs::store::gc=off",
+        )
+    });
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Json => lines.json().init(),

@@ -60,8 +60,10 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let operator = found_operator(&identity, &documents).await?;
     let token_file = identity.write_operator_token(operator)?;
     let blobs = shoal_blobs::Store::open(&config.data.join("blobs"), shoal_blobs::Options::default()).await?;
+    let logs = Arc::new(LogBook::default());
+    let known = Box::new(documents.known());
     let (runtime, kernel_thread) =
-        Runtime::start(identity.node_id(), store.clone(), Box::new(documents.known()), metrics.clone())?;
+        Runtime::start(identity.node_id(), store.clone(), known, metrics.clone(), logs.clone())?;
     documents.connect(runtime.clone());
 
     let gateway = bind_gateway(&config, identity.clone())?;
@@ -86,7 +88,6 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         pid: std::process::id(),
         started_ms: facts.started_ms,
     };
-    let logs = Arc::new(LogBook::default());
     let service = Service::new(service::Parts {
         runtime: runtime.clone(),
         documents,

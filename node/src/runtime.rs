@@ -21,11 +21,12 @@ use shoal_protocol::wire::worker::ToWorker;
 use shoal_protocol::{Kind, NodeId, ObjectId, Problem};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::logs::LogBook;
 use crate::metrics::Metrics;
 use crate::store::{Store, Table};
 
-pub use rows::{Referrer, job_counts, read_job, reference_key};
-pub use watch::Watch;
+pub(crate) use rows::{Referrer, job_counts, read_job, reference_key};
+pub(crate) use watch::Watch;
 
 /// Inputs that may wait for the kernel. Why 4,096: as many as the store takes; beyond it edges wait.
 const INPUTS_WAITING_MAX: usize = 4096;
@@ -39,11 +40,11 @@ enum Message {
 }
 
 /// Gives the functions and projects that are known now, whenever a kernel is restored.
-pub type Known = Box<dyn Fn() -> Vec<Input> + Send>;
+pub(crate) type Known = Box<dyn Fn() -> Vec<Input> + Send>;
 
 /// A handle on the kernel's thread, cheap to clone.
 #[derive(Clone)]
-pub struct Runtime {
+pub(crate) struct Runtime {
     inputs: mpsc::Sender<Message>,
     shared: Arc<Shared>,
 }
@@ -53,15 +54,17 @@ struct Shared {
     connections: AtomicU64,
     watchers: watch::Watchers,
     store: Store,
+    logs: Arc<LogBook>,
 }
 
 impl Runtime {
     /// Restores the kernel from the store and starts its thread.
-    pub fn start(
+    pub(crate) fn start(
         node: NodeId,
         store: Store,
         known: Known,
         metrics: Arc<Metrics>,
+        logs: Arc<LogBook>,
     ) -> Result<(Self, std::thread::JoinHandle<()>), Problem> {
         let newest = store.scan(Table::Jobs, (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded), true, 1)?;
         let newest = newest.first().and_then(|(key, _)| rows::object_id(key));
@@ -70,6 +73,7 @@ impl Runtime {
             connections: AtomicU64::new(1),
             watchers: watch::Watchers::default(),
             store: store.clone(),
+            logs,
         });
         let (inputs, receiver) = mpsc::channel(INPUTS_WAITING_MAX);
         let driver = driver::Driver::new(node, store, known, metrics, shared.clone())?;
@@ -81,7 +85,7 @@ impl Runtime {
     }
 
     /// Asks the kernel; the answer comes when all that it rests on is durable.
-    pub async fn request(&self, principal: Principal, command: Command) -> Result<Reply, Problem> {
+    pub(crate) async fn request(&self, principal: Principal, command: Command) -> Result<Reply, Problem> {
         let (send, receive) = oneshot::channel();
         let sent = self.inputs.send(Message::Request(principal, command, send)).await;
         sent.map_err(|_| stopping())?;
@@ -89,45 +93,45 @@ impl Runtime {
     }
 
     /// Tells the kernel what has happened; waits while it is behind.
-    pub async fn input(&self, input: Input) {
+    pub(crate) async fn input(&self, input: Input) {
         // A kernel that has stopped needs to be told nothing.
         drop(self.inputs.send(Message::Input(input)).await);
     }
 
     /// A worker has attached; what the kernel says to it comes through `outbox`, in order and already durable. The
     /// outbox is dropped when the connection shall be closed.
-    pub async fn attach(&self, attached: WorkerAttached, outbox: mpsc::Sender<ToWorker>) {
+    pub(crate) async fn attach(&self, attached: WorkerAttached, outbox: mpsc::Sender<ToWorker>) {
         drop(self.inputs.send(Message::Attach(Box::new(attached), outbox)).await);
     }
 
     /// A number that no other connection of this process has.
-    pub fn connection_number(&self) -> u64 {
+    pub(crate) fn connection_number(&self) -> u64 {
         self.shared.connections.fetch_add(1, Ordering::Relaxed)
     }
 
     /// A new id, tagged with this node's key.
-    pub fn mint(&self) -> ObjectId {
+    pub(crate) fn mint(&self) -> ObjectId {
         let mut ids = self.shared.ids.lock().unwrap_or_else(PoisonError::into_inner);
         ids.mint(now().wall_ms)
     }
 
     /// Watches a job or a KV namespace: it must be made before the job's state is looked at, so that no change falls in between.
-    pub fn watch(&self, job: ObjectId) -> Watch<'_> {
+    pub(crate) fn watch(&self, job: ObjectId) -> Watch<'_> {
         self.shared.watchers.watch(job)
     }
 
     /// Tells those who watch this id, of a job or of a KV namespace, that something has changed and is durable.
-    pub fn changed(&self, id: ObjectId) {
+    pub(crate) fn changed(&self, id: ObjectId) {
         self.shared.watchers.changed(id);
     }
 
     /// The store below.
-    pub fn store(&self) -> &Store {
+    pub(crate) fn store(&self) -> &Store {
         &self.shared.store
     }
 
     /// Ends the kernel's thread. What it has decided becomes durable; what comes after is answered with a problem.
-    pub async fn stop(&self) {
+    pub(crate) async fn stop(&self) {
         let (send, receive) = oneshot::channel();
         if self.inputs.send(Message::Stop(send)).await.is_ok() {
             drop(receive.await);
@@ -141,7 +145,7 @@ fn stopping() -> Problem {
 }
 
 /// The time now. The deciding clock is the one that runs through sleep.
-pub fn now() -> Now {
+pub(crate) fn now() -> Now {
     let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let wall = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     let millis = |t: rustix::time::Timespec| {

@@ -36,21 +36,22 @@ use crate::logs::LogBook;
 use crate::metrics::Metrics;
 use crate::runtime::Runtime;
 
-pub use answer::{Answer, Body, Format};
-pub use node::{Facts as NodeFacts, Settings as NodeSettings, settings as node_settings};
+pub(crate) use answer::{Answer, Body, Format};
+pub(crate) use node::{Facts as NodeFacts, Settings as NodeSettings, settings as node_settings};
 
 /// Who calls, as the edge authenticated it.
 #[derive(Debug, Clone)]
-pub struct Caller {
+pub(crate) struct Caller {
     /// What the kernel decides by.
-    pub principal: Principal,
+    pub(crate) principal: Principal,
     /// What the token leaves of the user's rights.
-    pub rights: Rights,
+    pub(crate) rights: Rights,
 }
 
 impl Caller {
     /// Anybody.
-    pub const ANONYMOUS: Self = Self { principal: Principal { user: None, operator: false }, rights: Rights::ALL };
+    pub(crate) const ANONYMOUS: Self =
+        Self { principal: Principal { user: None, operator: false }, rights: Rights::ALL };
 
     /// Refuses what the token was narrowed not to allow.
     fn check(&self, operation: Operation, class: Class) -> Result<(), Problem> {
@@ -73,63 +74,63 @@ impl Caller {
 }
 
 /// Bytes as they come.
-pub type ByteStream = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
+pub(crate) type ByteStream = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
 
 /// Bytes that can be read.
-pub struct Opened {
+pub(crate) struct Opened {
     /// The hash of the whole.
-    pub id: BlobId,
+    pub(crate) id: BlobId,
     /// Length of the whole, in bytes.
-    pub size: u64,
+    pub(crate) size: u64,
     /// What `bytes` are of it.
-    pub range: std::ops::Range<u64>,
+    pub(crate) range: std::ops::Range<u64>,
     /// The bytes.
-    pub bytes: ByteStream,
+    pub(crate) bytes: ByteStream,
 }
 
 /// A blob that is about to come.
 #[derive(Debug, Clone, Default)]
-pub struct Upload {
+pub(crate) struct Upload {
     /// Its length, where it is known: other lengths are refused.
-    pub size: Option<u64>,
+    pub(crate) size: Option<u64>,
     /// Keep it although nothing refers to it.
-    pub keep: bool,
+    pub(crate) keep: bool,
     /// A name for people.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 /// The operations, cheap to clone.
 #[derive(Clone)]
-pub struct Service(Arc<Parts>);
+pub(crate) struct Service(Arc<Parts>);
 
 /// What the operations work on.
-pub struct Parts {
+pub(crate) struct Parts {
     /// The kernel.
-    pub runtime: Runtime,
+    pub(crate) runtime: Runtime,
     /// Users, projects, functions.
-    pub documents: Documents,
+    pub(crate) documents: Documents,
     /// Bytes.
-    pub blobs: shoal_blobs::Store,
+    pub(crate) blobs: shoal_blobs::Store,
     /// Live logs.
-    pub logs: Arc<LogBook>,
+    pub(crate) logs: Arc<LogBook>,
     /// Keys and tokens.
-    pub identity: Arc<Identity>,
+    pub(crate) identity: Arc<Identity>,
     /// Counters.
-    pub metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
     /// What was configured.
-    pub config: Config,
+    pub(crate) config: Config,
     /// What the node says of itself.
-    pub node: NodeFacts,
+    pub(crate) node: NodeFacts,
 }
 
 impl Service {
     /// Puts the parts together.
-    pub fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
         Self(Arc::new(parts))
     }
 
     /// Finds out who calls. No token is anybody; a token that does not count is a problem.
-    pub fn authenticate(&self, token: Option<&str>) -> Result<Caller, Problem> {
+    pub(crate) fn authenticate(&self, token: Option<&str>) -> Result<Caller, Problem> {
         let Some(token) = token else { return Ok(Caller::ANONYMOUS) };
         let documents = &self.0.documents;
         let keys_of = |user: ObjectId| {
@@ -149,17 +150,12 @@ impl Service {
     }
 
     /// The counters.
-    pub fn metrics(&self) -> &Arc<Metrics> {
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
         &self.0.metrics
     }
 
-    /// The live logs.
-    pub fn logs(&self) -> &Arc<LogBook> {
-        &self.0.logs
-    }
-
     /// Carries out one row of Table 1.
-    pub async fn call(&self, caller: &Caller, call: Call, body: Body) -> Result<Answer, Problem> {
+    pub(crate) async fn call(&self, caller: &Caller, call: Call, body: Body) -> Result<Answer, Problem> {
         let (operation, class) = operation_of(&call);
         caller.check(operation, class)?;
         match call {

@@ -26,7 +26,7 @@ use shoal_protocol::{Kind, Problem};
 use tokio::sync::{mpsc, oneshot};
 
 use memory::Rows;
-pub use table::{Mutation, Table};
+pub(crate) use table::{Mutation, Table};
 use tables::Tables;
 
 /// Commits that may wait for the writer. Why 4,096: some batches ahead; beyond it whoever commits waits.
@@ -36,7 +36,7 @@ const LAYOUT_VERSION: u32 = 1;
 
 /// Why the store cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub(crate) enum OpenError {
     /// The folder was written by a newer program.
     #[error(
         "the data folder {folder} has layout version {found}; this program knows up to {known}: use the newer program"
@@ -72,18 +72,18 @@ pub enum OpenError {
 }
 
 /// Rows that become durable together.
-pub struct Commit {
+pub(crate) struct Commit {
     generation: u64,
     work: Work,
 }
 
 /// Called once, from the writer thread: it must not block.
-pub type Done = Box<dyn FnOnce(Result<(), Problem>) + Send>;
+pub(crate) type Done = Box<dyn FnOnce(Result<(), Problem>) + Send>;
 /// Decides on rows in the order of the commits, seeing all that were decided before.
-pub type Decide = Box<dyn FnOnce(&View<'_>) -> (Vec<Mutation>, Done) + Send>;
+pub(crate) type Decide = Box<dyn FnOnce(&View<'_>) -> (Vec<Mutation>, Done) + Send>;
 
 /// Told of every frame that became durable: how long writing and syncing took, how many rows and bytes it had.
-pub type Observe = Box<dyn Fn(std::time::Duration, u64, u64) + Send + Sync>;
+pub(crate) type Observe = Box<dyn Fn(std::time::Duration, u64, u64) + Send + Sync>;
 
 enum Work {
     Rows(Vec<Mutation>, Done),
@@ -91,19 +91,19 @@ enum Work {
 }
 
 /// The rows as they are after all commits before this one.
-pub struct View<'a> {
+pub(crate) struct View<'a> {
     staged: &'a Rows,
     shared: &'a Shared,
 }
 
 impl View<'_> {
     /// One row.
-    pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Problem> {
+    pub(crate) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Problem> {
         self.staged.get(table, key).map_or_else(|| self.shared.get(table, key), Ok)
     }
 
     /// At most `limit` rows whose key starts with `prefix`.
-    pub fn scan_prefix(&self, table: Table, prefix: &[u8], limit: usize) -> Result<ScannedRows, Problem> {
+    pub(crate) fn scan_prefix(&self, table: Table, prefix: &[u8], limit: usize) -> Result<ScannedRows, Problem> {
         let end = end_of_prefix(prefix);
         let end = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         self.shared.scan(table, (Bound::Included(prefix), end), false, limit, Some(self.staged))
@@ -112,7 +112,7 @@ impl View<'_> {
 
 /// A handle on the store, cheap to clone.
 #[derive(Clone)]
-pub struct Store {
+pub(crate) struct Store {
     shared: Arc<Shared>,
     commits: mpsc::Sender<Commit>,
 }
@@ -134,7 +134,7 @@ struct Layers {
 }
 
 /// The threads of an open store. They end when the last handle is gone.
-pub struct Threads {
+pub(crate) struct Threads {
     writer: std::thread::JoinHandle<()>,
     flusher: std::thread::JoinHandle<()>,
     _lock: std::fs::File,
@@ -142,7 +142,7 @@ pub struct Threads {
 
 impl Threads {
     /// Waits until everything is saved. Every [`Store`] must have been dropped, or this never returns.
-    pub fn join(self) {
+    pub(crate) fn join(self) {
         for thread in [self.writer, self.flusher] {
             if thread.join().is_err() {
                 tracing::warn!("a thread of the store has panicked; the journal holds all that was acknowledged");
@@ -152,11 +152,11 @@ impl Threads {
 }
 
 /// Rows of a scan.
-pub type ScannedRows = Vec<(Bytes, Bytes)>;
+pub(crate) type ScannedRows = Vec<(Bytes, Bytes)>;
 
 impl Store {
     /// Opens the data folder: one process at a time.
-    pub fn open(folder: &Path, observe: Observe) -> Result<(Self, Threads), OpenError> {
+    pub(crate) fn open(folder: &Path, observe: Observe) -> Result<(Self, Threads), OpenError> {
         let context = |what: &str| {
             let what = format!("{what} in {}", folder.display());
             move |source| OpenError::Io { context: what, source }
@@ -188,17 +188,17 @@ impl Store {
     }
 
     /// Numbers the time between two failures. A commit of an older generation fails.
-    pub fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         self.shared.generation.load(Ordering::Acquire)
     }
 
     /// Hands rows to the writer, deciding on nothing that it has not seen: waits while too many commits wait.
-    pub async fn send(&self, generation: u64, rows: Vec<Mutation>, done: Done) {
+    pub(crate) async fn send(&self, generation: u64, rows: Vec<Mutation>, done: Done) {
         self.hand(Commit { generation, work: Work::Rows(rows, done) }).await;
     }
 
     /// Makes rows durable.
-    pub async fn commit(&self, rows: Vec<Mutation>) -> Result<(), Problem> {
+    pub(crate) async fn commit(&self, rows: Vec<Mutation>) -> Result<(), Problem> {
         let (send, receive) = oneshot::channel();
         let done: Done = Box::new(move |result| drop(send.send(result)));
         self.send(self.generation(), rows, done).await;
@@ -206,7 +206,7 @@ impl Store {
     }
 
     /// Reads, decides, and makes the outcome durable, with nothing in between. The answer is returned once it is.
-    pub async fn decide<T: Send + 'static>(
+    pub(crate) async fn decide<T: Send + 'static>(
         &self,
         decide: impl FnOnce(&View<'_>) -> Result<(Vec<Mutation>, T), Problem> + Send + 'static,
     ) -> Result<T, Problem> {
@@ -228,12 +228,12 @@ impl Store {
     }
 
     /// One row, as it is durable.
-    pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Problem> {
+    pub(crate) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Problem> {
         self.shared.get(table, key)
     }
 
     /// At most `limit` rows of a range, `newest` the highest key first.
-    pub fn scan(
+    pub(crate) fn scan(
         &self,
         table: Table,
         range: (Bound<&[u8]>, Bound<&[u8]>),
@@ -244,7 +244,7 @@ impl Store {
     }
 
     /// At most `limit` rows whose key starts with `prefix` and comes after `after`.
-    pub fn scan_prefix(
+    pub(crate) fn scan_prefix(
         &self,
         table: Table,
         prefix: &[u8],

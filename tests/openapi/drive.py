@@ -197,7 +197,7 @@ node = call(200, "list_node").items[0].id
 call(200, "get_node", node)
 call(405, "create_node")
 call(200, "set_node", node, body=make("NodePatch", labels={"driven": "yes"}))
-call(200, "set_node", node, body=make("NodePatch", labels={}))
+call(200, "set_node", node, body=make("NodePatch", labels={"driven": None}))
 call(405, "delete_node", node)
 
 # And away again.

@@ -18,7 +18,7 @@ use crate::config::{Length, parse_label};
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct NeedFlags {
     /// A label that the worker must carry, as key=value; may be repeated
-    #[arg(long = "needs-label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    #[arg(id = "needs-label", long = "needs-label", value_name = "KEY=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
     /// A capability that the worker must offer, such as gpu; may be repeated
     #[arg(long = "needs-capability", value_name = "NAME")]

@@ -13,7 +13,7 @@ use shoal_protocol::object::user::User;
 
 /// The documents that are not deleted.
 #[derive(Debug, Default)]
-pub struct Directory {
+pub(crate) struct Directory {
     facts: BTreeMap<ObjectId, Arc<Facts>>,
     /// Class, name, owner, id. Of two with the same owner and name the lower id has the name.
     names: BTreeSet<(DocumentClass, String, ObjectId, ObjectId)>,
@@ -38,19 +38,19 @@ impl Directory {
     }
 
     /// One document.
-    pub fn get(&self, id: ObjectId) -> Option<&Arc<Facts>> {
+    pub(crate) fn get(&self, id: ObjectId) -> Option<&Arc<Facts>> {
         self.facts.get(&id)
     }
 
     /// The documents of a class, by rising id, after `after`.
-    pub fn of_class(&self, class: DocumentClass, after: Option<ObjectId>) -> impl Iterator<Item = &Arc<Facts>> {
+    pub(crate) fn of_class(&self, class: DocumentClass, after: Option<ObjectId>) -> impl Iterator<Item = &Arc<Facts>> {
         let start = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
         let range = self.facts.range((start, std::ops::Bound::Unbounded));
         range.map(|(_, facts)| facts).filter(move |facts| facts.class() == class)
     }
 
     /// The documents of this class and name, of all owners.
-    pub fn named(&self, class: DocumentClass, name: &str) -> impl Iterator<Item = &Arc<Facts>> {
+    pub(crate) fn named(&self, class: DocumentClass, name: &str) -> impl Iterator<Item = &Arc<Facts>> {
         let start = (class, name.to_owned(), ObjectId::MIN, ObjectId::MIN);
         let end = (class, name.to_owned(), ObjectId::MAX, ObjectId::MAX);
         let mut last = None;
@@ -61,12 +61,12 @@ impl Directory {
     }
 
     /// The document of this class, name and owner.
-    pub fn owned(&self, class: DocumentClass, name: &str, owner: ObjectId) -> Option<&Arc<Facts>> {
+    pub(crate) fn owned(&self, class: DocumentClass, name: &str, owner: ObjectId) -> Option<&Arc<Facts>> {
         self.named(class, name).find(|facts| facts.owner() == owner)
     }
 
     /// A user.
-    pub fn user(&self, id: ObjectId) -> Option<&User> {
+    pub(crate) fn user(&self, id: ObjectId) -> Option<&User> {
         match &self.facts.get(&id)?.object {
             Object::User(user) => Some(user),
             _ => None,
@@ -74,7 +74,7 @@ impl Directory {
     }
 
     /// A project.
-    pub fn project(&self, id: ObjectId) -> Option<&Project> {
+    pub(crate) fn project(&self, id: ObjectId) -> Option<&Project> {
         match &self.facts.get(&id)?.object {
             Object::Project { project, .. } => Some(project),
             _ => None,
@@ -82,7 +82,7 @@ impl Directory {
     }
 
     /// A function.
-    pub fn function(&self, id: ObjectId) -> Option<&Function> {
+    pub(crate) fn function(&self, id: ObjectId) -> Option<&Function> {
         match &self.facts.get(&id)?.object {
             Object::Function { function, .. } => Some(function),
             _ => None,

@@ -76,9 +76,9 @@ impl Owner {
             match ask {
                 Ask::Apply(change, answer) => drop(answer.send(runtime.block_on(self.apply(&change)))),
                 Ask::Prepare(wanted, answer) => {
-                    drop(answer.send(self.replica.prepare(wanted).map_err(|error| Problem::from(&error))));
+                    drop(answer.send(self.replica.prepare(*wanted).map_err(|error| Problem::from(&error))));
                 }
-                Ask::Sign(wanted, key, answer) => drop(answer.send(runtime.block_on(self.sign(wanted, &key)))),
+                Ask::Sign(wanted, key, answer) => drop(answer.send(runtime.block_on(self.sign(*wanted, &key)))),
             }
         }
     }

@@ -165,7 +165,7 @@ impl Driver {
         match stopped {
             Some(done) => {
                 self.drain().await;
-                drop(done.send(()));
+                let _ = done.send(());
                 true
             }
             None => false,
@@ -246,7 +246,7 @@ impl Driver {
         let (worker, message) = match effect {
             Effect::Write(_) => return,
             Effect::Wake { at_ms } => return self.wake_ms = Some(at_ms),
-            Effect::Changed { job, .. } => return outgoing.push(Outgoing::Changed(job)),
+            Effect::Changed { job, settled } => return outgoing.push(Outgoing::Changed(job, settled)),
             Effect::Reply { request, reply } => {
                 if let Some(sender) = self.requests.remove(&request) {
                     outgoing.push(Outgoing::Reply(sender, reply));

@@ -13,8 +13,11 @@ use super::Shared;
 pub(super) enum Outgoing {
     Reply(oneshot::Sender<Result<Reply, Problem>>, Result<Reply, Problem>),
     ToWorker(Outbox, ToWorker),
-    Changed(ObjectId),
+    Changed(ObjectId, Settled),
 }
+
+/// Whether a job has settled.
+pub(super) type Settled = bool;
 
 /// The way to one worker connection.
 #[derive(Clone)]
@@ -90,7 +93,13 @@ impl Reports {
             match effect {
                 // Whoever asked may have gone away.
                 Outgoing::Reply(sender, reply) => drop(sender.send(reply)),
-                Outgoing::Changed(job) => shared.watchers.changed(job),
+                Outgoing::Changed(job, settled) => {
+                    if settled {
+                        // From now on the log is read from the job's record.
+                        shared.logs.forget(job);
+                    }
+                    shared.watchers.changed(job);
+                }
                 Outgoing::ToWorker(outbox, message) => {
                     if let Err(mpsc::error::TrySendError::Full(_)) = outbox.sender.try_send(message) {
                         self.state().stuck.push(outbox.connection);

@@ -22,7 +22,7 @@ pub(super) struct Counts {
 
 /// What refers to a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Referrer {
+pub(crate) enum Referrer {
     /// A job: its input, result or log.
     Job(ObjectId),
     /// A function: the code of a version.
@@ -33,7 +33,7 @@ pub enum Referrer {
 
 impl Referrer {
     /// The referrer of a row's key.
-    pub fn of_key(key: &[u8]) -> Option<Self> {
+    pub(crate) fn of_key(key: &[u8]) -> Option<Self> {
         let kind = *key.get(32)?;
         let id = object_id(key.get(33..49)?)?;
         match kind {
@@ -46,7 +46,7 @@ impl Referrer {
 }
 
 /// The key of a reference: blob, kind, id, and what tells several of the same referrer apart.
-pub fn reference_key(blob: BlobId, referrer: Referrer, place: &[u8]) -> Bytes {
+pub(crate) fn reference_key(blob: BlobId, referrer: Referrer, place: &[u8]) -> Bytes {
     let (kind, id) = match referrer {
         Referrer::Job(id) => (1, id),
         Referrer::Function(id) => (2, id),
@@ -134,7 +134,7 @@ pub(super) fn read_counts(store: &Store) -> Result<Counts, Problem> {
 }
 
 /// The counts as people see them; what is open and not running waits.
-pub fn job_counts(store: &Store, running: u64) -> Result<JobCounts, Problem> {
+pub(crate) fn job_counts(store: &Store, running: u64) -> Result<JobCounts, Problem> {
     let Counts { accepted, settled, swept } = read_counts(store)?;
     let open = accepted.saturating_sub(settled + swept);
     let running = running.min(open);
@@ -142,7 +142,7 @@ pub fn job_counts(store: &Store, running: u64) -> Result<JobCounts, Problem> {
 }
 
 /// A job as it is durable: what was accepted, and where it stands if it ever left the queue.
-pub fn read_job(store: &Store, id: ObjectId) -> Result<Option<(Accepted, Option<Standing>)>, Problem> {
+pub(crate) fn read_job(store: &Store, id: ObjectId) -> Result<Option<(Accepted, Option<Standing>)>, Problem> {
     let key = id.to_bytes();
     let Some(accepted) = store.get(Table::Jobs, &key)? else { return Ok(None) };
     let standing = store.get(Table::Standings, &key)?;

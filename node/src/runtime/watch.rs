@@ -41,7 +41,7 @@ impl Watchers {
 }
 
 /// One who waits. Dropping it ends the waiting.
-pub struct Watch<'a> {
+pub(crate) struct Watch<'a> {
     watchers: &'a Watchers,
     job: ObjectId,
     notify: Arc<Notify>,
@@ -49,7 +49,7 @@ pub struct Watch<'a> {
 
 impl Watch<'_> {
     /// Completes at the next change after this call, whether or not it has been polled by then.
-    pub fn changed(&self) -> impl Future<Output = ()> + '_ {
+    pub(crate) fn changed(&self) -> impl Future<Output = ()> + '_ {
         self.notify.notified()
     }
 }

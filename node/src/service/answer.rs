@@ -11,7 +11,7 @@ use shoal_protocol::{Kind, ObjectId, Problem, codec};
 
 /// How an edge writes bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     /// The HTTP API.
     Json,
     /// The QUIC protocol.
@@ -20,11 +20,11 @@ pub enum Format {
 
 /// The body of a request.
 #[derive(Debug, Clone)]
-pub struct Body {
+pub(crate) struct Body {
     /// How it is written, and how the answer shall be.
-    pub format: Format,
+    pub(crate) format: Format,
     /// The bytes; none: no body.
-    pub bytes: Bytes,
+    pub(crate) bytes: Bytes,
 }
 
 impl Body {
@@ -79,13 +79,13 @@ fn merge(target: &mut serde_json::Value, patch: serde_json::Value) {
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// The HTTP status.
-    pub status: u16,
+    pub(crate) status: u16,
     /// Names this state of the object.
-    pub etag: Option<String>,
+    pub(crate) etag: Option<String>,
     /// In the format of the request.
-    pub body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {

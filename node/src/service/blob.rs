@@ -30,15 +30,15 @@ const BLOB_NAME_LEN_MAX: usize = 256;
 
 /// What is stored of a blob beside its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Info {
+pub(crate) struct Info {
     /// Who uploaded it.
-    pub owner: Option<ObjectId>,
+    pub(crate) owner: Option<ObjectId>,
     /// When, in milliseconds since the Unix epoch.
-    pub uploaded_ms: u64,
+    pub(crate) uploaded_ms: u64,
     /// Keep it although nothing refers to it.
-    pub keep: bool,
+    pub(crate) keep: bool,
     /// A name for people.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 /// A blob error as callers see it.
@@ -67,7 +67,12 @@ fn id(text: &str) -> Result<BlobId, Problem> {
 
 impl Service {
     /// Stores bytes; the answer means that they are durable.
-    pub async fn put_blob(&self, caller: &Caller, upload: Upload, bytes: ByteStream) -> Result<BlobStored, Problem> {
+    pub(crate) async fn put_blob(
+        &self,
+        caller: &Caller,
+        upload: Upload,
+        bytes: ByteStream,
+    ) -> Result<BlobStored, Problem> {
         let user = caller.user()?;
         caller.check(Operation::Write, Class::Blob)?;
         if upload.name.len() > BLOB_NAME_LEN_MAX || upload.name.chars().any(char::is_control) {
@@ -120,7 +125,7 @@ impl Service {
     }
 
     /// Opens a blob that the caller may read.
-    pub async fn open_blob(
+    pub(crate) async fn open_blob(
         &self,
         caller: &Caller,
         id: BlobId,
@@ -352,7 +357,7 @@ impl Service {
     }
 
     /// Sweeps what nothing has referred to for longer than the grace. How many blobs went.
-    pub async fn sweep_blobs(&self) -> Result<u64, Problem> {
+    pub(crate) async fn sweep_blobs(&self) -> Result<u64, Problem> {
         let grace = self.0.config.blob_grace_ms;
         let mut swept = 0;
         let mut after = None;

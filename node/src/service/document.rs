@@ -192,7 +192,7 @@ fn wanted(draft: Draft, user: Option<ObjectId>, author: PublicKey) -> Wanted {
 fn mint(author: &PublicKey) -> ObjectId {
     let mut drawn = [0; 2];
     // Without entropy two documents founded in the same millisecond collide, and the second is refused: nothing is lost.
-    drop(getrandom::fill(&mut drawn));
+    let _ = getrandom::fill(&mut drawn);
     let millis = now().wall_ms;
     let start = ObjectId::from_parts(millis, u16::from_be_bytes(drawn), author.tag());
     IdSource::new(author, Some(start)).mint(millis)

@@ -78,7 +78,14 @@ impl Service {
         };
         drop(holds);
         let missing = || Receipt::Refused(Problem::new(Kind::Internal, "the job got no receipt"));
-        Ok(receipts.into_iter().map(|early| early.or_else(|| accepted.next()).unwrap_or_else(missing)).collect())
+        let receipts: Vec<Receipt> =
+            receipts.into_iter().map(|early| early.or_else(|| accepted.next()).unwrap_or_else(missing)).collect();
+        for receipt in &receipts {
+            if let Receipt::Refused(problem) = receipt {
+                self.0.metrics.job_refused(problem.kind);
+            }
+        }
+        Ok(receipts)
     }
 
     async fn new_job(
@@ -274,7 +281,7 @@ impl Service {
     }
 
     /// Opens the result of a job that has one.
-    pub async fn open_result(&self, caller: &Caller, id: ObjectId, offset: u64) -> Result<Opened, Problem> {
+    pub(crate) async fn open_result(&self, caller: &Caller, id: ObjectId, offset: u64) -> Result<Opened, Problem> {
         let job = self.job(caller, id, false).await?;
         let (accepted, standing) = read_job(self.0.runtime.store(), id)?.unzip();
         let outcome = standing.flatten().and_then(|standing| standing.outcome);
@@ -313,7 +320,7 @@ impl Service {
     }
 
     /// A job's log: what the current run has written, then, if it is followed, what it writes until the job has settled.
-    pub async fn open_log(&self, caller: &Caller, id: ObjectId, follow: bool) -> Result<ByteStream, Problem> {
+    pub(crate) async fn open_log(&self, caller: &Caller, id: ObjectId, follow: bool) -> Result<ByteStream, Problem> {
         self.job(caller, id, false).await?;
         if follow {
             let follower = Follower { service: self.clone(), job: id, seen: None, rest: None };

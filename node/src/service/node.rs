@@ -21,37 +21,37 @@ use crate::store::{Mutation, Table};
 const SETTINGS: &[u8] = b"node_settings";
 
 /// What the node says of itself.
-pub struct Facts {
+pub(crate) struct Facts {
     /// The mesh.
-    pub mesh: Mesh,
+    pub(crate) mesh: Mesh,
     /// The gateway: `quic://NODEID@host:port`.
-    pub gateway: String,
+    pub(crate) gateway: String,
     /// The HTTP API: `http://host:port`.
-    pub http: String,
+    pub(crate) http: String,
     /// When the process started, in milliseconds since the Unix epoch.
-    pub started_ms: u64,
+    pub(crate) started_ms: u64,
     /// What can be set.
-    pub settings: RwLock<Settings>,
+    pub(crate) settings: RwLock<Settings>,
     /// Whether the node stops.
-    pub stopping: AtomicBool,
+    pub(crate) stopping: AtomicBool,
     /// Told when somebody asks the node to stop.
-    pub stop: Arc<Notify>,
+    pub(crate) stop: Arc<Notify>,
 }
 
 /// What can be set of a node, and stays set after a restart.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The name.
-    pub name: String,
+    pub(crate) name: String,
     /// Labels.
     #[serde(default)]
-    pub labels: Labels,
+    pub(crate) labels: Labels,
 }
 
 impl Facts {
     /// The gateway's address.
-    pub fn gateway(&self) -> String {
+    pub(crate) fn gateway(&self) -> String {
         self.gateway.clone()
     }
 
@@ -68,7 +68,7 @@ struct StoredSettings {
 }
 
 /// What was set of this node stays set, until it is configured otherwise than it was then.
-pub fn settings(store: &crate::store::Store, configured: Settings) -> Result<Settings, Problem> {
+pub(crate) fn settings(store: &crate::store::Store, configured: Settings) -> Result<Settings, Problem> {
     let row = store.get(Table::Meta, SETTINGS)?;
     let stored: Option<StoredSettings> = row.and_then(|row| shoal_protocol::codec::decode(&row).ok());
     Ok(match stored {
@@ -79,7 +79,7 @@ pub fn settings(store: &crate::store::Store, configured: Settings) -> Result<Set
 
 impl Service {
     /// The node as everybody sees it.
-    pub async fn node(&self) -> Node {
+    pub(crate) async fn node(&self) -> Node {
         let nobody = Principal { user: None, operator: true };
         let load = match self.0.runtime.request(nobody, Command::Load).await {
             Ok(Reply::Load(load)) => load,
@@ -106,7 +106,7 @@ impl Service {
     }
 
     /// Whether the node stops.
-    pub fn is_stopping(&self) -> bool {
+    pub(crate) fn is_stopping(&self) -> bool {
         self.0.node.stopping.load(Ordering::Acquire)
     }
 

@@ -27,7 +27,7 @@ impl Service {
     }
 
     /// Answers a guest.
-    pub async fn ask(&self, worker: WorkerId, run: Run, ask: Ask) -> Reply<Answer> {
+    pub(crate) async fn ask(&self, worker: WorkerId, run: Run, ask: Ask) -> Reply<Answer> {
         let accepted = self.run(worker, run)?;
         match ask {
             Ask::Kv { namespace, scope, operation } => {
@@ -41,7 +41,7 @@ impl Service {
 
     /// Opens a blob for a run: its code and its input in any case, others if it was granted blobs and either its
     /// submitter or its function's owner may read them.
-    pub async fn open_blob_for_run(
+    pub(crate) async fn open_blob_for_run(
         &self,
         worker: WorkerId,
         run: Run,
@@ -73,7 +73,12 @@ impl Service {
     }
 
     /// Stores bytes that a run has made. They belong to who submitted the job.
-    pub async fn put_blob_for_run(&self, worker: WorkerId, run: Run, bytes: ByteStream) -> Result<BlobStored, Problem> {
+    pub(crate) async fn put_blob_for_run(
+        &self,
+        worker: WorkerId,
+        run: Run,
+        bytes: ByteStream,
+    ) -> Result<BlobStored, Problem> {
         let accepted = self.run(worker, run)?;
         // The log of a run goes the same way as its result.
         let len_max = accepted.limits.output_bytes().max(shoal_protocol::limits::LOG_LEN_MAX as u64);

@@ -113,6 +113,13 @@ impl Service {
     pub(super) async fn delete_worker(&self, caller: &Caller, object: &str) -> Result<Answer, Problem> {
         let worker = self.worker(caller, object).await?;
         self.0.runtime.request(caller.principal, Command::DetachWorker(worker.id)).await?;
+        if !worker.local {
+            // Without this it would come back with the ticket that it has.
+            let identity = self.0.identity.clone();
+            tokio::task::spawn_blocking(move || identity.workers.expel(worker.id))
+                .await
+                .map_err(|error| Problem::new(Kind::Internal, format!("sending the worker away: {error}")))??;
+        }
         Ok(Answer::done())
     }
 }

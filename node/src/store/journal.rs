@@ -13,44 +13,44 @@ const MAGIC: [u8; 4] = *b"SHJ1";
 /// Magic, length, checksum, sequence.
 const HEADER_LEN: usize = 4 + 4 + 4 + 8;
 /// A frame's body, in bytes. Why 64 MiB: more than a full queue of commits; a length above it is damage, not data.
-pub const BODY_LEN_MAX: usize = 64 * 1024 * 1024;
+pub(crate) const BODY_LEN_MAX: usize = 64 * 1024 * 1024;
 /// A segment's length, in bytes, after which the next one is begun. Why 64 MiB: deletion and recovery go by whole segments.
 const SEGMENT_LEN_MAX: u64 = 64 * 1024 * 1024;
 
 /// One frame as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Frame {
+pub(crate) struct Frame {
     /// Its place in the journal, from 1.
-    pub sequence: u64,
+    pub(crate) sequence: u64,
     /// What was written.
-    pub body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 /// What reading a journal found.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Recovery {
+pub(crate) struct Recovery {
     /// The highest sequence of an intact frame.
-    pub last_sequence: u64,
+    pub(crate) last_sequence: u64,
     /// Bytes behind the last intact frame of the last segment: a write that a crash cut off. Nothing of it was acknowledged.
-    pub torn_bytes: u64,
+    pub(crate) torn_bytes: u64,
     /// Damaged stretches in front of intact frames: acknowledged data that the disk has lost.
-    pub damaged: Vec<Damage>,
+    pub(crate) damaged: Vec<Damage>,
 }
 
 /// A damaged stretch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Damage {
+pub(crate) struct Damage {
     /// The segment.
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     /// Where it starts, in bytes.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// How long it is, in bytes.
-    pub len: u64,
+    pub(crate) len: u64,
 }
 
 /// The open end of the journal.
 #[derive(Debug)]
-pub struct Journal {
+pub(crate) struct Journal {
     folder: PathBuf,
     segment: Option<Segment>,
     next_sequence: u64,
@@ -64,7 +64,7 @@ struct Segment {
 
 impl Journal {
     /// Reads every frame above `after` in order, then opens the journal for appending in a segment of its own.
-    pub fn open(folder: &Path, after: u64, mut each: impl FnMut(Frame)) -> io::Result<(Self, Recovery)> {
+    pub(crate) fn open(folder: &Path, after: u64, mut each: impl FnMut(Frame)) -> io::Result<(Self, Recovery)> {
         std::fs::create_dir_all(folder)?;
         let mut recovery = Recovery { last_sequence: after, ..Recovery::default() };
         let all = segments(folder)?;
@@ -86,7 +86,7 @@ impl Journal {
 
     /// Appends one frame and makes it durable. After an error the segment is left behind: what its end holds is
     /// unknown, so the next frame goes into a new one, under the same sequence.
-    pub fn append(&mut self, body: &[u8]) -> io::Result<u64> {
+    pub(crate) fn append(&mut self, body: &[u8]) -> io::Result<u64> {
         let frame = frame(self.next_sequence, body)?;
         let written = self.append_frame(&frame);
         if written.is_err()
@@ -115,7 +115,7 @@ impl Journal {
     }
 
     /// The sequence of the last durable frame.
-    pub fn last_sequence(&self) -> u64 {
+    pub(crate) fn last_sequence(&self) -> u64 {
         self.next_sequence - 1
     }
 
@@ -127,12 +127,12 @@ impl Journal {
 }
 
 /// Bytes of all segments.
-pub fn len(folder: &Path) -> io::Result<u64> {
+pub(crate) fn len(folder: &Path) -> io::Result<u64> {
     Ok(segments(folder)?.iter().map(|segment| segment.len).sum())
 }
 
 /// Deletes the segments that hold nothing above `sequence`; the last one stays, it may be open.
-pub fn drop_through(folder: &Path, sequence: u64) -> io::Result<()> {
+pub(crate) fn drop_through(folder: &Path, sequence: u64) -> io::Result<()> {
     let mut dropped = false;
     for pair in segments(folder)?.windows(2) {
         if let [old, next] = pair
@@ -181,12 +181,12 @@ fn begin_segment(folder: &Path, first: u64) -> io::Result<Segment> {
 }
 
 /// Makes the names in a folder durable.
-pub fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
 /// The bytes of one frame.
-pub fn frame(sequence: u64, body: &[u8]) -> io::Result<Vec<u8>> {
+pub(crate) fn frame(sequence: u64, body: &[u8]) -> io::Result<Vec<u8>> {
     let len = u32::try_from(body.len()).ok().filter(|_| body.len() <= BODY_LEN_MAX);
     let len = len.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a frame's body is above its limit"))?;
     let mut bytes = Vec::with_capacity(HEADER_LEN + body.len());
@@ -279,7 +279,7 @@ fn next_intact(bytes: &[u8], from: usize) -> Option<usize> {
 }
 
 /// Reads a file of frames whole; for snapshots, where every frame must be intact.
-pub fn read_all(path: &Path, mut each: impl FnMut(Frame)) -> io::Result<()> {
+pub(crate) fn read_all(path: &Path, mut each: impl FnMut(Frame)) -> io::Result<()> {
     let mut bytes = Vec::new();
     File::open(path)?.read_to_end(&mut bytes)?;
     let mut offset = 0;

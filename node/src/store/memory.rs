@@ -12,14 +12,14 @@ const ROW_OVERHEAD: usize = 128;
 
 /// Rows by table and key; `None` removes.
 #[derive(Debug, Default, Clone)]
-pub struct Rows {
+pub(crate) struct Rows {
     rows: BTreeMap<(Table, Bytes), Option<Bytes>>,
     len: usize,
 }
 
 impl Rows {
     /// Sets a row.
-    pub fn apply(&mut self, mutation: Mutation) {
+    pub(crate) fn apply(&mut self, mutation: Mutation) {
         let Mutation { table, key, value } = mutation;
         self.len += ROW_OVERHEAD + key.len() + value.as_ref().map_or(0, Bytes::len);
         if let Some(former) = self.rows.insert((table, key), value) {
@@ -28,12 +28,12 @@ impl Rows {
     }
 
     /// What stands there: `None` if these rows say nothing, `Some(None)` if the row was removed.
-    pub fn get(&self, table: Table, key: &[u8]) -> Option<Option<Bytes>> {
+    pub(crate) fn get(&self, table: Table, key: &[u8]) -> Option<Option<Bytes>> {
         self.rows.get(&(table, Bytes::copy_from_slice(key))).cloned()
     }
 
     /// The rows of a range, in order of the key.
-    pub fn range(
+    pub(crate) fn range(
         &self,
         table: Table,
         range: (Bound<&[u8]>, Bound<&[u8]>),
@@ -57,22 +57,22 @@ impl Rows {
     }
 
     /// Every row, by table and key.
-    pub fn iter(&self) -> impl Iterator<Item = (Table, &Bytes, &Option<Bytes>)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Table, &Bytes, &Option<Bytes>)> {
         self.rows.iter().map(|((table, key), value)| (*table, key, value))
     }
 
     /// About how many bytes of memory these rows take.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
     /// Takes all rows of `newer`, which win.
-    pub fn absorb(&mut self, newer: Self) {
+    pub(crate) fn absorb(&mut self, newer: Self) {
         for ((table, key), value) in newer.rows {
             self.apply(Mutation { table, key, value });
         }

@@ -6,7 +6,7 @@ use shoal_protocol::Octets;
 
 /// A table. The numbers stand in the journal: they are never given to another table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Table {
+pub(crate) enum Table {
     /// Job id → `Accepted`.
     Jobs = 1,
     /// Job id → `Standing`.
@@ -29,7 +29,7 @@ pub enum Table {
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Jobs,
         Self::Standings,
         Self::Changes,
@@ -42,7 +42,7 @@ impl Table {
     ];
 
     /// The name in redb.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Jobs => "jobs",
             Self::Standings => "standings",
@@ -63,23 +63,23 @@ impl Table {
 
 /// One change of one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mutation {
+pub(crate) struct Mutation {
     /// The table.
-    pub table: Table,
+    pub(crate) table: Table,
     /// The row.
-    pub key: Bytes,
+    pub(crate) key: Bytes,
     /// Its new value; none: it is removed.
-    pub value: Option<Bytes>,
+    pub(crate) value: Option<Bytes>,
 }
 
 impl Mutation {
     /// Sets a row.
-    pub fn put(table: Table, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+    pub(crate) fn put(table: Table, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
         Self { table, key: key.into(), value: Some(value.into()) }
     }
 
     /// Removes a row.
-    pub fn delete(table: Table, key: impl Into<Bytes>) -> Self {
+    pub(crate) fn delete(table: Table, key: impl Into<Bytes>) -> Self {
         Self { table, key: key.into(), value: None }
     }
 }
@@ -89,14 +89,14 @@ impl Mutation {
 struct Row(u8, Octets, Option<Octets>);
 
 /// The body of a frame.
-pub fn encode<'a>(mutations: impl Iterator<Item = (Table, &'a Bytes, &'a Option<Bytes>)>) -> Vec<u8> {
+pub(crate) fn encode<'a>(mutations: impl Iterator<Item = (Table, &'a Bytes, &'a Option<Bytes>)>) -> Vec<u8> {
     let rows: Vec<Row> =
         mutations.map(|(table, key, value)| Row(table as u8, Octets(key.clone()), value.clone().map(Octets))).collect();
     shoal_protocol::codec::encode(&rows)
 }
 
 /// The mutations of a frame's body.
-pub fn decode(body: &[u8]) -> Result<Vec<Mutation>, String> {
+pub(crate) fn decode(body: &[u8]) -> Result<Vec<Mutation>, String> {
     let rows: Vec<Row> = shoal_protocol::codec::decode(body).map_err(|e| e.to_string())?;
     rows.into_iter()
         .map(|Row(number, key, value)| {

@@ -18,24 +18,24 @@ const fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'s
 }
 
 /// The tables.
-pub struct Tables {
+pub(crate) struct Tables {
     path: PathBuf,
     /// None: the file could not be opened again after a failure.
     database: RwLock<Option<Database>>,
 }
 
 /// A row of a scan.
-pub type Row = (Vec<u8>, Vec<u8>);
+pub(crate) type Row = (Vec<u8>, Vec<u8>);
 
 impl Tables {
     /// Opens the file, or makes it.
-    pub fn open(path: &Path) -> Result<Self, redb::Error> {
+    pub(crate) fn open(path: &Path) -> Result<Self, redb::Error> {
         let database = RwLock::new(Some(open(path)?));
         Ok(Self { path: path.to_owned(), database })
     }
 
     /// Opens the file anew. Meanwhile, and if it fails, reads and writes fail.
-    pub fn reopen(&self) -> Result<(), redb::Error> {
+    pub(crate) fn reopen(&self) -> Result<(), redb::Error> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         // redb locks its file: the old handle must be gone before the new one can be opened.
         *database = None;
@@ -56,13 +56,13 @@ impl Tables {
     }
 
     /// The sequence of the last frame that the tables contain.
-    pub fn position(&self) -> Result<u64, redb::Error> {
+    pub(crate) fn position(&self) -> Result<u64, redb::Error> {
         let table = self.read()?.open_table(POSITION)?;
         Ok(table.get("journal")?.map_or(0, |guard| guard.value()))
     }
 
     /// Writes the mutations and the position, durably and at once.
-    pub fn apply<'a>(
+    pub(crate) fn apply<'a>(
         &self,
         position: u64,
         mutations: impl Iterator<Item = (Table, &'a [u8], Option<&'a [u8]>)>,
@@ -92,13 +92,13 @@ impl Tables {
     }
 
     /// One row.
-    pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, redb::Error> {
+    pub(crate) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, redb::Error> {
         let rows = self.read()?.open_table(definition(table))?;
         Ok(rows.get(key)?.map(|guard| guard.value().to_vec()))
     }
 
     /// The rows of a range, lazily, `newest` the highest key first.
-    pub fn range(
+    pub(crate) fn range(
         &self,
         table: Table,
         range: (Bound<&[u8]>, Bound<&[u8]>),
@@ -116,7 +116,7 @@ impl Tables {
     }
 
     /// Every row of every table as it stands at the position that is returned with them.
-    pub fn dump(&self, mut each: impl FnMut(Mutation) -> std::io::Result<()>) -> Result<u64, redb::Error> {
+    pub(crate) fn dump(&self, mut each: impl FnMut(Mutation) -> std::io::Result<()>) -> Result<u64, redb::Error> {
         let read = self.read()?;
         for table in Table::ALL {
             for row in read.open_table(definition(table))?.iter()? {

@@ -84,7 +84,7 @@ impl Backend for Stub {
         match token {
             None => Ok(Caller::ANONYMOUS),
             Some(TOKEN) if !self.0.revoked.load(Ordering::SeqCst) => {
-                Ok(Caller { principal: Principal { user: Some(USER), operator: false } })
+                Ok(Caller { principal: Principal { user: Some(USER), operator: false }, ..Caller::ANONYMOUS })
             }
             Some(_) => Err(Problem::new(Kind::Unauthenticated, "this token does not count")),
         }

@@ -1,4 +1,4 @@
-//! The node and the clients of the demo, as processes.
+//! A node of its own and its clients, as processes: what the demo and the benchmark play on.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,24 +15,24 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Says something to whoever watches.
 #[expect(clippy::print_stdout, reason = "the demo is there to be watched")]
-pub(super) fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     println!("{text}");
 }
 
 /// The processes, and the folder that they share. Dropped early it leaves no process behind.
-pub(super) struct Stage {
+pub(crate) struct Stage {
     program: PathBuf,
     data: PathBuf,
     node: Option<Child>,
 }
 
 impl Stage {
-    pub(super) fn new(out: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn new(out: &Path) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("finding this program")?;
         Ok(Self { program, data: out.join("node"), node: None })
     }
 
-    /// This program with this demo's node and a configuration of its own.
+    /// This program with this stage's node and a configuration of its own.
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command
@@ -45,12 +45,11 @@ impl Stage {
         command
     }
 
-    pub(super) fn start_node(&mut self) -> anyhow::Result<()> {
-        let arguments = ["up", "--name", "demo", "--gateway", "127.0.0.1:0", "--http", "127.0.0.1:0"];
-        say(&format!("  $ shoal {}", arguments.join(" ")));
+    /// Starts the node and returns when it is up.
+    pub(crate) fn start_node(&mut self, arguments: &[&str]) -> anyhow::Result<()> {
         std::fs::create_dir_all(&self.data)?;
         let log = std::fs::File::create(self.data.join("node.log")).context("making the node's log")?;
-        let node = self.command(&arguments).stdout(Stdio::null()).stderr(log).spawn().context("starting the node")?;
+        let node = self.command(arguments).stdout(Stdio::null()).stderr(log).spawn().context("starting the node")?;
         let node = self.node.insert(node);
         let deadline = Instant::now() + START_MAX;
         while !self.data.join(crate::node::NODE_FILE).exists() {
@@ -66,8 +65,27 @@ impl Stage {
         Ok(())
     }
 
+    /// The node's data folder.
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The node's process id.
+    pub(crate) fn node_pid(&self) -> Option<u32> {
+        self.node.as_ref().map(Child::id)
+    }
+
+    /// Kills the node, as a power cut of its process would. Its worker lives on.
+    pub(crate) fn kill_node(&mut self) {
+        if let Some(mut node) = self.node.take() {
+            kill(&mut node);
+        }
+        // A killed node leaves its file behind; the next start is waited for by it.
+        drop(std::fs::remove_file(self.data.join(crate::node::NODE_FILE)));
+    }
+
     /// Runs a client to its end and shows what it prints.
-    pub(super) fn shoal(&self, arguments: &[&str]) -> anyhow::Result<String> {
+    pub(crate) fn shoal(&self, arguments: &[&str]) -> anyhow::Result<String> {
         say(&format!("  $ shoal {}", arguments.iter().map(|word| plain(word)).collect::<Vec<_>>().join(" ")));
         let output = self.command(arguments).output().context("starting a client")?;
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -81,7 +99,7 @@ impl Stage {
     }
 
     /// Stops the node as a service manager would.
-    pub(super) fn stop_node(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn stop_node(&mut self) -> anyhow::Result<()> {
         let mut node = self.node.take().ok_or_else(|| anyhow!("no node was started"))?;
         let deadline = Instant::now() + STOP_MAX;
         terminate(&node);
@@ -112,7 +130,7 @@ fn terminate(child: &Child) {
     let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
     if let Some(pid) = pid {
         // It may have ended by itself.
-        drop(rustix::process::kill_process(pid, rustix::process::Signal::TERM));
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
 }
 
