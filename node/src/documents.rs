@@ -1,6 +1,6 @@
 //! Users, projects and functions as this node holds them.
 //!
-//! One thread owns the [`Replica`]; it checks each signed change, makes it durable, and only then publishes what the
+//! One thread owns the [`shoal_crdt::Replica`]; it checks each signed change, makes it durable, and only then publishes what the
 //! document says now: to the [`Directory`], from which everybody reads, and to the kernel. The signed changes are the
 //! truth; replica and directory are rebuilt from them.
 

@@ -275,7 +275,7 @@ mod tests {
     ];
     const CLOCK: &str = r#"(type $time' (record (field "seconds" u64) (field "nanoseconds" u32)))
         (export "datetime" (type $time (eq $time'))) (export "now" (func (result $time)))"#;
-    /// Offered as well, and reached by the guests of the tests beside: their functions take types of others.
+    /// Offered as well; every function of theirs takes types of other interfaces. The probe of the tests uses the latter two.
     const REACHED_ELSEWHERE: [&str; 4] = [
         "wasi:sockets/tcp-create-socket",
         "wasi:sockets/udp-create-socket",
