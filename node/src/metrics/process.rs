@@ -76,8 +76,10 @@ mod tests {
 
     #[test]
     fn linux_tells_memory_time_and_files() {
-        let memory = vec![7u8; 32 << 20];
+        // Without `black_box` the optimiser leaves the memory out.
+        let memory = std::hint::black_box(vec![7u8; 32 << 20]);
         assert!(resident_bytes().unwrap() > 32 << 20, "{} bytes are in use", memory.len());
+        drop(std::hint::black_box(memory));
         let spent = cpu_seconds().unwrap();
         let started = std::time::Instant::now();
         let mut rounds = 0u64;
