@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail, ensure};
 use futures_util::StreamExt as _;
 use shoal_client::{Client, NodeAddr};
 use shoal_protocol::ObjectId;
-use shoal_protocol::object::function::NewFunction;
+use shoal_protocol::object::function::{Grant, NewFunction};
 use shoal_protocol::object::job::{Input, Job, State, Submit};
 
 use crate::cli::BenchArgs;
@@ -95,7 +95,8 @@ fn digest(component: shoal_protocol::BlobId) -> NewFunction {
         description: String::new(),
         needs: Default::default(),
         limits: Default::default(),
-        grants: Default::default(),
+        // Inputs above 16 KiB come as blobs: the function imports the interface.
+        grants: [Grant::Blob].into(),
         labels: Default::default(),
     }
 }

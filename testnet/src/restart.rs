@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
 use shoal_client::Client;
-use shoal_protocol::object::function::NewFunction;
+use shoal_protocol::object::function::{Grant, NewFunction};
 use shoal_protocol::object::job::{Input, State, Submit};
 use shoal_protocol::{BlobId, ObjectId};
 
@@ -97,7 +97,8 @@ fn function(component: BlobId) -> NewFunction {
         description: String::new(),
         needs: Default::default(),
         limits: shoal_protocol::object::function::RunLimits { attempts: Some(100), ..Default::default() },
-        grants: Default::default(),
+        // Inputs above 16 KiB come as blobs: the function imports the interface.
+        grants: [Grant::Blob].into(),
         labels: Default::default(),
     }
 }

@@ -5,18 +5,23 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use quinn::{RecvStream, SendStream};
 use shoal_protocol::limits::{BLOB_CHUNK_LEN_MAX, CLIENT_FRAME_LEN_MAX};
 use shoal_protocol::wire::client::{BlobOpened, BlobStored, Opening, Reply};
 use shoal_protocol::{BlobId, ObjectId};
 use shoal_transport::{FrameError, read_frame};
 use tokio::fs::File;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _, BufWriter, ReadBuf};
 
 use crate::client::TRIES_MAX;
 use crate::link::Link;
 use crate::{Client, Error};
+
+/// Bytes that are read at once. Why 256 KiB: what a fast connection brings between two turns.
+const BUFFER_LEN: usize = 4 * BLOB_CHUNK_LEN_MAX;
+/// Bytes that are written into a file at once. Why 1 MiB: each write is a turn of another thread.
+const WRITE_LEN: usize = 1024 * 1024;
 
 /// What is read.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +45,7 @@ pub struct Download {
     hasher: Option<Box<blake3::Hasher>>,
     /// Cuts since the last byte came.
     cuts: u32,
+    buffer: BytesMut,
     stream: Stream,
 }
 
@@ -75,12 +81,17 @@ impl Download {
     /// end if the bytes are not those that the node announced.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
-            match self.stream.receive.read_chunk(4 * BLOB_CHUNK_LEN_MAX, true).await {
-                Ok(Some(chunk)) => {
-                    self.count(&chunk.bytes)?;
-                    return Ok(Some(chunk.bytes));
+            // Into a buffer, not packet by packet: a packet at a time would be a call of the system at a time.
+            if self.buffer.capacity() < BLOB_CHUNK_LEN_MAX {
+                self.buffer = BytesMut::with_capacity(BUFFER_LEN);
+            }
+            match self.stream.receive.read_buf(&mut self.buffer).await {
+                Ok(0) => return self.finish().map(|()| None),
+                Ok(_) => {
+                    let bytes = self.buffer.split().freeze();
+                    self.count(&bytes)?;
+                    return Ok(Some(bytes));
                 }
-                Ok(None) => return self.finish().map(|()| None),
                 // Nothing is missing but the word that nothing is missing.
                 Err(_) if self.left() == 0 => return self.finish().map(|()| None),
                 Err(error) => self.reopen(error.to_string()).await?,
@@ -197,7 +208,17 @@ impl Client {
         let rest = opened.size.saturating_sub(offset);
         let end = offset + len.map_or(rest, |len| len.min(rest));
         let hasher = (offset == 0 && end == opened.size).then(Box::default);
-        Ok(Download { client: self.clone(), source, opened, position: offset, end, hasher, cuts: 0, stream })
+        Ok(Download {
+            client: self.clone(),
+            source,
+            opened,
+            position: offset,
+            end,
+            hasher,
+            cuts: 0,
+            buffer: BytesMut::new(),
+            stream,
+        })
     }
 
     async fn open_download(
@@ -239,7 +260,7 @@ impl Client {
         if let Err(error) = filled.await {
             return Err(discard(&part_path, error).await);
         }
-        part.file.sync_all().await.map_err(|e| Error::file(&part_path, e))?;
+        part.file.get_ref().sync_all().await.map_err(|e| Error::file(&part_path, e))?;
         tokio::fs::rename(&part_path, path).await.map_err(|e| Error::file(path, e))?;
         Ok(BlobStored { id, size })
     }
@@ -262,7 +283,7 @@ fn part_path(path: &Path, id: BlobId) -> PathBuf {
 
 /// The part of a file that is already here, and its hash so far.
 struct Part {
-    file: File,
+    file: BufWriter<File>,
     path: PathBuf,
     len: u64,
     hasher: blake3::Hasher,
@@ -277,7 +298,7 @@ impl Part {
             file.set_len(0).await.map_err(failed)?;
         }
         let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0; 4 * BLOB_CHUNK_LEN_MAX];
+        let mut buffer = vec![0; BUFFER_LEN];
         let mut len = 0;
         loop {
             let read = file.read(&mut buffer).await.map_err(failed)?;
@@ -288,6 +309,7 @@ impl Part {
             len += read as u64;
         }
         file.seek(std::io::SeekFrom::Start(len)).await.map_err(failed)?;
+        let file = BufWriter::with_capacity(WRITE_LEN, file);
         Ok(Self { file, path: path.to_path_buf(), len, hasher })
     }
 
@@ -305,7 +327,7 @@ impl Part {
                 Err(error) => break Err(error),
             }
         };
-        // tokio's file writes in the background: what it has taken must be there before the next open reads it.
+        // Also after a cut: what has come is what the next attempt takes up.
         self.file.flush().await.map_err(|e| Error::file(&self.path, e))?;
         filled
     }

@@ -15,6 +15,9 @@ use crate::run::Interrupt;
 /// Runs that wait for a slot, for each slot. Why 4: the next ones are here before they are needed, and few are stuck
 /// behind a long one.
 const WAITING_PER_SLOT: usize = 4;
+/// Runs that may wait beyond that. Why 16: nodes hand short runs ahead, also to a worker with one slot; each that is
+/// declined costs a pause.
+const WAITING_EXTRA: usize = 16;
 /// How long an ending is kept for a node that does not come back, in milliseconds. Why a day: a night's outage.
 pub(super) const ENDING_KEPT_MS: u64 = 24 * 3_600_000;
 
@@ -152,7 +155,7 @@ impl Book {
             effects.push(decline(run, Kind::Unavailable, &detail));
         } else if start.limits.run_ms() > RUN_MS_MAX {
             effects.push(decline(run, Kind::InvalidField, &format!("a run of more than {RUN_MS_MAX} ms is none")));
-        } else if self.waiting.len() >= self.slots.saturating_mul(WAITING_PER_SLOT) {
+        } else if self.waiting.len() >= self.slots.saturating_mul(WAITING_PER_SLOT) + WAITING_EXTRA {
             effects.push(decline(run, Kind::Full, "too many runs wait for this worker's slots"));
         } else {
             self.waiting.push_back(start);
