@@ -301,11 +301,11 @@ mod tests {
     fn what_waits_is_bounded() {
         let mut book = Book::new(1, 300);
         hear(&mut book, start(0, 1));
-        for n in 1..=4 {
+        for n in 1..=20 {
             assert_eq!(hear(&mut book, start(n, 1)), [""; 0]);
         }
-        assert_eq!(hear(&mut book, start(5, 1)), ["declined 5 full"]);
-        assert_eq!(book.runs().len(), 5);
+        assert_eq!(hear(&mut book, start(21, 1)), ["declined 21 full"]);
+        assert_eq!(book.runs().len(), 21);
     }
 
     #[test]
