@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
+use rustix::process::Pid;
 use shoal_client::Client;
 use shoal_protocol::object::function::{Grant, NewFunction};
 use shoal_protocol::object::job::{Input, State, Submit};
@@ -64,7 +65,7 @@ pub(crate) async fn run(shoal: &Path, args: &Args) -> anyhow::Result<()> {
             node.start().await?;
             adopted += u32::from(of_worker.is_some() && of_worker == node.worker());
         } else {
-            wait_for_worker(&node).await?;
+            wait_for_worker(&node, of_worker).await?;
         }
     }
     let client = node.client().await?;
@@ -119,10 +120,10 @@ async fn submit(client: &Client, n: &mut u32, jobs: u32, acknowledged: &mut Vec<
     0
 }
 
-/// Waits until a worker is attached again.
-async fn wait_for_worker(node: &Node) -> anyhow::Result<()> {
+/// Waits until another worker runs in place of the one that was killed, which may still stand there as a zombie.
+async fn wait_for_worker(node: &Node, killed: Option<Pid>) -> anyhow::Result<()> {
     let deadline = Instant::now() + SETTLE_MAX;
-    while node.worker().is_none() {
+    while node.worker().is_none_or(|worker| Some(worker) == killed) {
         ensure!(Instant::now() < deadline, "no worker was started in place of the one that was killed");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
