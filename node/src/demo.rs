@@ -49,6 +49,7 @@ pub(crate) fn run(args: DemoArgs) -> anyhow::Result<()> {
         Some(out) => out,
         None => std::env::temp_dir().join(format!("shoal-demo-{}", std::process::id())),
     };
+    let out = std::path::absolute(out).context("finding the folder for the demo")?;
     std::fs::create_dir_all(&out).with_context(|| format!("making {}", out.display()))?;
     let files = write_files(&out)?;
     let mut stage = Stage::new(&out)?;
