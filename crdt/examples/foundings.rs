@@ -27,16 +27,7 @@ fn main() -> Outcome<()> {
 
 fn new_function(name: String) -> Outcome<NewFunction> {
     let component = BlobId::of(name.as_bytes());
-    Ok(NewFunction {
-        name,
-        component,
-        project: None,
-        description: "what it does".into(),
-        needs: Default::default(),
-        limits: Default::default(),
-        grants: Default::default(),
-        labels: Default::default(),
-    })
+    Ok(NewFunction { description: "what it does".into(), ..NewFunction::new(name, component) })
 }
 
 fn person(replica: &mut Replica) -> Outcome<(SecretKey, IdSource, ObjectId, SignedChange)> {

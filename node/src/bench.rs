@@ -88,17 +88,8 @@ async fn measure(args: &BenchArgs, out: &Path, stage: &mut Stage) -> anyhow::Res
 }
 
 fn digest(component: shoal_protocol::BlobId) -> NewFunction {
-    NewFunction {
-        name: "digest".into(),
-        component,
-        project: None,
-        description: String::new(),
-        needs: Default::default(),
-        limits: Default::default(),
-        // Inputs above 16 KiB come as blobs: the function imports the interface.
-        grants: [Grant::Blob].into(),
-        labels: Default::default(),
-    }
+    // Inputs above 16 KiB come as blobs: the function imports the interface.
+    NewFunction { grants: [Grant::Blob].into(), ..NewFunction::new("digest", component) }
 }
 
 async fn connect(stage: &Stage) -> anyhow::Result<Client> {

@@ -4,7 +4,6 @@
 //! submits, and checks that every acknowledged job has settled once, with the right result. More scenarios come with
 //! the mesh.
 
-mod process;
 mod restart;
 
 use std::path::PathBuf;

@@ -1,5 +1,6 @@
 //! One node as a process. Dropped, it leaves neither node nor worker behind.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -13,31 +14,95 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The pause between two looks at whether something has happened.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// A node in a folder of its own.
-pub(crate) struct Node {
+/// A node in a folder of its own, with ports of its own.
+#[derive(Debug)]
+pub struct Node {
     shoal: PathBuf,
     folder: tempfile::TempDir,
+    launcher: Vec<OsString>,
+    arguments: Vec<OsString>,
     child: Option<Child>,
 }
 
 impl Node {
-    pub(crate) fn new(shoal: &Path) -> anyhow::Result<Self> {
-        Ok(Self { shoal: shoal.to_owned(), folder: tempfile::tempdir()?, child: None })
+    /// A node that is not started yet; `shoal` is the program.
+    ///
+    /// # Errors
+    /// When no folder can be made for it.
+    pub fn new(shoal: &Path) -> anyhow::Result<Self> {
+        Ok(Self {
+            shoal: shoal.to_owned(),
+            folder: tempfile::tempdir()?,
+            launcher: Vec::new(),
+            arguments: Vec::new(),
+            child: None,
+        })
+    }
+
+    /// Adds arguments of `shoal up`.
+    #[must_use]
+    pub fn with_arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(OsString::from));
+        self
+    }
+
+    /// Starts the node by another program, which must replace itself by what its last arguments say (as `env` does).
+    #[must_use]
+    pub fn with_launcher(mut self, launcher: &[&str]) -> Self {
+        self.launcher.extend(launcher.iter().map(OsString::from));
+        self
+    }
+
+    /// The data folder.
+    pub fn data(&self) -> &Path {
+        self.folder.path()
     }
 
     fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
+    /// `shoal` with these arguments and this node's data folder, so that it is a client of this node, or a second node in
+    /// the same folder. Nothing of the caller's own configuration is seen.
+    pub fn shoal(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.shoal);
+        command.args(arguments);
+        self.surround(&mut command);
+        command
+    }
+
+    fn surround(&self, command: &mut Command) {
+        command
+            .env("SHOAL_DATA", self.folder.path())
+            .env("XDG_CONFIG_HOME", self.file("client"))
+            .env_remove("SHOAL_NODE")
+            .env_remove("SHOAL_TOKEN")
+            .stdin(Stdio::null());
+    }
+
+    fn up(&self) -> Command {
+        let mut words = self.launcher.clone();
+        words.push(self.shoal.clone().into_os_string());
+        let mut words = words.into_iter();
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command
+            .args(words)
+            .args(["up", "--gateway", "127.0.0.1:0", "--http", "127.0.0.1:0", "--slots", "2", "--name", "testnet"])
+            .args(&self.arguments);
+        self.surround(&mut command);
+        command
+    }
+
     /// Starts the node and returns when it is up.
-    pub(crate) async fn start(&mut self) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// When it ends, with the last line that it said, or is not up within a minute.
+    pub async fn start(&mut self) -> anyhow::Result<()> {
         // A killed node leaves its file behind.
         drop(std::fs::remove_file(self.file("node.json")));
         let log = std::fs::File::options().create(true).append(true).open(self.file("node.log"))?;
-        let child = Command::new(&self.shoal)
-            .args(["up", "--gateway", "127.0.0.1:0", "--http", "127.0.0.1:0", "--slots", "2", "--name", "testnet"])
-            .env("SHOAL_DATA", self.folder.path())
-            .stdin(Stdio::null())
+        let child = self
+            .up()
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -46,8 +111,7 @@ impl Node {
         tokio::time::timeout(PATIENCE, async {
             while !self.file("node.json").exists() {
                 if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().transpose()) {
-                    let log = std::fs::read_to_string(self.file("node.log")).unwrap_or_default();
-                    bail!("the node ended with {}: {}", status?, log.lines().last().unwrap_or_default());
+                    bail!("the node ended with {}: {}", status?, self.log().lines().last().unwrap_or_default());
                 }
                 tokio::time::sleep(LOOK_EVERY).await;
             }
@@ -57,17 +121,61 @@ impl Node {
         .context("the node is not up in time")?
     }
 
-    /// A client with the operator's token.
-    pub(crate) async fn client(&self) -> anyhow::Result<Client> {
+    /// What the node has said so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.file("node.log")).unwrap_or_default()
+    }
+
+    /// What the node says of itself in its file: ids, addresses.
+    fn said(&self, key: &str) -> anyhow::Result<String> {
         let node: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(self.file("node.json"))?)?;
-        let address = node.get("gateway").and_then(serde_json::Value::as_str).context("the node says no address")?;
-        let address: NodeAddr = address.parse()?;
-        let token = std::fs::read_to_string(self.file("token"))?;
-        Ok(Client::connect(&address, Some(token.trim().to_owned())).await?)
+        let value = node.get(key).and_then(serde_json::Value::as_str);
+        Ok(value.with_context(|| format!("the node says no {key}"))?.to_owned())
+    }
+
+    /// The address of the gateway.
+    ///
+    /// # Errors
+    /// When the node is not up.
+    pub fn gateway(&self) -> anyhow::Result<NodeAddr> {
+        Ok(self.said("gateway")?.parse()?)
+    }
+
+    /// The address of the HTTP API, as `host:port`.
+    ///
+    /// # Errors
+    /// When the node is not up.
+    pub fn http(&self) -> anyhow::Result<String> {
+        let url = self.said("http")?;
+        Ok(url.trim_start_matches("http://").trim_end_matches('/').to_owned())
+    }
+
+    /// The operator's token.
+    ///
+    /// # Errors
+    /// When the node was never up.
+    pub fn token(&self) -> anyhow::Result<String> {
+        Ok(std::fs::read_to_string(self.file("token"))?.trim().to_owned())
+    }
+
+    /// A client with the operator's token.
+    ///
+    /// # Errors
+    /// When the node cannot be reached.
+    pub async fn client(&self) -> anyhow::Result<Client> {
+        Ok(Client::connect(&self.gateway()?, Some(self.token()?)).await?)
+    }
+
+    /// The node's process.
+    pub fn pid(&self) -> Option<Pid> {
+        Pid::from_raw(i32::try_from(self.child.as_ref()?.id()).ok()?)
     }
 
     /// Kills the node's process with SIGKILL. Its worker lives on.
-    pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// When no node runs.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
         let mut child = self.child.take().context("no node runs")?;
         child.kill()?;
         child.wait()?;
@@ -75,24 +183,26 @@ impl Node {
     }
 
     /// The worker's process, if one holds the lock and lives.
-    pub(crate) fn worker(&self) -> Option<Pid> {
+    pub fn worker(&self) -> Option<Pid> {
         let text = std::fs::read_to_string(self.folder.path().join("worker").join("lock")).ok()?;
         let pid = Pid::from_raw(text.trim().parse().ok()?)?;
         test_kill_process(pid).is_ok().then_some(pid)
     }
 
     /// Kills the worker's process with SIGKILL.
-    pub(crate) fn kill_worker(&self) -> bool {
+    pub fn kill_worker(&self) -> bool {
         self.worker().is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
     }
 
     /// Stops the node in order.
-    pub(crate) async fn stop(&mut self) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// When it ends with a failure, or does not end within a minute.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        let pid = self.pid().context("no node runs")?;
+        kill_process(pid, Signal::TERM)?;
         let mut child = self.child.take().context("no node runs")?;
-        if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-            kill_process(pid, Signal::TERM)?;
-        }
-        tokio::time::timeout(PATIENCE, async {
+        let stopped = tokio::time::timeout(PATIENCE, async {
             loop {
                 match child.try_wait()? {
                     Some(status) if status.success() => return Ok(()),
@@ -100,9 +210,13 @@ impl Node {
                     None => tokio::time::sleep(LOOK_EVERY).await,
                 }
             }
-        })
-        .await
-        .context("the node does not stop in time")?
+        });
+        let stopped = stopped.await.context("the node does not stop in time");
+        if stopped.is_err() {
+            drop(child.kill());
+            drop(child.wait());
+        }
+        stopped?
     }
 }
 
@@ -113,4 +227,10 @@ impl Drop for Node {
         }
         self.kill_worker();
     }
+}
+
+/// Memory of a process that is resident, in KiB.
+pub fn resident_kib(pid: Pid) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.split_whitespace().next()?.parse().ok()
 }

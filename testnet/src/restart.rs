@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure};
 use rustix::process::Pid;
 use shoal_client::Client;
-use shoal_protocol::object::function::{Grant, NewFunction};
+use shoal_protocol::object::function::{Grant, NewFunction, RunLimits};
 use shoal_protocol::object::job::{Input, State, Submit};
 use shoal_protocol::{BlobId, ObjectId};
+use shoal_testnet::Node;
 
-use crate::process::Node;
 use crate::say;
 
 /// Returns the BLAKE3 of its input.
@@ -92,15 +92,10 @@ pub(crate) async fn run(shoal: &Path, args: &Args) -> anyhow::Result<()> {
 
 fn function(component: BlobId) -> NewFunction {
     NewFunction {
-        name: "digest".into(),
-        component,
-        project: None,
-        description: String::new(),
-        needs: Default::default(),
-        limits: shoal_protocol::object::function::RunLimits { attempts: Some(100), ..Default::default() },
+        limits: RunLimits { attempts: Some(100), ..RunLimits::default() },
         // Inputs above 16 KiB come as blobs: the function imports the interface.
         grants: [Grant::Blob].into(),
-        labels: Default::default(),
+        ..NewFunction::new("digest", component)
     }
 }
 

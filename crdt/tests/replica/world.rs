@@ -79,16 +79,7 @@ pub(crate) fn apply(replica: &mut Replica, signed: &SignedChange) -> Applied {
 }
 
 pub(crate) fn new_function(name: &str) -> NewFunction {
-    NewFunction {
-        name: name.to_owned(),
-        component: BlobId::of(name.as_bytes()),
-        project: None,
-        description: String::new(),
-        needs: Default::default(),
-        limits: Default::default(),
-        grants: Default::default(),
-        labels: Default::default(),
-    }
+    NewFunction::new(name, BlobId::of(name.as_bytes()))
 }
 
 pub(crate) fn function(replica: &Replica, id: ObjectId) -> Function {

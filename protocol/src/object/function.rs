@@ -218,6 +218,23 @@ pub struct NewFunction {
     pub labels: Labels,
 }
 
+impl NewFunction {
+    /// A function that needs, may and is labelled nothing, in no project.
+    #[must_use]
+    pub fn new(name: impl Into<String>, component: BlobId) -> Self {
+        Self {
+            name: name.into(),
+            component,
+            project: None,
+            description: String::new(),
+            needs: Needs::default(),
+            limits: RunLimits::default(),
+            grants: BTreeSet::new(),
+            labels: Labels::default(),
+        }
+    }
+}
+
 /// Chooses the version that runs: method `activate`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
