@@ -17,11 +17,14 @@
 //!
 //! A change that does not count keeps its place in the history and loses its operations. Whether it counts is a pure
 //! function of the set of changes that the replica holds, so replicas with equal sets have equal documents.
+//!
+//! How two nodes come to hold equal sets is [`reconcile`]'s.
 
 mod check;
 mod derive;
 mod facts;
 mod history;
+pub mod reconcile;
 mod replica;
 mod rights;
 pub mod schema;

@@ -14,11 +14,13 @@ pub mod name;
 pub mod object;
 pub mod octets;
 pub mod problem;
+pub mod trace;
 pub mod wire;
 
 pub use id::{BlobId, NodeId, ObjectId, WorkerId};
 pub use octets::Octets;
 pub use problem::{Kind, Problem};
+pub use trace::Traceparent;
 
 /// The WIT package `shoal:function`: the world that a function may build against.
 pub const FUNCTION_WIT: &str = include_str!("../wit/function.wit");

@@ -66,6 +66,8 @@ kinds! {
     BlobUnavailable = "blob-unavailable", 404, "No node has this blob";
     /// A change is not signed by who it says, or breaks its chain, schema or rights.
     ChangeRefused = "change-refused", 422, "The change does not count";
+    /// A change was to be prepared that would change nothing.
+    NothingToChange = "nothing-to-change", 409, "Everything is as it was asked for already";
     /// A queue or quota is full.
     Full = "full", 429, "Too much is waiting already";
     /// The disk is full or failing; nothing was accepted.

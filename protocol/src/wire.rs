@@ -1,4 +1,5 @@
-//! Messages of the two QUIC protocols of the gateway.
+//! Messages between processes: the two QUIC protocols of the gateway, and what nodes say to each other.
 
 pub mod client;
+pub mod sync;
 pub mod worker;

@@ -12,7 +12,7 @@ use shoal_protocol::limits::CLIENT_REQUESTS_IN_FLIGHT_MAX;
 use shoal_protocol::object::{Class, ListQuery, Page};
 use shoal_protocol::problem::Kind;
 use shoal_protocol::wire::client::{Call, Response, Welcome};
-use shoal_protocol::{Octets, Problem, codec};
+use shoal_protocol::{Octets, Problem, Traceparent, codec};
 use shoal_transport::NodeAddr;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -49,6 +49,7 @@ impl Default for Options {
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
+    traceparent: Option<Traceparent>,
 }
 
 struct Shared {
@@ -75,7 +76,13 @@ impl Client {
         let address = address.clone();
         tokio::spawn(keep_connected(address.clone(), options, asked, publish));
         let in_flight = Semaphore::new(CLIENT_REQUESTS_IN_FLIGHT_MAX);
-        Ok(Self { shared: Arc::new(Shared { address, in_flight, link, broken }) })
+        Ok(Self { shared: Arc::new(Shared { address, in_flight, link, broken }), traceparent: None })
+    }
+
+    /// A client of the same connection whose requests belong to a trace: jobs that it submits carry it to their guests.
+    #[must_use]
+    pub fn traced(&self, traceparent: Traceparent) -> Self {
+        Self { shared: Arc::clone(&self.shared), traceparent: Some(traceparent) }
     }
 
     /// The address that it was given.
@@ -116,7 +123,7 @@ impl Client {
         let _slot = self.shared.in_flight.acquire().await.map_err(|_| Error::Disconnected)?;
         let may_repeat = changes_nothing(&call);
         for _ in 0..TRIES_MAX {
-            match self.link().await?.request(&call, &body).await {
+            match self.link().await?.request(&call, &body, self.traceparent).await {
                 Ok(response) if (200..300).contains(&response.status) => return Ok(response),
                 Ok(response) => return Err(problem_of(&response)),
                 Err(Unanswered::TooLarge(error)) => return Err(error),

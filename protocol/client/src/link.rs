@@ -13,7 +13,7 @@ use bytes::Bytes;
 use quinn::{ConnectionError, RecvStream, SendStream};
 use shoal_protocol::limits::CLIENT_FRAME_LEN_MAX;
 use shoal_protocol::wire::client::{ALPN, Call, Opening, Reply, Request, Response, Welcome};
-use shoal_protocol::{Octets, codec};
+use shoal_protocol::{Octets, Traceparent, codec};
 use shoal_transport::endpoint::SERVER_NAME;
 use shoal_transport::{FrameError, NodeAddr, client_config, client_endpoint, read_frame, write_frame};
 use tokio::sync::{mpsc, oneshot};
@@ -100,9 +100,15 @@ impl Link {
     }
 
     /// Sends one request and waits for its answer. May be dropped halfway: the answer is then ignored.
-    pub(crate) async fn request(&self, call: &Call, body: &Octets) -> Result<Response, Unanswered> {
+    pub(crate) async fn request(
+        &self,
+        call: &Call,
+        body: &Octets,
+        traceparent: Option<Traceparent>,
+    ) -> Result<Response, Unanswered> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let request = Request { id, call: call.clone(), body: body.clone() };
+        let traceparent = traceparent.map(String::from);
+        let request = Request { id, call: call.clone(), body: body.clone(), traceparent };
         let frame = codec::frame(&request, CLIENT_FRAME_LEN_MAX).map_err(|error| {
             let len = if let codec::Error::TooLong { len, .. } = error { len } else { body.len() };
             Unanswered::TooLarge(Error::TooLarge { len, max: CLIENT_FRAME_LEN_MAX })

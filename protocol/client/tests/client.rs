@@ -17,6 +17,8 @@ use shoal_client::{Client, Error, NodeAddr, Options, Upload};
 use shoal_protocol::key::SecretKey;
 use shoal_transport::{read_frame, server_config, server_endpoint, write_frame};
 
+const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
 const DEADLINE: Duration = Duration::from_secs(60);
 const MAX: usize = CLIENT_FRAME_LEN_MAX;
 
@@ -138,9 +140,11 @@ async fn submits_one_and_many() {
         let mut session = node.session().await;
         let request = session.request().await;
         assert_eq!(request.call, Call::Create { class: Class::Job });
+        assert_eq!(request.traceparent.as_deref(), Some(TRACEPARENT));
         let Submission::One(job) = codec::decode(&request.body).unwrap() else { panic!() };
         session.answer(request.id, 202, &std::collections::BTreeMap::from([("id", id(5))])).await;
         let request = session.request().await;
+        assert_eq!(request.traceparent, None);
         let Submission::Batch(jobs) = codec::decode(&request.body).unwrap() else { panic!() };
         let full = Problem::new(Kind::Full, "too much");
         session.answer(request.id, 202, &[Receipt::Accepted { id: id(6) }, Receipt::Refused(full)]).await;
@@ -149,7 +153,8 @@ async fn submits_one_and_many() {
     let client = Client::connect(&address, None).await.unwrap();
     let job = Submit { function: "f".into(), input: Input::Bytes(vec![255].into()), ..Submit::default() };
     let blob = Submit { function: "f".into(), input: Input::Blob(BlobId([3; 32])), ..Submit::default() };
-    assert_eq!(within(client.submit(&job)).await.unwrap(), id(5));
+    let traced = client.traced(TRACEPARENT.parse().unwrap());
+    assert_eq!(within(traced.submit(&job)).await.unwrap(), id(5));
     let receipts = within(client.submit_batch(&[job.clone(), blob.clone()])).await.unwrap();
     assert_eq!(receipts[0], Receipt::Accepted { id: id(6) });
     assert!(matches!(&receipts[1], Receipt::Refused(problem) if problem.kind == Kind::Full));
@@ -256,12 +261,14 @@ fn job(state: &str) -> shoal_client::protocol::object::job::Job {
         input: Bytes { id: BlobId::of(b""), size: 0, inline: None },
         output: None,
         log: None,
+        log_dropped: 0,
         failure: None,
         exit_code: None,
         usage: None,
         attempts: vec![],
         attempts_total: 1,
         trace: "0".repeat(32),
+        traceparent: None,
     }
 }
 

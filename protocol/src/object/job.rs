@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::function::{Needs, RunLimits};
-use crate::Octets;
 use crate::id::{BlobId, NodeId, ObjectId, WorkerId};
-use crate::limits::INLINE_LEN_MAX;
+use crate::limits::{INLINE_LEN_MAX, SUBMIT_BATCH_LEN_MAX};
 use crate::name::Labels;
+use crate::{Octets, Traceparent};
 
 /// Bytes that belong to a job: inside its record, or a blob. Either way they have a hash and a length.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -130,8 +130,17 @@ impl<'de> Deserialize<'de> for Submission {
                 f.write_str("a job, or an array of jobs")
             }
 
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, seq: A) -> Result<Submission, A::Error> {
-                Deserialize::deserialize(serde::de::value::SeqAccessDeserializer::new(seq)).map(Submission::Batch)
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Submission, A::Error> {
+                let mut batch = Vec::new();
+                while batch.len() <= SUBMIT_BATCH_LEN_MAX {
+                    match seq.next_element()? {
+                        Some(submit) => batch.push(submit),
+                        None => return Ok(Submission::Batch(batch)),
+                    }
+                }
+                // One too many, which is enough to refuse it: a megabyte of the shortest would be 30 in memory.
+                while seq.next_element::<serde::de::IgnoredAny>()?.is_some() {}
+                Ok(Submission::Batch(batch))
             }
 
             fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Submission, A::Error> {
@@ -459,6 +468,9 @@ pub struct Job {
     /// The log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<Bytes>,
+    /// Bytes that were written to the log when it was full: they are lost.
+    #[serde(default)]
+    pub log_dropped: u64,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
@@ -475,6 +487,9 @@ pub struct Job {
     pub attempts_total: u32,
     /// A W3C trace id: the same in every log line about this job.
     pub trace: String,
+    /// The place in the submitter's trace, where the request said one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<Traceparent>,
 }
 
 /// What can be set of a job.
@@ -484,7 +499,7 @@ pub struct JobPatch {
     /// A name for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Labels, all of them.
+    /// Labels; null removes one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<Labels>,
 }
@@ -518,5 +533,17 @@ mod tests {
             assert_eq!(serde_json::from_str::<Submission>(&json).expect("json"), submission);
         }
         assert!(codec::decode::<Submission>(&codec::encode(&7u8)).is_err());
+    }
+
+    #[test]
+    fn of_a_batch_that_is_too_long_no_more_is_kept_than_shows_it() {
+        let job = Submit { function: "f".into(), ..Submit::default() };
+        for (len, kept) in [(0, 0), (SUBMIT_BATCH_LEN_MAX, SUBMIT_BATCH_LEN_MAX), (5000, SUBMIT_BATCH_LEN_MAX + 1)] {
+            let batch = Submission::Batch(vec![job.clone(); len]);
+            let read = codec::decode::<Submission>(&codec::encode(&batch));
+            assert!(matches!(read, Ok(Submission::Batch(batch)) if batch.len() == kept), "{len} in CBOR");
+            let read = serde_json::from_slice::<Submission>(&serde_json::to_vec(&batch).expect("json"));
+            assert!(matches!(read, Ok(Submission::Batch(batch)) if batch.len() == kept), "{len} in JSON");
+        }
     }
 }

@@ -81,7 +81,7 @@ pub struct NodePatch {
     /// The name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Labels, all of them.
+    /// Labels; null removes one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<Labels>,
 }

@@ -152,6 +152,9 @@ pub struct Request {
     /// The CBOR of the body; empty: none.
     #[serde(default)]
     pub body: Octets,
+    /// The place in the client's trace, as W3C Trace Context writes it. What is not of that form is ignored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
 }
 
 /// An answer on the control stream.

@@ -18,7 +18,7 @@ use crate::object::job::{Outcome, Payload, Progress};
 use crate::object::kv::{Entry, Increment, Key, ListKeys, Put, Scope};
 use crate::object::worker::Offer;
 use crate::wire::client::Reply;
-use crate::{Octets, Problem};
+use crate::{Octets, Problem, Traceparent};
 
 /// The ALPN.
 pub const ALPN: &[u8] = b"shoal-worker/1";
@@ -164,6 +164,9 @@ pub struct Start {
     pub grants: Vec<Grant>,
     /// The job's trace id.
     pub trace: String,
+    /// The place in the submitter's trace. The guest finds it in its environment variable `TRACEPARENT`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<Traceparent>,
 }
 
 /// Whose namespace a guest's KV call means.
