@@ -4,13 +4,13 @@
 //! it. So a collection knows every hold, and nothing is written into an instance that has been left. The gate is never
 //! kept while bytes move.
 
-mod engine;
-mod files;
-mod held;
+pub(crate) mod engine;
+pub(crate) mod files;
+pub(crate) mod held;
 mod import;
-mod intake;
+pub(crate) mod intake;
 mod keeper;
-mod reading;
+pub(crate) mod reading;
 mod tags;
 
 use std::collections::HashSet;
@@ -26,14 +26,16 @@ use futures_util::{Stream, StreamExt, stream};
 use shoal_protocol::BlobId;
 use shoal_protocol::limits::PAGE_LEN_MAX;
 use tokio::sync::RwLock;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::Instrument;
 
 use self::engine::{Engine, blocking};
 use self::files::Folder;
 pub use self::held::Held;
-use self::held::{Holds, Turns, locked};
+use self::held::{Hold, Holds, Turns, locked};
 pub use self::reading::Reading;
 use crate::Error;
+use crate::exchange::Fetches;
 
 /// How long to wait for a folder whose last user is just closing it.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -80,18 +82,19 @@ pub struct Totals {
 /// A folder of blobs. Clones are handles on the same store.
 #[derive(Clone)]
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// What all handles share, and what outlives an instance of iroh-blobs.
-struct Shared {
+pub(crate) struct Shared {
     folder: Folder,
     options: Options,
     lock: Arc<File>,
     state: Arc<RwLock<State>>,
     holds: Arc<Holds>,
     turns: Arc<Turns>,
-    damaged: Damaged,
+    pub(crate) damaged: Damaged,
+    pub(crate) fetches: Fetches,
 }
 
 enum State {
@@ -127,7 +130,8 @@ impl Store {
         let holds = Arc::new(Holds::default());
         let engine = Engine::open(folder.clone(), &options, &holds, lock.clone()).await?;
         let state = Arc::new(RwLock::new(State::Open(engine)));
-        let shared = Shared { folder, options, lock, state, holds, turns: Arc::default(), damaged: Damaged::default() };
+        let (turns, damaged, fetches) = (Arc::default(), Damaged::default(), Fetches::default());
+        let shared = Shared { folder, options, lock, state, holds, turns, damaged, fetches };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -278,19 +282,26 @@ impl Store {
     }
 
     /// A blob that is here, held, and the instance that has it.
-    async fn held(&self, id: BlobId) -> Result<Option<(Arc<Engine>, Held)>, Error> {
-        let mut engine = self.engine().await?;
-        let hold = loop {
-            let state = self.shared.state.read().await;
-            if state.runs(&engine) {
-                break self.shared.holds.hold(id);
-            }
-            drop(state);
-            engine = self.engine().await?;
-        };
+    pub(crate) async fn held(&self, id: BlobId) -> Result<Option<(Arc<Engine>, Held)>, Error> {
+        let (engine, hold, _) = self.claim(id).await?;
         // From here on no collection takes it, so what is here now stays.
         let size = engine.size(id).await?;
         Ok(size.map(|size| (engine, Held::new(size, hold))))
+    }
+
+    /// The instance that runs, and a hold on an id, whether its bytes are here or not yet. While the token lives, no
+    /// other instance opens: whoever writes outside of an import keeps it, and stops when the instance fails.
+    pub(crate) async fn claim(&self, id: BlobId) -> Result<(Arc<Engine>, Hold, TaskTrackerToken), Error> {
+        let mut engine = self.engine().await?;
+        loop {
+            let state = self.shared.state.read().await;
+            if state.runs(&engine) {
+                let (hold, writing) = (self.shared.holds.hold(id), engine.finishing.token());
+                return Ok((engine, hold, writing));
+            }
+            drop(state);
+            engine = self.engine().await?;
+        }
     }
 
     /// The instance that runs, a new one if the last has failed.
@@ -357,10 +368,10 @@ async fn join<T>(task: tokio::task::JoinHandle<Result<T, Error>>) -> Result<T, E
 
 /// Blobs that could not be read as what they are. Their content is taken in again when somebody puts it.
 #[derive(Default)]
-struct Damaged(Mutex<HashSet<BlobId>>);
+pub(crate) struct Damaged(Mutex<HashSet<BlobId>>);
 
 impl Damaged {
-    fn insert(&self, id: BlobId) {
+    pub(crate) fn insert(&self, id: BlobId) {
         let mut ids = locked(&self.0);
         if ids.len() < DAMAGED_MAX {
             ids.insert(id);
@@ -371,7 +382,7 @@ impl Damaged {
         locked(&self.0).remove(&id);
     }
 
-    fn contains(&self, id: BlobId) -> bool {
+    pub(crate) fn contains(&self, id: BlobId) -> bool {
         locked(&self.0).contains(&id)
     }
 }

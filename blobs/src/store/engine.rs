@@ -34,6 +34,8 @@ const SYNCS_AT_ONCE: usize = 8;
 /// Bytes streamed in between two starts of write-back. Why 32 MiB: a good part of a second for a common disk, so that little
 /// is left to wait for at the end, and dirty pages stay few.
 const WRITE_BACK_LEN: u64 = 32 * 1024 * 1024;
+/// A disk with less free than this, in bytes, is full. Why 64 KiB: the database grows by at least that much.
+const FULL_BELOW: u64 = 64 * 1024;
 /// How long an instance may take to finish what it does and to close its database.
 const END_DEADLINE: Duration = Duration::from_secs(30);
 /// Tags that are read at a time when all are read.
@@ -123,11 +125,22 @@ impl Engine {
 
     /// Takes note of a failure, and passes it on.
     pub(crate) fn failing(&self, cause: Error) -> Error {
+        let cause = self.explained(cause);
         if !self.has_failed() {
             tracing::warn!(%cause, "the blob store fails, it will be reopened");
             self.failed.cancel();
         }
         cause
+    }
+
+    /// What the disk said to iroh-blobs is lost where another of its tasks was told: whether it is full can be looked at.
+    fn explained(&self, cause: Error) -> Error {
+        match cause {
+            Error::Disk { cause, full: false } if self.folder.free().is_ok_and(|free| free < FULL_BELOW) => {
+                Error::Disk { cause: format!("{cause}: No space left on device"), full: true }
+            }
+            other => other,
+        }
     }
 
     /// The length of a complete blob; `None`: it is not here, or a part of it only.
@@ -207,8 +220,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Starts write-back each time that `passed` bytes of a stream have crossed a multiple of [`WRITE_BACK_LEN`].
-    pub(crate) fn write_back_hook(&self) -> Box<dyn FnMut(u64) + Send> {
+    /// Starts write-back each time that `passed` bytes of a stream have crossed a multiple of [`WRITE_BACK_LEN`]: of the
+    /// streams into temporary files, or of `blob`, which is written where it will stay.
+    pub(crate) fn write_back_hook(&self, blob: Option<BlobId>) -> Box<dyn FnMut(u64) + Send> {
         let (folder, busy) = (self.folder.clone(), self.writing_back.clone());
         let mut next = WRITE_BACK_LEN;
         Box::new(move |passed| {
@@ -218,7 +232,7 @@ impl Engine {
             next = passed + WRITE_BACK_LEN;
             let (folder, busy) = (folder.clone(), busy.clone());
             tokio::task::spawn_blocking(move || {
-                if let Err(cause) = folder.write_back() {
+                if let Err(cause) = folder.write_back(blob) {
                     // Only a head start: the sync at the end meets the same failure and reports it.
                     tracing::debug!(%cause, "write-back");
                 }

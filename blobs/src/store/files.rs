@@ -13,6 +13,9 @@ use shoal_protocol::BlobId;
 /// What belongs to a complete blob; other parts belong to partial ones.
 const DATA: &str = "data";
 const OUTBOARD: &str = "obao4";
+/// A group of a blob, and what its hashes take: a pair for each two groups or pairs.
+const GROUP_LEN: u64 = 16 * 1024;
+const PAIR_LEN: u64 = 64;
 
 /// Where everything is.
 #[derive(Clone, Debug)]
@@ -94,17 +97,38 @@ impl Folder {
         size <= inline_len_max || fs::metadata(self.part(id, DATA)).is_ok_and(|meta| meta.len() == size)
     }
 
-    /// Starts writing back what is being streamed in, so that the sync at the end has less to wait for.
-    pub(crate) fn write_back(&self) -> io::Result<()> {
-        for entry in fs::read_dir(self.temp())? {
-            match File::open(entry?.path()) {
-                Ok(file) => file.sync_data()?,
-                // Finished or given up meanwhile.
-                Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
-                Err(cause) => return Err(cause),
-            }
+    /// Removes the hashes' file of a complete blob whose hashes are in the database. iroh-blobs forgets it when a partial
+    /// blob becomes complete.
+    pub(crate) fn clear_inlined(&self, id: BlobId, size: u64, inline_len_max: u64) -> io::Result<()> {
+        let hashes_len = size.div_ceil(GROUP_LEN).saturating_sub(1) * PAIR_LEN;
+        if hashes_len > inline_len_max {
+            return Ok(());
         }
-        Ok(())
+        match fs::remove_file(self.part(id, OUTBOARD)) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(cause),
+            _ => Ok(()),
+        }
+    }
+
+    /// Starts writing back what is being streamed in, so that the sync at the end has less to wait for: the temporary
+    /// files, or the data file of a blob that is written where it will stay.
+    pub(crate) fn write_back(&self, blob: Option<BlobId>) -> io::Result<()> {
+        let sync = |path: &Path| match File::open(path) {
+            Ok(file) => file.sync_data(),
+            // Finished or given up meanwhile.
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(cause) => Err(cause),
+        };
+        match blob {
+            Some(id) => sync(&self.part(id, DATA)),
+            None => fs::read_dir(self.temp())?.try_for_each(|entry| sync(&entry?.path())),
+        }
+    }
+
+    /// Bytes that an ordinary user may still write to this disk.
+    pub(crate) fn free(&self) -> io::Result<u64> {
+        let disk = rustix::fs::statvfs(&self.root)?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
     /// Removes the temporary files of earlier instances. Only while none is open.

@@ -43,7 +43,7 @@ where
         let (shared, engine) = (shared.clone(), engine.clone());
         Box::new(move |id, len| Box::pin(admit(shared, engine, id, len)))
     };
-    let (intake, verdict) = Intake::new(source, len_max, stop, admit, engine.write_back_hook());
+    let (intake, verdict) = Intake::new(source, len_max, stop, admit, engine.write_back_hook(None));
     let imported = engine.fs.add_stream(intake).await.temp_tag().await;
     let verdict = locked(&verdict).take();
     match (verdict, imported) {

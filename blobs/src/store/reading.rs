@@ -27,8 +27,8 @@ use crate::Error;
 const ITEMS_WAITING: usize = 128;
 /// How often, and how long apart, a read is asked again of a blob that too many read at once. Why 100 × 5 ms: the queue
 /// that overflows is one of 32 requests that are only handed on.
-const BUSY_TRIES_MAX: u32 = 100;
-const BUSY_PAUSE: Duration = Duration::from_millis(5);
+pub(crate) const BUSY_TRIES_MAX: u32 = 100;
+pub(crate) const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 /// A range of a blob, as a stream of chunks of up to 16 KiB in order, none of them empty. Holds the blob until it is
 /// dropped. After an error it has ended.
@@ -96,7 +96,8 @@ impl State {
     async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         while self.at < self.end {
             let (at, end) = (self.at, self.end);
-            let items = self.items.get_or_insert_with(|| export(&self.engine, self.held.id(), at..end));
+            let items =
+                self.items.get_or_insert_with(|| export(&self.engine, self.held.id(), ChunkRanges::bytes(at..end)));
             match items.next().await {
                 Some(EncodedItem::Leaf(leaf)) => {
                     // Leaves come in whole KiB, so the first and the last may reach beyond the range.
@@ -126,23 +127,28 @@ impl State {
             tokio::time::sleep(BUSY_PAUSE).await;
             return Ok(());
         }
-        if !self.engine.answers().await {
-            return Err(self.engine.failing(Error::disk("reading a blob", &cause)));
-        }
-        match cause.kind() {
-            // The disk refuses: that need not be the content's fault.
-            io::ErrorKind::ResourceBusy | io::ErrorKind::PermissionDenied => Err(Error::disk("reading a blob", &cause)),
-            _ if cause.raw_os_error().is_some() => Err(Error::disk("reading a blob", &cause)),
-            _ => {
-                tracing::warn!(%id, %cause, "a blob is damaged on disk");
-                self.shared.damaged.insert(id);
-                Err(Error::Damaged(id))
-            }
+        Err(diagnose(&self.shared, &self.engine, id, &cause).await)
+    }
+}
+
+/// What it means that a blob which is here could not be read.
+pub(crate) async fn diagnose(shared: &Shared, engine: &Engine, id: BlobId, cause: &io::Error) -> Error {
+    if !engine.answers().await {
+        return engine.failing(Error::disk("reading a blob", cause));
+    }
+    match cause.kind() {
+        // The disk refuses: that need not be the content's fault.
+        io::ErrorKind::ResourceBusy | io::ErrorKind::PermissionDenied => Error::disk("reading a blob", cause),
+        _ if cause.raw_os_error().is_some() => Error::disk("reading a blob", cause),
+        _ => {
+            tracing::warn!(%id, %cause, "a blob is damaged on disk");
+            shared.damaged.insert(id);
+            Error::Damaged(id)
         }
     }
 }
 
-fn export(engine: &Engine, id: BlobId, range: Range<u64>) -> BoxStream<'static, EncodedItem> {
-    let ranges = ChunkRanges::bytes(range);
+/// What iroh-blobs says about these chunks of a blob: its size, the hashes on the way, the bytes, each verified.
+pub(crate) fn export(engine: &Engine, id: BlobId, ranges: ChunkRanges) -> BoxStream<'static, EncodedItem> {
     engine.fs.export_bao_with_opts(ExportBaoOptions { hash: hash(id), ranges }, ITEMS_WAITING).stream().boxed()
 }

@@ -10,11 +10,11 @@ use shoal_protocol::BlobId;
 use super::*;
 
 /// A file system in memory, unmounted on drop.
-struct Mount(PathBuf);
+pub(crate) struct Mount(PathBuf);
 
 impl Mount {
     /// `None`: this user may not mount.
-    fn new(path: &Path, mib: usize) -> Option<Self> {
+    pub(crate) fn new(path: &Path, mib: usize) -> Option<Self> {
         let size = format!("size={mib}m");
         let done = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(path).output().ok()?;
         done.status.success().then(|| Self(path.to_owned()))
@@ -29,7 +29,7 @@ impl Drop for Mount {
 }
 
 /// Fills the disk to the last byte, also what has become free since the last call.
-fn fill(path: &Path) {
+pub(crate) fn fill(path: &Path) {
     let mut file = fs::File::options().create(true).append(true).open(path).unwrap();
     for len in [MIB, 4 * KIB, 1] {
         let zeros = vec![0; len];

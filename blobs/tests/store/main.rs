@@ -1,9 +1,10 @@
-//! The store on a real disk: what goes in comes out, what must stay stays, what must go goes.
+//! The store on a real disk: what goes in comes out, what must stay stays, what must go goes, what is elsewhere comes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod collect;
 mod disk_full;
 mod durable;
+mod exchange;
 mod round_trip;
 
 use std::io;
