@@ -41,8 +41,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tracing::Instrument as _;
 
-use crate::metrics::{Load, Metrics};
-use crate::service::{self, Service};
+use crate::metrics::Metrics;
+use crate::service::{self, Caller, Service};
 use host::Hosts;
 use operations::{Operation, Part, Row, System};
 
@@ -96,7 +96,7 @@ impl Edge {
     async fn handle(&self, request: Request) -> Response {
         let started = Instant::now();
         let class = class_label(request.uri().path());
-        let trace = request::trace_id(request.headers()).unwrap_or_default();
+        let trace = request::traceparent(request.headers()).map(|traceparent| traceparent.trace_id());
         let span =
             tracing::debug_span!("http", method = %request.method(), class, trace, status = tracing::field::Empty);
         let admitted = self.hosts.check(request.method(), request.uri(), request.version(), request.headers());
@@ -151,6 +151,7 @@ async fn run(api: &Api, operation: &'static Operation, request: Request) -> Resu
     };
     let (parts, body) = request.into_parts();
     let caller = api.service.authenticate(request::token(&parts.headers)?)?;
+    let caller = Caller { traceparent: request::traceparent(&parts.headers), ..caller };
     match operation.row {
         Row::Create if class == Class::Blob => transfer::put(&api.service, &caller, query, &parts.headers, body).await,
         Row::Part(part) => {
@@ -214,19 +215,11 @@ async fn system(api: &Api, row: Row, query: &ListQuery) -> Result<Response, Prob
             page::page(&api.service.node().await, now_ms, refresh_s)
         }
         System::Health => {
-            if api.service.is_stopping() {
-                return Err(Problem::new(Kind::Unavailable, "the node is stopping"));
-            }
+            api.service.health()?;
             respond::json(200, &Health { status: "ok" })
         }
         System::Metrics => {
-            let node = api.service.node().await;
-            api.service.metrics().load(Load {
-                waiting: node.jobs.waiting,
-                running: node.jobs.running,
-                workers: u64::from(node.workers),
-                slots: u64::from(node.slots),
-            });
+            api.service.measure().await;
             let media = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
             respond::bytes_of(200, media, Body::from(api.service.metrics().text()))
         }

@@ -1,21 +1,44 @@
-//! `shoal bench`: what a node does with jobs on this machine, beside what the disk alone does.
+//! `shoal bench`: what a node does with jobs and blobs on this machine, beside what the machine does by itself.
 //!
-//! It starts a node of its own, deploys a function that returns the BLAKE3 of its input, and checks every result against
-//! the hash that the client computes. At the end the node is killed and started again, and every result is read once more.
+//! It starts a node of its own, with its worker, and speaks to it as any client does. Every result is compared with what
+//! it must be: jobs return the BLAKE3 of an input that no other job has, blobs are hashed when they come back. Beside each
+//! figure stands a raw one, measured in the same run: synced appends to the same disk, the same component in bare
+//! wasmtime, the same file in iroh-blobs alone. At the end of the jobs the node is killed and started again, and every
+//! result is read once more.
 
-use std::io::Write as _;
-use std::path::Path;
-use std::time::{Duration, Instant};
+mod arrivals;
+mod blobs;
+mod folder;
+mod http;
+mod jobs;
+mod open;
+mod process;
+mod raw;
+mod report;
+mod screen;
+mod times;
+mod trace;
 
-use anyhow::{Context as _, bail, ensure};
-use futures_util::StreamExt as _;
-use shoal_client::{Client, NodeAddr};
-use shoal_protocol::ObjectId;
-use shoal_protocol::object::function::{Grant, NewFunction};
-use shoal_protocol::object::job::{Input, Job, State, Submit};
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::cli::BenchArgs;
-use crate::stage::{Stage, say};
+use anyhow::{Context as _, anyhow, bail, ensure};
+use serde::Deserialize;
+use shoal_client::Client;
+use shoal_worker::bare::Function;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::{BenchArgs, Part, size};
+use crate::stage::Stage;
+use arrivals::{Arrival, Random};
+use blobs::Transfers;
+use folder::Folder;
+use http::Http;
+use jobs::{Jobs, Submitter};
+use process::{IDLE, Watch};
+use raw::Raw;
+use report::{Figures, Machine, Report, Shape};
+use screen::Screen;
 
 /// The function that is run.
 const FUNCTION: &[u8] = include_bytes!("../functions/digest/digest.wasm");
@@ -23,171 +46,252 @@ const FUNCTION: &[u8] = include_bytes!("../functions/digest/digest.wasm");
 const QUIET_JOBS: u32 = 500;
 /// Jobs that are not counted: code is compiled, caches fill.
 const WARM_JOBS: u32 = 200;
-/// Synced appends of the baseline.
-const SYNCS: usize = 1000;
-/// How long an idle node is watched.
-const IDLE: Duration = Duration::from_secs(5);
+/// Arrivals a second where neither the command line nor the closed loop says how many.
+const RATE_DEFAULT: f64 = 500.0;
 
 /// Runs the benchmark to its end.
 pub(crate) fn run(args: BenchArgs) -> anyhow::Result<()> {
-    let out = std::env::temp_dir().join(format!("shoal-bench-{}", std::process::id()));
-    std::fs::create_dir_all(&out).with_context(|| format!("making {}", out.display()))?;
+    let mut bench = Bench::new(args)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut stage = Stage::new(&out)?;
-    let measured = runtime.block_on(measure(&args, &out, &mut stage));
-    let stopped = if stage.node_pid().is_some() { stage.stop_node() } else { Ok(()) };
-    std::fs::remove_dir_all(&out).with_context(|| format!("removing {}", out.display()))?;
-    measured.and(stopped)
+    let measured = runtime.block_on(async {
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        tokio::select! {
+            measured = bench.measure() => measured,
+            _ = term.recv() => Err(anyhow!("it was told to stop")),
+            _ = int.recv() => Err(anyhow!("it was interrupted")),
+        }
+    });
+    // What still blocks a thread is not waited for.
+    runtime.shutdown_background();
+    let stopped = if bench.stage.node_pid().is_some() { bench.stage.stop_node() } else { Ok(()) };
+    measured.and(stopped)?;
+    bench.deliver()
 }
 
-async fn measure(args: &BenchArgs, out: &Path, stage: &mut Stage) -> anyhow::Result<()> {
-    say("baseline: 512 bytes appended and synced (fdatasync), one at a time");
-    say(&format!("  {}", Times::of(syncs(out)?)));
-
-    let slots = args.slots.to_string();
-    let up = ["up", "--name", "bench", "--gateway", "127.0.0.1:0", "--http", "127.0.0.1:0", "--slots", &slots];
-    stage.start_node(&up)?;
-    let client = connect(stage).await?;
-    let component = client.put_bytes(FUNCTION, false, "digest").await?;
-    client.deploy(&digest(component.id)).await?;
-    one_after_the_other(&client, 0, WARM_JOBS).await?;
-
-    say(&format!("idle for {} s", IDLE.as_secs()));
-    idle(stage).await?;
-
-    say(&format!("{QUIET_JOBS} jobs one after the other: submit to result, checked, a fresh instance each"));
-    say(&format!("  {}", Times::of(one_after_the_other(&client, WARM_JOBS, QUIET_JOBS).await?)));
-
-    say(&format!("{} jobs, {} in flight, {} slots", args.jobs, args.in_flight, args.slots));
-    let begun = Instant::now();
-    let first = WARM_JOBS + QUIET_JOBS;
-    let width = args.in_flight as usize;
-    let done: Vec<anyhow::Result<(ObjectId, Duration)>> = futures_util::stream::iter(first..first + args.jobs)
-        .map(|n| job(&client, n))
-        .buffer_unordered(width)
-        .collect()
-        .await;
-    let elapsed = begun.elapsed();
-    let done = done.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-    let times = done.iter().map(|(_, time)| *time).collect();
-    say(&format!("  {:.0} jobs a second; {}", f64::from(args.jobs) / elapsed.as_secs_f64(), Times::of(times)));
-
-    say("the node is killed and started again; every result is read once more");
-    client.close().await;
-    stage.kill_node();
-    stage.start_node(&up)?;
-    let client = connect(stage).await?;
-    for (id, _) in &done {
-        let job = client.job(*id, true).await?;
-        ensure!(job.state == State::Succeeded, "job {id} is {} after the kill", job.state.text());
-        ensure!(job.output.is_some_and(|output| output.size == 32), "job {id} has lost its result");
-    }
-    say(&format!("  {} of {} are there", done.len(), args.jobs));
-    client.close().await;
-    Ok(())
+/// What the node says of itself in its file.
+#[derive(Deserialize)]
+struct Whereabouts {
+    gateway: String,
+    http: String,
 }
 
-fn digest(component: shoal_protocol::BlobId) -> NewFunction {
-    // Inputs above 16 KiB come as blobs: the function imports the interface.
-    NewFunction { grants: [Grant::Blob].into(), ..NewFunction::new("digest", component) }
+/// One run. The stage stands before the folder: it is taken down first.
+struct Bench {
+    args: BenchArgs,
+    seed: u64,
+    trace: Option<Vec<Arrival>>,
+    screen: Screen,
+    report: Report,
+    stage: Stage,
+    folder: Folder,
 }
 
-async fn connect(stage: &Stage) -> anyhow::Result<Client> {
-    let read = |name: &str| std::fs::read_to_string(stage.data().join(name)).with_context(|| format!("reading {name}"));
-    let node: serde_json::Value = serde_json::from_str(&read(crate::node::NODE_FILE)?)?;
-    let address: NodeAddr =
-        node.get("gateway").and_then(|a| a.as_str()).context("the node says no address")?.parse()?;
-    Ok(Client::connect(&address, Some(read("token")?.trim().to_owned())).await?)
-}
-
-async fn one_after_the_other(client: &Client, first: u32, jobs: u32) -> anyhow::Result<Vec<Duration>> {
-    let mut times = Vec::new();
-    for n in first..first + jobs {
-        times.push(job(client, n).await?.1);
-    }
-    Ok(times)
-}
-
-/// One job from submit to result; its input is like no other's.
-async fn job(client: &Client, n: u32) -> anyhow::Result<(ObjectId, Duration)> {
-    let input = blake3::hash(&n.to_le_bytes());
-    let expected = blake3::hash(input.as_bytes());
-    let submit = Submit {
-        function: "digest".into(),
-        input: Input::Bytes(input.as_bytes().as_slice().into()),
-        ..Submit::default()
-    };
-    let begun = Instant::now();
-    let id = client.submit(&submit).await?;
-    let job: Job = client.wait(id, None, true).await?;
-    let elapsed = begun.elapsed();
-    match job.output.and_then(|output| output.inline) {
-        Some(result) if *result == *expected.as_bytes().as_slice() => Ok((id, elapsed)),
-        _ => bail!("job {id} is {}: its result is not the hash of its input", job.state.text()),
-    }
-}
-
-fn syncs(out: &Path) -> anyhow::Result<Vec<Duration>> {
-    let mut file = std::fs::File::create(out.join("syncs"))?;
-    let mut times = Vec::with_capacity(SYNCS);
-    for _ in 0..SYNCS {
-        let begun = Instant::now();
-        file.write_all(&[7; 512])?;
-        file.sync_data()?;
-        times.push(begun.elapsed());
-    }
-    Ok(times)
-}
-
-/// Memory and processor time of the node and its worker while nothing happens.
-async fn idle(stage: &Stage) -> anyhow::Result<()> {
-    let worker = std::fs::read_to_string(stage.data().join("worker").join("lock"))?;
-    let pids = [("node", stage.node_pid()), ("worker", worker.trim().parse().ok())];
-    let before: Vec<Option<u64>> = pids.iter().map(|(_, pid)| pid.and_then(ticks)).collect();
-    tokio::time::sleep(IDLE).await;
-    for ((name, pid), before) in pids.iter().zip(before) {
-        let Some(pid) = *pid else { continue };
-        let spent = ticks(pid).zip(before).map_or(0, |(after, before)| after.saturating_sub(before));
-        // A tick is 10 ms on every Linux that is supported.
-        let percent = spent as f64 / IDLE.as_secs_f64();
-        say(&format!(
-            "  {name}: {} MiB resident, {percent:.1} % of a processor",
-            resident_kib(pid).unwrap_or(0) / 1024
-        ));
-    }
-    Ok(())
-}
-
-fn resident_kib(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.split_whitespace().next()?.parse().ok()
-}
-
-/// User and system time, in ticks.
-fn ticks(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name may hold spaces; fields are counted behind its closing parenthesis.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
-}
-
-/// Sorted times.
-struct Times(Vec<Duration>);
-
-impl Times {
-    fn of(mut times: Vec<Duration>) -> Self {
-        times.sort_unstable();
-        Self(times)
+impl Bench {
+    /// Checks all that can be checked before anything is measured.
+    fn new(args: BenchArgs) -> anyhow::Result<Self> {
+        ensure!(
+            args.trace.is_some() || !args.only.contains(&Part::Trace),
+            "a trace is measured from a file: add --trace FILE, see shoal bench --help"
+        );
+        let trace = args.trace.as_deref().filter(|_| args.wants(Part::Trace)).map(trace::read).transpose()?;
+        let seed = match args.seed {
+            Some(seed) => seed,
+            None => u64::from(getrandom::u32().map_err(|error| anyhow!("no random numbers: {error}"))?),
+        };
+        let folder = Folder::new(args.folder.as_deref())?;
+        if args.wants(Part::Blobs) {
+            folder.check_room(args.blob_size)?;
+        }
+        let machine = Machine::this(folder.path(), folder.is_in_memory());
+        Ok(Self {
+            seed,
+            trace,
+            screen: Screen::new(args.json),
+            report: Report::new(seed, args.slots, machine),
+            stage: Stage::new(folder.path())?,
+            folder,
+            args,
+        })
     }
 
-    fn at(&self, percent: usize) -> f64 {
-        let place = (self.0.len() * percent / 100).min(self.0.len().saturating_sub(1));
-        self.0.get(place).map_or(0.0, |time| time.as_secs_f64() * 1000.0)
+    async fn measure(&mut self) -> anyhow::Result<()> {
+        self.report.show_head(&self.screen);
+        self.start_node()?;
+        let jobs = [Part::Latency, Part::Closed, Part::Poisson, Part::OnOff, Part::Trace];
+        let wants_jobs = jobs.into_iter().any(|part| self.args.wants(part));
+        if wants_jobs || self.args.wants(Part::Idle) {
+            let submitter = Submitter::deploy(self.client().await?, self.seed).await?;
+            let mut jobs = Jobs::new(submitter);
+            jobs.one_by_one(WARM_JOBS).await?;
+            if self.args.wants(Part::Idle) {
+                self.screen.title(&format!("a node with nothing to do, for {} s", IDLE.as_secs()));
+                let idle = Watch::begin(&self.stage).idle().await;
+                idle.show(&self.screen);
+                self.report.idle = Some(idle);
+            }
+            if wants_jobs {
+                self.jobs(&mut jobs).await?;
+                self.kill_and_read(&jobs).await?;
+            }
+            jobs.close().await;
+        }
+        if self.args.wants(Part::Blobs) {
+            self.blobs().await?;
+        }
+        let end = Watch::of(&self.stage).memory();
+        self.screen.title("at the end");
+        self.screen.say(&format!("  {end}"));
+        self.report.end = Some(end);
+        Ok(())
+    }
+
+    /// All parts with jobs.
+    async fn jobs(&mut self, jobs: &mut Jobs) -> anyhow::Result<()> {
+        let slots = self.args.slots;
+        let function = blocking(move || raw::function(slots)).await?;
+        if self.args.wants(Part::Latency) {
+            self.screen.title(&format!("{QUIET_JOBS} jobs one after the other, a fresh instance each"));
+            self.report.latency = Some(self.closed(jobs, QUIET_JOBS, 1, self.raw(&function, 1)).await?);
+        }
+        if self.args.wants(Part::Closed) {
+            let (count, in_flight) = (self.args.jobs, self.args.in_flight);
+            self.screen.title(&format!("closed loop: {count} jobs, {in_flight} in flight, {slots} slots"));
+            self.report.closed = Some(self.closed(jobs, count, in_flight, self.raw(&function, slots)).await?);
+        }
+        let reached = self.report.closed.map(|closed| closed.per_second);
+        let length = Duration::from_secs(self.args.seconds.into());
+        if self.args.wants(Part::Poisson) {
+            let rate = self.args.rate.or(reached.map(|rate| rate / 2.0)).unwrap_or(RATE_DEFAULT);
+            self.screen.title(&format!("Poisson: {rate:.0} jobs a second for {} s", length.as_secs()));
+            let arrivals = arrivals::poisson(&mut Random::new(self.seed, 1), rate, length)?;
+            self.report.poisson = self.shape(jobs, &function, "Poisson", &arrivals).await?;
+        }
+        if self.args.wants(Part::OnOff) {
+            let rate = self.args.rate.or(reached).unwrap_or(RATE_DEFAULT);
+            let bursts = self.args.on_off;
+            let (on, off) = (bursts.on.as_millis(), bursts.off.as_millis());
+            self.screen.title(&format!("on-off: {rate:.0} jobs a second for {on} ms, none for {off} ms, in turn"));
+            let arrivals = arrivals::on_off(&mut Random::new(self.seed, 2), rate, bursts, length)?;
+            self.report.on_off = self.shape(jobs, &function, "on-off", &arrivals).await?;
+        }
+        if let Some(arrivals) = self.trace.take() {
+            self.screen.title("trace");
+            self.report.trace = self.shape(jobs, &function, "trace", &arrivals).await?;
+        }
+        Ok(())
+    }
+
+    /// So many jobs, so many of them in flight at once.
+    async fn closed(&self, jobs: &mut Jobs, count: u32, in_flight: u32, raw: Raw) -> anyhow::Result<Figures> {
+        let raw = blocking(move || raw.sample()).await?;
+        let watch = Watch::begin(&self.stage);
+        let (latency, elapsed) = jobs.closed(count, in_flight).await?;
+        let memory = watch.memory();
+        let raw = blocking(move || raw.sample()).await?.figures();
+        let figures = Figures::new(f64::from(count) / elapsed.as_secs_f64(), latency, raw, memory);
+        figures.show(&self.screen);
+        Ok(figures)
+    }
+
+    /// One open loop. None where chance let nobody arrive.
+    async fn shape(
+        &self,
+        jobs: &mut Jobs,
+        function: &Arc<Function>,
+        name: &str,
+        arrivals: &[Arrival],
+    ) -> anyhow::Result<Option<Shape>> {
+        if arrivals.is_empty() {
+            self.screen.say("  nobody arrived in this time: choose a higher --rate or more --seconds");
+            return Ok(None);
+        }
+        let raw = self.raw(function, self.args.slots);
+        let raw = blocking(move || raw.sample()).await?;
+        let watch = Watch::begin(&self.stage);
+        let open = open::run(jobs, arrivals, name).await?;
+        let memory = watch.memory();
+        let raw = blocking(move || raw.sample()).await?.figures();
+        let shape = Shape {
+            figures: Figures::new(open.done_per_second, open.latency, raw, memory),
+            arrived_per_second: open.arrived_per_second,
+            begun_late: open.begun_late,
+            in_flight_max: open.in_flight_max,
+            found_full: open.found_full,
+        };
+        shape.show(&self.screen);
+        Ok(Some(shape))
+    }
+
+    /// What disk and wasmtime do by themselves, yet to be measured.
+    fn raw(&self, function: &Arc<Function>, threads: u32) -> Raw {
+        Raw::new(function.clone(), threads, self.seed, self.folder.path().to_owned())
+    }
+
+    /// Kills the node and reads every result once more.
+    async fn kill_and_read(&mut self, jobs: &Jobs) -> anyhow::Result<()> {
+        self.screen.title("the node is killed (SIGKILL) and started again; every result is read once more");
+        self.stage.kill_node();
+        self.start_node()?;
+        let client = self.client().await?;
+        jobs.read_again(&client).await?;
+        client.close().await;
+        self.screen.say(&format!("  {0} of {0} are there, and right", jobs.count()));
+        self.report.results_after_kill = Some(jobs.count());
+        Ok(())
+    }
+
+    async fn blobs(&mut self) -> anyhow::Result<()> {
+        let (len, rounds) = (self.args.blob_size, self.args.blob_rounds);
+        self.screen.title(&format!("blobs of {}, {rounds} rounds; bare is iroh-blobs alone", size(len)));
+        let transfers = Transfers {
+            stage: &self.stage,
+            http: Http::new(&self.whereabouts()?.http, &self.token()?)?,
+            client: self.client().await?,
+            folder: self.folder.path(),
+            seed: self.seed,
+        };
+        let blobs = transfers.run(len, rounds).await?;
+        transfers.client.close().await;
+        blobs.show(&self.screen);
+        self.report.blobs = Some(blobs);
+        Ok(())
+    }
+
+    fn start_node(&mut self) -> anyhow::Result<()> {
+        let slots = self.args.slots.to_string();
+        let up = ["up", "--name", "bench", "--gateway", "127.0.0.1:0", "--http", "127.0.0.1:0", "--slots", &slots];
+        self.stage.start_node(&up)
+    }
+
+    fn whereabouts(&self) -> anyhow::Result<Whereabouts> {
+        Ok(serde_json::from_str(&self.said(crate::node::NODE_FILE)?)?)
+    }
+
+    fn token(&self) -> anyhow::Result<String> {
+        Ok(self.said("token")?.trim().to_owned())
+    }
+
+    fn said(&self, name: &str) -> anyhow::Result<String> {
+        std::fs::read_to_string(self.stage.data().join(name)).with_context(|| format!("reading the node's {name}"))
+    }
+
+    async fn client(&self) -> anyhow::Result<Client> {
+        Ok(Client::connect(&self.whereabouts()?.gateway.parse()?, Some(self.token()?)).await?)
+    }
+
+    /// Hands over the figures to whoever wants them as JSON.
+    fn deliver(&self) -> anyhow::Result<()> {
+        let text = serde_json::to_string_pretty(&self.report)?;
+        self.screen.json(&text);
+        let Some(path) = &self.args.report else { return Ok(()) };
+        match std::fs::write(path, text + "\n") {
+            Ok(()) => Ok(()),
+            Err(error) => bail!("the report cannot be written into {}: {error}", path.display()),
+        }
     }
 }
 
-impl std::fmt::Display for Times {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms", self.at(50), self.at(90), self.at(99))
-    }
+/// Work that blocks, off the thread of the clients.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> anyhow::Result<T> + Send + 'static) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(work).await?
 }

@@ -8,6 +8,7 @@
 //! JSON value as the API has it; progress is shown on a terminal only; a reader that closes the pipe early is no error;
 //! an error is a line that says what is wrong and one that says what to do next; exit codes are those of [`EXIT_CODES`].
 
+mod bench;
 mod blob;
 mod connect;
 mod deploy;
@@ -36,8 +37,11 @@ use clap::{Parser, Subcommand};
 use shoal_client::NodeAddr;
 
 use crate::config::{Config, Overrides};
+pub(crate) use bench::{BenchArgs, OnOff, Part};
 use connect::Context;
 pub(crate) use failure::Failure;
+pub(crate) use progress::Progress;
+pub(crate) use table::{Table, size};
 pub(crate) use worker::WorkerRun;
 
 /// What the exit codes mean, as `--help` says it.
@@ -87,8 +91,8 @@ enum Command {
     Up(Overrides),
     /// The main job on real input: deploy a face detector, submit photographs, collect the results
     Demo(DemoArgs),
-    /// Measure jobs on this machine: rate, latency and memory, beside the disk's own speed
-    Bench(BenchArgs),
+    /// Measure jobs and blobs on this machine, beside what disk, wasmtime and iroh-blobs do alone
+    Bench(Box<BenchArgs>),
     /// Run one more worker, or look after those of the node
     Worker(worker::Worker),
     #[command(flatten)]
@@ -140,20 +144,6 @@ pub(crate) struct DemoArgs {
     pub(crate) out: Option<PathBuf>,
 }
 
-/// How the benchmark is run.
-#[derive(Debug, clap::Args)]
-pub(crate) struct BenchArgs {
-    /// Jobs to run
-    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub(crate) jobs: u32,
-    /// Jobs that are under way at once
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub(crate) in_flight: u32,
-    /// Runs at once of the node's worker
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub(crate) slots: u32,
-}
-
 /// What the command line asks for.
 pub(crate) enum Action {
     /// Run a node.
@@ -163,7 +153,7 @@ pub(crate) enum Action {
     /// Run the demo.
     Demo(DemoArgs),
     /// Run the benchmark.
-    Bench(BenchArgs),
+    Bench(Box<BenchArgs>),
     /// Speak to a node: [`run`].
     Client(Box<ClientAction>),
 }
@@ -193,7 +183,7 @@ fn action(cli: Cli) -> Result<Action, Failure> {
     match command {
         Command::Up(overrides) => Ok(Action::Up(Box::new(Config::load(data, &overrides)?))),
         Command::Demo(args) => Ok(Action::Demo(args)),
-        Command::Bench(args) => Ok(Action::Bench(args)),
+        Command::Bench(args) => Ok(Action::Bench(Box::new(BenchArgs { json, ..*args }))),
         Command::Worker(worker) => match worker.command() {
             worker::Either::Run(run) => Ok(Action::Worker(Box::new(run.checked(node)?))),
             worker::Either::Ask(command) => client(ClientCommand::Worker(command)),
@@ -290,6 +280,9 @@ mod tests {
             "shoal --data here status --json",
             "shoal demo",
             "shoal bench --jobs 100 --in-flight 8 --slots 2",
+            "shoal bench --only idle,blobs --blob-size 256MiB --blob-rounds 3 --json",
+            "shoal bench --only poisson,on-off --rate 500 --on-off 100,900 --seconds 5 --seed 7 --report here.json",
+            "shoal bench --only trace --trace arrivals.txt --folder here",
             "shoal submit digest --text hello --wait",
             "shoal submit digest --input - --arg a --arg=-b --env K=V --needs-label gpu=yes --timeout 10m --count 5",
             "shoal job ls --state queued",
@@ -340,6 +333,9 @@ mod tests {
             "shoal worker",
             "shoal worker --ticket t ls",
             "shoal --node here status",
+            "shoal bench --only everything",
+            "shoal bench --blob-size 1GB",
+            "shoal bench --rate 0",
         ] {
             let refused = match parsed(line) {
                 Err(_) => true,

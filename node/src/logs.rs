@@ -1,6 +1,7 @@
 //! Live logs: what running guests have written so far, for those who follow.
 //!
 //! A log is here from its first bytes until its run's ending is durable; after that it is read from the job's record.
+//! A worker may go on speaking of a run that counts no more: what it says then is dropped.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,9 +16,15 @@ use tokio::sync::Notify;
 /// that invents runs can cost.
 const LOGS_MAX: usize = 4096;
 
+/// Whether a run is its job's current one and has not ended, as far as is durable. Asked with the book locked: it must
+/// not come back to it.
+pub(crate) type IsCurrent = Box<dyn Fn(Run) -> bool + Send + Sync>;
+
 /// The logs of the runs that are under way.
-#[derive(Default)]
-pub(crate) struct LogBook(Mutex<HashMap<ObjectId, Arc<Log>>>);
+pub(crate) struct LogBook {
+    logs: Mutex<HashMap<ObjectId, Arc<Log>>>,
+    is_current: IsCurrent,
+}
 
 /// The log of one run.
 pub(crate) struct Log {
@@ -33,17 +40,28 @@ struct Text {
 }
 
 impl LogBook {
-    fn logs(&self) -> MutexGuard<'_, HashMap<ObjectId, Arc<Log>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// An empty book.
+    pub(crate) fn new(is_current: IsCurrent) -> Self {
+        Self { logs: Mutex::default(), is_current }
     }
 
-    /// Adds what a worker says of a run's log. What is here already, leaves a gap, or is above the limit, is ignored.
+    fn logs(&self) -> MutexGuard<'_, HashMap<ObjectId, Arc<Log>>> {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds what a worker says of a run's log. What is here already, leaves a gap, is above the limit, or is of a run that
+    /// counts no more, is ignored.
     pub(crate) fn append(&self, run: Run, offset: u64, bytes: &[u8]) {
         let log = {
             let mut logs = self.logs();
             let newer = logs.get(&run.job).is_none_or(|log| log.epoch < run.epoch);
             if newer {
                 if logs.len() >= LOGS_MAX && !logs.contains_key(&run.job) {
+                    return;
+                }
+                // Asked under the lock: an ending becomes durable first and is forgotten here after that, so that either
+                // it is seen now, or the log that is begun now is forgotten.
+                if !(self.is_current)(run) {
                     return;
                 }
                 let log = Arc::new(Log { epoch: run.epoch, text: Mutex::default(), grown: Notify::new() });
@@ -63,7 +81,7 @@ impl LogBook {
         self.logs().get(&job).cloned()
     }
 
-    /// The job has settled: its log is read from the record from now on.
+    /// The job has settled, durably: its log is read from the record from now on.
     pub(crate) fn forget(&self, job: ObjectId) {
         if let Some(log) = self.logs().remove(&job) {
             log.end();
@@ -117,9 +135,13 @@ mod tests {
         Run { job: ObjectId::from_parts(1, 2, [3; 8]), epoch }
     }
 
+    fn book() -> LogBook {
+        LogBook::new(Box::new(|_| true))
+    }
+
     #[test]
     fn repeated_and_overlapping_chunks_are_kept_once() {
-        let book = LogBook::default();
+        let book = book();
         book.append(run(1), 0, b"hello ");
         book.append(run(1), 0, b"hello world");
         book.append(run(1), 20, b"a gap");
@@ -128,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_newer_run_replaces_and_an_older_one_is_ignored() {
-        let book = LogBook::default();
+        let book = book();
         book.append(run(2), 0, b"second");
         let second = book.of(run(2).job).unwrap();
         book.append(run(1), 0, b"first");
@@ -141,8 +163,22 @@ mod tests {
 
     #[test]
     fn a_log_is_bounded() {
-        let book = LogBook::default();
+        let book = book();
         book.append(run(1), 0, &vec![b'x'; LOG_LEN_MAX + 5]);
         assert_eq!(book.of(run(1).job).unwrap().read(0).0.len(), LOG_LEN_MAX);
+    }
+
+    #[test]
+    fn what_comes_after_the_end_begins_no_log() {
+        let settled = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let seen = settled.clone();
+        let book = LogBook::new(Box::new(move |_| !seen.load(std::sync::atomic::Ordering::Relaxed)));
+        book.append(run(1), 0, b"before");
+        let log = book.of(run(1).job).unwrap();
+        settled.store(true, std::sync::atomic::Ordering::Relaxed);
+        book.forget(run(1).job);
+        book.append(run(1), 0, b"before and after");
+        assert!(book.of(run(1).job).is_none(), "whoever follows it now would wait for ever");
+        assert_eq!(log.read(0), (Bytes::from("before"), true));
     }
 }

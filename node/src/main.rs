@@ -12,6 +12,7 @@ mod documents;
 mod gateway;
 mod identity;
 mod logs;
+mod memory;
 mod metrics;
 mod node;
 mod runtime;
@@ -20,12 +21,14 @@ mod stage;
 mod store;
 mod supervisor;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use cli::Action;
 use config::LogFormat;
 
 fn main() -> ExitCode {
+    memory::give_back();
     // Before anything speaks TLS: two libraries would otherwise choose a provider each and panic at the second.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         return fail(&anyhow::anyhow!("another TLS provider was installed before ours"));
@@ -42,7 +45,7 @@ fn main() -> ExitCode {
             on_runtime(worker(*run))
         }
         Ok(Action::Demo(args)) => end(demo::run(args)),
-        Ok(Action::Bench(args)) => end(bench::run(args)),
+        Ok(Action::Bench(args)) => end(bench::run(*args)),
     }
 }
 
@@ -79,8 +82,17 @@ fn end(ended: anyhow::Result<()>) -> ExitCode {
 
 #[expect(clippy::print_stderr, reason = "the last word of a process goes to the person who started it")]
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("shoal: {error:#}");
+    eprintln!("shoal: {}", sentence(error));
     ExitCode::FAILURE
+}
+
+/// An error and its causes, without those that the text before them already says.
+fn sentence(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |said, cause| match cause.to_string() {
+        cause if said.is_empty() => cause,
+        cause if said.contains(&cause) => said,
+        cause => format!("{said}: {cause}"),
+    })
 }
 
 /// Log lines go to standard error; `SHOAL_LOG` chooses which, as in `info,shoal=debug`.
@@ -90,9 +102,28 @@ fn log(format: LogFormat) {
             "warn,shoal=info,shoal_worker=info,shoal_blobs=info,iroh_blobs::store::gc=off",
         )
     });
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        // It would say them on standard error, and panic since that cannot be written: on a full disk the log is lost,
+        // not the process.
+        .log_internal_errors(false);
     match format {
         LogFormat::Json => lines.json().init(),
         LogFormat::Text => lines.with_target(false).init(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_each_cause_once() {
+        let refused = std::io::Error::other("permission denied");
+        let error = anyhow::Error::new(refused).context("a: permission denied").context("starting");
+        assert_eq!(sentence(&error), "starting: a: permission denied");
+        assert_eq!(sentence(&anyhow::anyhow!("one").context("two")), "two: one");
     }
 }

@@ -103,6 +103,8 @@ pub(crate) struct Metrics {
     journal_records: Counter,
     journal_bytes: Counter,
     journal_sync_seconds: Histogram,
+    journal_failures: Counter,
+    journal_failing: Level,
     blobs_put: Counter,
     blob_put_bytes: Counter,
     blobs_got: Counter,
@@ -139,6 +141,8 @@ impl Metrics {
             journal_records: Counter::default(),
             journal_bytes: Counter::default(),
             journal_sync_seconds: durations(),
+            journal_failures: Counter::default(),
+            journal_failing: Level::default(),
             blobs_put: Counter::default(),
             blob_put_bytes: Counter::default(),
             blobs_got: Counter::default(),
@@ -181,6 +185,10 @@ impl Metrics {
         to.register_with_unit("journal_written", "Length of these batches", Unit::Bytes, self.journal_bytes.clone());
         let help = "Writing and syncing one batch";
         to.register_with_unit("journal_sync_duration", help, Unit::Seconds, self.journal_sync_seconds.clone());
+        let help = "Batches that could not be written: the disk was full or failing";
+        to.register("journal_failures", help, self.journal_failures.clone());
+        let help = "1 while the last batch could not be written: nothing is accepted";
+        to.register("journal_failing", help, self.journal_failing.clone());
         to.register("blobs_stored", "Blobs received and stored", self.blobs_put.clone());
         to.register_with_unit("blob_received", "Length of these blobs", Unit::Bytes, self.blob_put_bytes.clone());
         to.register("blobs_read", "Blobs opened for reading", self.blobs_got.clone());
@@ -248,6 +256,12 @@ impl Metrics {
         self.journal_records.inc_by(records);
         self.journal_bytes.inc_by(bytes);
         self.journal_sync_seconds.observe(elapsed.as_secs_f64());
+    }
+
+    /// How many batches could not be written since the start, and whether the last one was among them.
+    pub(crate) fn journal_failures(&self, all: u64, failing: bool) {
+        self.journal_failures.inner().store(all, std::sync::atomic::Ordering::Relaxed);
+        self.journal_failing.set(u64::from(failing));
     }
 
     /// A blob of this length was received and stored.
@@ -322,6 +336,7 @@ mod tests {
         metrics.record(&Record::Standing(id, Box::new(standing(State::TimedOut, Some(2_000)))));
         metrics.record(&Record::Standing(id, Box::new(standing(State::Queued, None))));
         metrics.fsync(Duration::from_millis(1), 7, 700);
+        metrics.journal_failures(5, true);
         metrics.blob_put(11);
         metrics.blob_got(13);
         metrics.kv("incr");
@@ -344,6 +359,8 @@ mod tests {
             "shoal_journal_records_total 7",
             "shoal_journal_written_bytes_total 700",
             "shoal_journal_sync_duration_seconds_count 1",
+            "shoal_journal_failures_total 5",
+            "shoal_journal_failing 1",
             "shoal_blob_received_bytes_total 11",
             "shoal_blob_sent_bytes_total 13",
             "shoal_kv_operations_total{operation=\"incr\"} 1",

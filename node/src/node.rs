@@ -3,6 +3,7 @@
 //! Start: identity, store, documents, blobs, kernel, edges, worker. Stop: refuse, drain the worker, end the edges, save,
 //! leave. A kill at any moment is a start without the stop before it.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,18 +17,18 @@ use shoal_kernel::Input;
 use shoal_protocol::change::DocumentClass;
 use shoal_protocol::id::IdSource;
 use shoal_protocol::object::node::Mesh;
-use shoal_protocol::{Kind, NodeId, ObjectId, Problem};
+use shoal_protocol::{Kind, NodeId, ObjectId, Problem, WorkerId};
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Listen};
 use crate::documents::Documents;
 use crate::gateway::Gateway;
-use crate::identity::Identity;
+use crate::identity::{self, Identity};
 use crate::logs::LogBook;
 use crate::metrics::Metrics;
-use crate::runtime::{Runtime, now};
+use crate::runtime::{Runtime, current_runs, now};
 use crate::service::{self, NodeFacts, NodeSettings, Service};
 use crate::store::{self, Store};
 use crate::supervisor::{self, Supervisor};
@@ -52,15 +53,17 @@ struct Whereabouts {
 
 /// Runs a node until it is told to stop.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
-    let identity = Arc::new(Identity::open(&config.data)?);
     let metrics = Arc::new(Metrics::new());
+    // First of all: a node that does not get the folder, or does not know its layout, leaves it as it is.
+    identity::files::make_folder(&config.data)?;
     let (store, store_threads) = Store::open(&config.data, observer(&metrics))?;
+    let identity = Arc::new(Identity::open(&config.data)?);
     let (mesh_name, mesh_key) = identity.mesh();
     let (documents, documents_thread) = Documents::open(mesh_key, store.clone())?;
     let operator = found_operator(&identity, &documents).await?;
     let token_file = identity.write_operator_token(operator)?;
     let blobs = shoal_blobs::Store::open(&config.data.join("blobs"), shoal_blobs::Options::default()).await?;
-    let logs = Arc::new(LogBook::default());
+    let logs = Arc::new(LogBook::new(current_runs(store.clone())));
     let known = Box::new(documents.known());
     let (runtime, kernel_thread) =
         Runtime::start(identity.node_id(), store.clone(), known, metrics.clone(), logs.clone())?;
@@ -70,6 +73,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let listener = bind_http(config.http).await?;
     let http = listener.local_addr()?;
     let configured = NodeSettings { name: config.name.clone(), labels: config.labels.clone() };
+    let (replace_worker, replace) = watch::channel(());
     let facts = NodeFacts {
         mesh: Mesh { name: mesh_name.into(), key: mesh_key, open: true },
         gateway: gateway.node_addr().to_string(),
@@ -78,7 +82,9 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         settings: RwLock::new(service::node_settings(&store, configured)?),
         stopping: AtomicBool::new(false),
         stop: Arc::new(Notify::new()),
+        replace_worker: config.worker.then_some(replace_worker),
     };
+    let own_worker = identity.workers.local();
     let asked_to_stop = facts.stop.clone();
     let whereabouts = Whereabouts {
         id: identity.node_id(),
@@ -97,6 +103,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         metrics,
         config: config.clone(),
         node: facts,
+        removal: service::BlobDoor::default(),
     });
 
     let stop_edges = CancellationToken::new();
@@ -116,7 +123,10 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     });
     tasks.spawn(sweep(service.clone(), stop_edges.clone()));
     let supervisor = match config.worker {
-        true => Some(Supervisor::start(worker_settings(&config, address)?, local, runtime.clone())?),
+        true => {
+            let settings = worker_settings(&config, address, own_worker, replace)?;
+            Some(Supervisor::start(settings, local, runtime.clone())?)
+        }
         false => None,
     };
     write_whereabouts(&config.data, &whereabouts)?;
@@ -156,7 +166,7 @@ fn observer(metrics: &Arc<Metrics>) -> store::Observe {
 }
 
 /// The operator's user. The first start founds it, signed by the operator's key, and lets the node sign for it.
-async fn found_operator(identity: &Identity, documents: &Documents) -> anyhow::Result<ObjectId> {
+pub(crate) async fn found_operator(identity: &Identity, documents: &Documents) -> anyhow::Result<ObjectId> {
     if let Some(operator) = identity.operator() {
         return Ok(operator);
     }
@@ -194,8 +204,12 @@ fn bind_gateway(config: &Config, identity: Arc<Identity>) -> anyhow::Result<Gate
     if any_port {
         addresses.push(SocketAddr::new(address.ip(), 0));
     }
-    Gateway::bind(&addresses, identity).with_context(|| {
-        format!("the gateway cannot listen on {address}: choose another address with --gateway, port 0 for any")
+    Gateway::bind(&addresses, identity).map_err(|error| {
+        let why = match error {
+            shoal_transport::Error::Bind { source, .. } => source.to_string(),
+            other => other.to_string(),
+        };
+        anyhow!("the gateway cannot listen on {address}: {why}; choose another address with --gateway, port 0 for any")
     })
 }
 
@@ -218,7 +232,12 @@ fn former_port(data: &Path) -> Option<u16> {
     address.trim().rsplit_once(':')?.1.parse().ok()
 }
 
-fn worker_settings(config: &Config, address: shoal_transport::NodeAddr) -> anyhow::Result<supervisor::Settings> {
+fn worker_settings(
+    config: &Config,
+    address: shoal_transport::NodeAddr,
+    worker: WorkerId,
+    replace: watch::Receiver<()>,
+) -> anyhow::Result<supervisor::Settings> {
     let mut args: Vec<std::ffi::OsString> = vec!["worker".into(), "--local".into(), config.data.clone().into()];
     args.extend(["--name".into(), format!("{}-local", config.name).into()]);
     args.extend(["--slots".into(), config.slots.to_string().into()]);
@@ -226,12 +245,18 @@ fn worker_settings(config: &Config, address: shoal_transport::NodeAddr) -> anyho
     for (key, value) in &config.labels {
         args.extend(["--label".into(), format!("{key}={value}").into()]);
     }
-    let program = std::env::current_exe().context("finding this program, to start the worker")?;
-    Ok(supervisor::Settings { data: config.data.clone(), program, args, address })
+    let program = supervisor::program::path().context("finding this program, to start the worker")?;
+    let data = config.data.clone();
+    Ok(supervisor::Settings { data, program, args, address, worker, attach_max: supervisor::ATTACH_MAX, replace })
 }
 
 /// Sweeps unreferenced blobs from time to time.
 async fn sweep(service: Service, stop: CancellationToken) {
+    match service.check_references().await {
+        Ok(0) => {}
+        Ok(missing) => tracing::warn!(missing, "blobs that functions, jobs or keys refer to are not here"),
+        Err(problem) => tracing::warn!(%problem, "what refers to blobs cannot be compared with what is here"),
+    }
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -263,10 +288,9 @@ fn write_whereabouts(data: &Path, whereabouts: &Whereabouts) -> anyhow::Result<(
 }
 
 /// What a person needs next.
-#[expect(clippy::print_stdout, reason = "this is what `shoal up` says")]
 fn announce(config: &Config, whereabouts: &Whereabouts, token: &Path) {
     let Whereabouts { id, name, gateway, http, .. } = whereabouts;
-    println!(
+    let text = format!(
         "node {name} ({short}) is up, in the open mesh `default`: it admits anyone who can reach it\n\
          \n\
          \x20 dashboard   {http}/\n\
@@ -277,11 +301,13 @@ fn announce(config: &Config, whereabouts: &Whereabouts, token: &Path) {
          next: shoal status           what this node is and does\n\
          \x20     shoal deploy PATH      ship a function\n\
          \x20     shoal submit FUNCTION  hand over a job\n\
-         stop: Ctrl-C",
+         stop: Ctrl-C\n",
         short = id.short(),
         data = config.data.display(),
         token = token.display(),
     );
+    // A terminal that is gone, or a file on a disk that is full, is no reason not to run.
+    drop(std::io::stdout().write_all(text.as_bytes()));
 }
 
 impl Service {

@@ -25,7 +25,7 @@ use crate::logs::LogBook;
 use crate::metrics::Metrics;
 use crate::store::{Store, Table};
 
-pub(crate) use rows::{Referrer, job_counts, read_job, reference_key};
+pub(crate) use rows::{Referrer, current_runs, job_counts, job_of_short, read_job, reference_key};
 pub(crate) use watch::Watch;
 
 /// Inputs that may wait for the kernel. Why 4,096: as many as the store takes; beyond it edges wait.

@@ -26,7 +26,7 @@ use futures_util::Stream;
 use shoal_kernel::Principal;
 use shoal_protocol::object::Class;
 use shoal_protocol::wire::client::Call;
-use shoal_protocol::{BlobId, Kind, ObjectId, Problem};
+use shoal_protocol::{BlobId, Kind, ObjectId, Problem, Traceparent};
 
 use crate::config::Config;
 use crate::documents::Documents;
@@ -37,21 +37,24 @@ use crate::metrics::Metrics;
 use crate::runtime::Runtime;
 
 pub(crate) use answer::{Answer, Body, Format};
+pub(crate) use blob::Door as BlobDoor;
 pub(crate) use node::{Facts as NodeFacts, Settings as NodeSettings, settings as node_settings};
 
-/// Who calls, as the edge authenticated it.
+/// Who calls, as the edge authenticated it, and what for.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     /// What the kernel decides by.
     pub(crate) principal: Principal,
     /// What the token leaves of the user's rights.
     pub(crate) rights: Rights,
+    /// The place in the caller's trace, where the request says one.
+    pub(crate) traceparent: Option<Traceparent>,
 }
 
 impl Caller {
     /// Anybody.
     pub(crate) const ANONYMOUS: Self =
-        Self { principal: Principal { user: None, operator: false }, rights: Rights::ALL };
+        Self { principal: Principal { user: None, operator: false }, rights: Rights::ALL, traceparent: None };
 
     /// Refuses what the token was narrowed not to allow.
     fn check(&self, operation: Operation, class: Class) -> Result<(), Problem> {
@@ -121,6 +124,8 @@ pub(crate) struct Parts {
     pub(crate) config: Config,
     /// What the node says of itself.
     pub(crate) node: NodeFacts,
+    /// Orders how blobs are removed.
+    pub(crate) removal: BlobDoor,
 }
 
 impl Service {
@@ -141,7 +146,7 @@ impl Service {
             return Err(Problem::new(Kind::Unauthenticated, "the token's user is not known at this node"));
         }
         let principal = Principal { user: Some(token.user), operator: token.operator };
-        Ok(Caller { principal, rights: token.rights })
+        Ok(Caller { principal, rights: token.rights, traceparent: None })
     }
 
     /// What the node says of itself.
@@ -307,3 +312,6 @@ fn operation_of(call: &Call) -> (Operation, Class) {
 fn not_applicable(detail: &str) -> Problem {
     Problem::new(Kind::NotApplicable, detail)
 }
+
+#[cfg(test)]
+mod tests;

@@ -75,6 +75,14 @@ impl Stage {
         self.node.as_ref().map(Child::id)
     }
 
+    /// The process id of the node's worker, which outlives a node that is killed.
+    pub(crate) fn worker_pid(&self) -> Option<u32> {
+        let pid = std::fs::read_to_string(self.data.join("worker").join("lock")).ok()?.trim().parse().ok()?;
+        // A number that was given to another process since is not taken for the worker's: its words name this folder.
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        words.split(|byte| *byte == 0).any(|word| word == self.data.as_os_str().as_encoded_bytes()).then_some(pid)
+    }
+
     /// Kills the node, as a power cut of its process would. Its worker lives on.
     pub(crate) fn kill_node(&mut self) {
         if let Some(mut node) = self.node.take() {
@@ -102,7 +110,7 @@ impl Stage {
     pub(crate) fn stop_node(&mut self) -> anyhow::Result<()> {
         let mut node = self.node.take().ok_or_else(|| anyhow!("no node was started"))?;
         let deadline = Instant::now() + STOP_MAX;
-        terminate(&node);
+        signal(node.id(), rustix::process::Signal::TERM);
         loop {
             match node.try_wait()? {
                 Some(status) if status.success() => return Ok(()),
@@ -123,14 +131,17 @@ impl Drop for Stage {
             // An error is on its way already; this only cleans up after it.
             drop(self.stop_node());
         }
+        // The worker of a node that was killed and did not come back.
+        if let Some(pid) = self.worker_pid() {
+            signal(pid, rustix::process::Signal::KILL);
+        }
     }
 }
 
-fn terminate(child: &Child) {
-    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
-    if let Some(pid) = pid {
+fn signal(pid: u32, signal: rustix::process::Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
         // It may have ended by itself.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = rustix::process::kill_process(pid, signal);
     }
 }
 

@@ -19,11 +19,11 @@ mod writer;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 use shoal_protocol::{Kind, Problem};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use memory::Rows;
 pub(crate) use table::{Mutation, Table};
@@ -122,6 +122,10 @@ struct Shared {
     folder: PathBuf,
     layers: RwLock<Layers>,
     generation: AtomicU64,
+    /// Why the last frame could not be written; none: it was.
+    failure: Mutex<Option<Problem>>,
+    /// Told of every frame that could not be written.
+    failed: Notify,
     flush: flusher::Signal,
     observe: Observe,
 }
@@ -169,6 +173,8 @@ impl Store {
             folder: folder.to_owned(),
             layers: RwLock::new(Layers { active: recovered.rows, flushing: None, tables: Arc::new(recovered.tables) }),
             generation: AtomicU64::new(0),
+            failure: Mutex::default(),
+            failed: Notify::new(),
             flush: flusher::Signal::default(),
             observe,
         });
@@ -187,9 +193,19 @@ impl Store {
         Ok((Self { shared, commits }, Threads { writer, flusher, _lock: lock }))
     }
 
-    /// Numbers the time between two failures. A commit of an older generation fails.
+    /// Numbers the time between two failures, from 0 on. A commit of an older generation fails.
     pub(crate) fn generation(&self) -> u64 {
         self.shared.generation.load(Ordering::Acquire)
+    }
+
+    /// Why the last write failed, until one succeeds again.
+    pub(crate) fn failure(&self) -> Option<Problem> {
+        self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Completes when a write has failed, once for all that failed since it last did. For one who waits.
+    pub(crate) async fn failed(&self) {
+        self.shared.failed.notified().await;
     }
 
     /// Hands rows to the writer, deciding on nothing that it has not seen: waits while too many commits wait.
@@ -397,7 +413,11 @@ fn lock(folder: &Path) -> Result<std::fs::File, OpenError> {
 
 fn check_version(folder: &Path) -> Result<(), OpenError> {
     let path = folder.join("version");
-    let failed = |source| OpenError::Io { context: format!("reading {}", path.display()), source };
+    let failed_to = |what: &'static str| {
+        let context = format!("{what} {}", path.display());
+        move |source| OpenError::Io { context, source }
+    };
+    let failed = failed_to("reading");
     match std::fs::read_to_string(&path) {
         Ok(text) => match text.trim().parse::<u32>() {
             Ok(found) if found <= LAYOUT_VERSION => Ok(()),
@@ -405,8 +425,13 @@ fn check_version(folder: &Path) -> Result<(), OpenError> {
             Err(_) => Err(failed(std::io::Error::other(format!("{text:?} is no version number")))),
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::write(&path, format!("{LAYOUT_VERSION}\n")).map_err(failed)?;
-            journal::sync_folder(folder).map_err(failed)
+            // Beside it first: half a version would be in the way of every start to come.
+            let new = folder.join("version.new");
+            let written = std::fs::write(&new, format!("{LAYOUT_VERSION}\n"))
+                .and_then(|()| std::fs::File::open(&new)?.sync_all())
+                .and_then(|()| std::fs::rename(&new, &path))
+                .and_then(|()| journal::sync_folder(folder));
+            written.map_err(failed_to("writing"))
         }
         Err(error) => Err(failed(error)),
     }

@@ -4,11 +4,15 @@
 //! node again, and its log. The lock in that folder is the worker's. The node starts the supervisor when its gateway listens, and stops it
 //! before the gateway, since a worker is asked to leave over its connection.
 //!
+//! A worker that runs another program than a new one would (the node was upgraded), or that was started with other
+//! settings, is adopted all the same, and then replaced: it takes no new runs, ends those that it has, and leaves.
+//!
 //! What always holds: as long as somebody holds the lock, a worker lives and no second one is started; the kernel is told
-//! of a death only when the process is known to be dead; a child of ours is always reaped; a worker survives the death of
-//! its node, and the next node adopts it.
+//! of a death only when the process is known to be dead, and then always; a child of ours is always reaped; a worker
+//! survives the death of its node, and the next node adopts it; a worker that is replaced loses no run.
 
 mod process;
+pub(crate) mod program;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -17,10 +21,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use shoal_kernel::Input;
+use shoal_protocol::WorkerId;
 use shoal_protocol::wire::worker::ToWorker;
 use shoal_transport::NodeAddr;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::LocalWorker;
@@ -38,6 +44,11 @@ const WELL_AFTER: Duration = Duration::from_secs(10);
 const LEAVE_MAX: Duration = Duration::from_secs(10);
 /// How long a worker that was told to stop at once may take, and again after each stronger word.
 const STOP_MAX: Duration = Duration::from_secs(3);
+/// How long an adopted worker may take to attach. Why 30 s: its leases have ended by then, so that nothing it has counts any
+/// more; and a worker that does not speak to its node, maybe since it knows another protocol, is of no use to it.
+pub(crate) const ATTACH_MAX: Duration = Duration::from_secs(30);
+/// The connection of a worker that has never attached to this node: none has this number.
+const NO_CONNECTION: u64 = 0;
 
 /// Which process, where, and for which node.
 #[derive(Debug, Clone)]
@@ -50,6 +61,12 @@ pub(crate) struct Settings {
     pub(crate) args: Vec<OsString>,
     /// Where the worker finds its node.
     pub(crate) address: NodeAddr,
+    /// The id that the worker has at its node.
+    pub(crate) worker: WorkerId,
+    /// How long a worker that is adopted may take to attach: [`ATTACH_MAX`].
+    pub(crate) attach_max: Duration,
+    /// Changes when somebody wants a fresh worker in the place of the one that runs.
+    pub(crate) replace: watch::Receiver<()>,
 }
 
 /// The files of the local worker.
@@ -123,19 +140,10 @@ where
     async fn run(self) {
         let mut pause = PAUSE_MIN;
         loop {
-            match self.find() {
+            match self.find().await {
                 Ok(mut process) => {
                     let since = Instant::now();
-                    let stopping = tokio::select! {
-                        ended = process.ended() => {
-                            self.tell_of_end(&ended);
-                            false
-                        }
-                        () = self.stop.cancelled() => {
-                            self.end(&mut process).await;
-                            true
-                        }
-                    };
+                    let stopping = self.look_after(&mut process).await;
                     self.report_death().await;
                     if stopping {
                         return;
@@ -158,30 +166,93 @@ where
     }
 
     /// The worker that lives, or a new one.
-    fn find(&self) -> io::Result<Process> {
+    async fn find(&self) -> io::Result<Process> {
         if let Some(process) = Process::adopt(&self.folder.lock)? {
             tracing::info!(pid = process.pid(), "the node's worker still lives and is adopted");
             return Ok(process);
         }
+        // The one before may have died while no node was there to see it: its runs need not wait for their leases.
+        self.report_death().await;
         let process = Process::spawn(&self.settings.program, &self.settings.args, &self.folder.log)?;
         tracing::info!(pid = process.pid(), "the node's worker is started");
         Ok(process)
     }
 
-    fn tell_of_end(&self, ended: &process::Ended) {
+    /// Returns when the process is dead, or is given up. Whether the node stops.
+    async fn look_after(&self, process: &mut Process) -> bool {
+        let mut asked = self.settings.replace.clone();
+        asked.mark_unchanged();
+        let mut replacing = self.is_outdated(process).await;
+        // The attachment that was last seen; none: it has not attached.
+        let mut seen = None;
+        let attach_by = Instant::now() + self.settings.attach_max;
+        loop {
+            if replacing && seen.is_some() {
+                // Said again on each attachment: the former may have ended before it was heard.
+                self.local.tell(ToWorker::Stop { now: false });
+            }
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => {
+                    self.end(process).await;
+                    return true;
+                }
+                ended = process.ended() => {
+                    self.tell_of_end(&ended, replacing);
+                    return false;
+                }
+                connection = self.local.other_than(seen) => seen = Some(connection),
+                Ok(()) = asked.changed(), if !replacing => {
+                    tracing::info!("the node's worker is replaced, as was asked: it takes no new runs and ends those that it has");
+                    replacing = true;
+                }
+                () = sleep_until(attach_by), if process.is_adopted() && seen.is_none() => {
+                    let waited_s = self.settings.attach_max.as_secs();
+                    tracing::warn!(waited_s, "the adopted worker does not attach; it is ended and another is started");
+                    self.end(process).await;
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Whether an adopted process differs from one that would be started now. One that cannot be looked at does not.
+    async fn is_outdated(&self, process: &Process) -> bool {
+        let Some(pid) = process.pid().filter(|_| process.is_adopted()) else { return false };
+        let Settings { program, args, .. } = self.settings.clone();
+        let looked = tokio::task::spawn_blocking(move || program::is_run_by(pid, &program, &args)).await;
+        match looked.map_err(io::Error::other).flatten() {
+            Ok(true) => false,
+            Ok(false) => {
+                tracing::info!(
+                    pid,
+                    "the adopted worker runs another program or has other settings: it takes no new runs, ends those that \
+                     it has, and is then replaced"
+                );
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%error, pid, "what the adopted worker runs cannot be looked at; it is taken as it is");
+                false
+            }
+        }
+    }
+
+    fn tell_of_end(&self, ended: &process::Ended, replacing: bool) {
         let log = self.folder.log.display();
         match ended {
+            _ if replacing => tracing::info!("the worker that is replaced has ended; another is started"),
             process::Ended::Own(status) if status.success() => tracing::info!("the node's worker has left"),
             process::Ended::Own(status) => tracing::warn!(%status, %log, "the node's worker died; another is started"),
             process::Ended::Adopted => tracing::warn!(%log, "the adopted worker has ended; another is started"),
         }
     }
 
-    /// The process is dead: its connection ends, and its runs are lost at once.
+    /// The process is dead: its connection ends, and its runs are lost at once. Also those that it had from a former node,
+    /// if it has not attached to this one.
     async fn report_death(&self) {
-        if let Some((worker, connection)) = self.local.died() {
-            (self.report)(Input::WorkerDetached { worker, connection, dead: true }).await;
-        }
+        let (worker, connection) = self.local.died().unwrap_or((self.settings.worker, NO_CONNECTION));
+        (self.report)(Input::WorkerDetached { worker, connection, dead: true }).await;
     }
 
     /// Ends the process: first by word over its connection, then by signals.

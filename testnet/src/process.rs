@@ -9,6 +9,8 @@ use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use shoal_client::{Client, NodeAddr};
 
+use crate::disk::Disk;
+
 /// How long a node may take to be up, or to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The pause between two looks at whether something has happened.
@@ -22,6 +24,7 @@ pub struct Node {
     launcher: Vec<OsString>,
     arguments: Vec<OsString>,
     child: Option<Child>,
+    disk: Option<Disk>,
 }
 
 impl Node {
@@ -36,6 +39,7 @@ impl Node {
             launcher: Vec::new(),
             arguments: Vec::new(),
             child: None,
+            disk: None,
         })
     }
 
@@ -53,12 +57,33 @@ impl Node {
         self
     }
 
-    /// The data folder.
-    pub fn data(&self) -> &Path {
-        self.folder.path()
+    /// Puts the data folder on a small disk of its own, of so many MiB. Replaces the launcher.
+    ///
+    /// # Errors
+    /// When this machine does not allow it.
+    pub fn with_disk(mut self, mib: u32) -> anyhow::Result<Self> {
+        let disk = Disk::new(self.folder.path(), mib)?;
+        self.launcher = disk.launcher();
+        self.disk = Some(disk);
+        Ok(self)
+    }
+
+    /// The small disk, if it has one.
+    pub fn disk(&self) -> Option<&Disk> {
+        self.disk.as_ref()
+    }
+
+    /// The data folder, as it is seen from here.
+    pub fn data(&self) -> PathBuf {
+        self.disk.as_ref().map_or_else(|| self.folder.path().to_owned(), Disk::seen)
     }
 
     fn file(&self, name: &str) -> PathBuf {
+        self.data().join(name)
+    }
+
+    /// A file of ours, never on the small disk.
+    fn own_file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -67,14 +92,14 @@ impl Node {
     pub fn shoal(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.shoal);
         command.args(arguments);
-        self.surround(&mut command);
+        self.surround(&mut command, &self.data());
         command
     }
 
-    fn surround(&self, command: &mut Command) {
+    fn surround(&self, command: &mut Command, data: &Path) {
         command
-            .env("SHOAL_DATA", self.folder.path())
-            .env("XDG_CONFIG_HOME", self.file("client"))
+            .env("SHOAL_DATA", data)
+            .env("XDG_CONFIG_HOME", self.own_file("client"))
             .env_remove("SHOAL_NODE")
             .env_remove("SHOAL_TOKEN")
             .stdin(Stdio::null());
@@ -89,7 +114,7 @@ impl Node {
             .args(words)
             .args(["up", "--gateway", "127.0.0.1:0", "--http", "127.0.0.1:0", "--slots", "2", "--name", "testnet"])
             .args(&self.arguments);
-        self.surround(&mut command);
+        self.surround(&mut command, self.folder.path());
         command
     }
 
@@ -100,7 +125,7 @@ impl Node {
     pub async fn start(&mut self) -> anyhow::Result<()> {
         // A killed node leaves its file behind.
         drop(std::fs::remove_file(self.file("node.json")));
-        let log = std::fs::File::options().create(true).append(true).open(self.file("node.log"))?;
+        let log = std::fs::File::options().create(true).append(true).open(self.own_file("node.log"))?;
         let child = self
             .up()
             .stdout(Stdio::null())
@@ -123,7 +148,7 @@ impl Node {
 
     /// What the node has said so far.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.file("node.log")).unwrap_or_default()
+        std::fs::read_to_string(self.own_file("node.log")).unwrap_or_default()
     }
 
     /// What the node says of itself in its file: ids, addresses.
@@ -184,7 +209,7 @@ impl Node {
 
     /// The worker's process, if one holds the lock and lives.
     pub fn worker(&self) -> Option<Pid> {
-        let text = std::fs::read_to_string(self.folder.path().join("worker").join("lock")).ok()?;
+        let text = std::fs::read_to_string(self.file("worker").join("lock")).ok()?;
         let pid = Pid::from_raw(text.trim().parse().ok()?)?;
         test_kill_process(pid).is_ok().then_some(pid)
     }

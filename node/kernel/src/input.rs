@@ -8,7 +8,7 @@ use shoal_protocol::object::job::{JobPatch, Outcome, Payload, Progress};
 use shoal_protocol::object::project::Project;
 use shoal_protocol::object::worker::{Offer, WorkerPatch};
 use shoal_protocol::wire::worker::Run;
-use shoal_protocol::{ObjectId, Problem, WorkerId};
+use shoal_protocol::{ObjectId, Problem, Traceparent, WorkerId};
 
 /// The time at which an input is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -172,6 +172,8 @@ pub struct NewJob {
     pub id: ObjectId,
     /// The W3C trace id, 32 hexadecimal characters.
     pub trace: String,
+    /// The place in the submitter's trace, where the request said one; its id is `trace`.
+    pub traceparent: Option<Traceparent>,
     /// The function. A name has already been looked up.
     pub function: ObjectId,
     /// The number of a version; none: the current one.

@@ -194,6 +194,7 @@ impl Job {
             limits: accepted.limits,
             grants: accepted.grants.iter().copied().collect(),
             trace: accepted.trace.clone(),
+            traceparent: accepted.traceparent,
         }
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use shoal_protocol::name::Labels;
 use shoal_protocol::object::function::{Grant, Needs, RunLimits};
 use shoal_protocol::object::job::{Attempt, Outcome, Payload, State};
-use shoal_protocol::{BlobId, ObjectId};
+use shoal_protocol::{BlobId, ObjectId, Traceparent};
 
 /// The version of [`Accepted`] and [`Standing`] that this package writes.
 pub const VERSION: u8 = 1;
@@ -36,6 +36,9 @@ pub struct Accepted {
     pub id: ObjectId,
     /// The W3C trace id.
     pub trace: String,
+    /// The place in the submitter's trace, where the request said one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<Traceparent>,
     /// Who submitted it.
     pub owner: ObjectId,
     /// The function.

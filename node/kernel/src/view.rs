@@ -36,12 +36,14 @@ pub fn job(home: NodeId, accepted: &Accepted, standing: &Standing, inline: bool)
         input: bytes(&accepted.input, inline),
         output: outcome.map(|outcome| bytes(&outcome.output, inline)),
         log: outcome.map(|outcome| bytes(&outcome.log, inline)),
+        log_dropped: outcome.map_or(0, |outcome| outcome.log_dropped),
         failure,
         exit_code: outcome.and_then(|outcome| outcome.exit_code),
         usage: outcome.map(|outcome| outcome.usage),
         attempts: standing.attempts.clone(),
         attempts_total: standing.attempts_total,
         trace: accepted.trace.clone(),
+        traceparent: accepted.traceparent,
     }
 }
 

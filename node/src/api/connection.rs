@@ -4,7 +4,7 @@
 //! [`CONNECTIONS_MAX`] are open; further ones get an answer that says so.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use axum::body::Body;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -40,6 +40,13 @@ const BUFFER_LEN_MAX: usize = 64 * 1024;
 /// How long requests under way may take to finish when the node stops. Why 5 s: anything but a long download is done
 /// sooner, and a download can be resumed.
 const DRAIN_MS_MAX: u64 = 5_000;
+
+/// How long a client whose connection ends may go on sending, and how many bytes. Why 2 s: the answer has left before, and
+/// most have it within a round trip. Why 16 MiB: many times what any request of JSON may be; it costs the node no memory.
+const LINGER_MS_MAX: u64 = 2_000;
+const LINGER_LEN_MAX: usize = 16 * 1024 * 1024;
+/// What is taken at once from a client whose bytes are thrown away.
+const LINGER_BUFFER_LEN: usize = 16 * 1024;
 
 /// How long to wait after the system has refused a connection, out of files or memory. Why 50 ms: some may have closed.
 const ACCEPT_PAUSE_MS: u64 = 50;
@@ -99,7 +106,7 @@ async fn connection(stream: TcpStream, edge: Arc<Edge>, mut stopping: watch::Rec
     }
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let edge = Arc::clone(&edge);
-        async move { Ok::<_, Infallible>(edge.handle(request.map(Body::new)).await) }
+        Box::pin(async move { Ok::<_, Infallible>(edge.handle(request.map(Body::new)).await) })
     });
     let mut builder = http1::Builder::new();
     builder
@@ -107,22 +114,43 @@ async fn connection(stream: TcpStream, edge: Arc<Edge>, mut stopping: watch::Rec
         .header_read_timeout(Duration::from_millis(HEADER_MS_MAX))
         .max_buf_size(BUFFER_LEN_MAX);
     let stream = Patient::new(stream, Duration::from_millis(WRITE_IDLE_MS_MAX));
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = builder.serve_connection(TokioIo::new(stream), service);
     let ended = tokio::select! {
         biased;
-        ended = connection.as_mut() => Some(ended),
+        ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => Some(ended),
         _ = stopping.wait_for(|stopping| *stopping) => None,
     };
+    let is_stopping = ended.is_none();
     let ended = match ended {
         Some(ended) => ended,
         None => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            Pin::new(&mut connection).graceful_shutdown();
+            poll_fn(|cx| connection.poll_without_shutdown(cx)).await
         }
     };
     if let Err(why) = ended {
         tracing::debug!(%why, "an HTTP connection broke");
     }
+    let mut stream = connection.into_parts().io.into_inner();
+    let patience = if is_stopping { Duration::ZERO } else { Duration::from_millis(LINGER_MS_MAX) };
+    if let Ok(Err(why)) = tokio::time::timeout(patience, linger(&mut stream)).await {
+        tracing::debug!(%why, "an HTTP connection broke at its end");
+    }
+}
+
+/// Says that all was said, and takes what the client still sends until it has ended too. Without this a connection whose
+/// client is still sending a body that was refused is reset, and with that the answer is lost that says why.
+async fn linger(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut buffer = [0; LINGER_BUFFER_LEN];
+    let mut taken = 0;
+    while taken < LINGER_LEN_MAX {
+        match stream.read(&mut buffer).await? {
+            0 => break,
+            len => taken += len,
+        }
+    }
+    Ok(())
 }
 
 /// A stream that gives up on a peer that takes nothing.
@@ -204,7 +232,6 @@ mod tests {
 
     #[tokio::test]
     async fn a_peer_that_takes_nothing_is_given_up() {
-        use tokio::io::AsyncWriteExt as _;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (client, server) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         let (client, (server, _)) = (client.unwrap(), server.unwrap());

@@ -131,13 +131,15 @@ const fn tag(class: Class) -> &'static str {
 fn describe(operation: &Operation, generator: &mut SchemaGenerator) -> Value {
     let mut parameters = Vec::new();
     if let (Some(class), true) = (operation.class, operation.path().contains("{object_id}")) {
+        let new = if operation.row == Row::Method("prepare") { "; `new` for one that is to be made" } else { "" };
+        let description = format!("{}{new}", object_id(class));
         parameters.push(json!({
-            "name": "object_id", "in": "path", "required": true, "description": object_id(class),
+            "name": "object_id", "in": "path", "required": true, "description": description,
             "schema": { "type": "string" },
         }));
     }
     parameters.extend(operation.query.iter().map(parameter));
-    parameters.extend(headers(operation.row).iter().map(|(name, what)| {
+    parameters.extend(headers(operation).iter().map(|(name, what)| {
         json!({ "name": name, "in": "header", "required": false, "description": what, "schema": { "type": "string" } })
     }));
     let mut described = json!({
@@ -168,8 +170,11 @@ const fn object_id(class: Class) -> &'static str {
 }
 
 /// Headers that a row understands beyond `Authorization`.
-const fn headers(row: Row) -> &'static [(&'static str, &'static str)] {
-    match row {
+const fn headers(operation: &Operation) -> &'static [(&'static str, &'static str)] {
+    match operation.row {
+        Row::Create if matches!(operation.class, Some(Class::Job)) => {
+            &[("traceparent", "The place in the caller's trace (W3C Trace Context): the job carries it to its guest")]
+        }
         Row::Set => &[("If-Match", "The ETag that the object must still have")],
         Row::Part(operations::Part::Content | operations::Part::Result) => &[
             ("Range", "One range of bytes, such as `bytes=0-99`, `bytes=100-` or `bytes=-100`"),
@@ -187,7 +192,7 @@ fn parameter(parameter: &Parameter) -> Value {
         Values::Number { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
         Values::One(values) => json!({ "type": "string", "enum": values }),
     };
-    json!({ "name": parameter.name, "in": "query", "required": false, "description": parameter.what, "schema": schema })
+    json!({ "name": parameter.name, "in": "query", "required": parameter.required, "description": parameter.what, "schema": schema })
 }
 
 fn body(request: Request, generator: &mut SchemaGenerator) -> Option<Value> {
@@ -350,6 +355,26 @@ mod tests {
             assert_eq!(operation.is_applicable(), !statuses.contains_key("405"), "{pointer}");
         }
         assert_eq!(ids.len(), operations::all().count());
+    }
+
+    #[test]
+    fn prepare_takes_what_is_to_be_signed_and_who_signs() {
+        let document = document();
+        for class in ["user", "project", "function"] {
+            let prepare = &document["paths"][format!("/{class}/{{object_id}}/prepare")]["post"];
+            let author = prepare["parameters"].as_array().unwrap().iter().find(|one| one["name"] == "author").unwrap();
+            assert_eq!((&author["in"], &author["required"]), (&json!("query"), &json!(true)), "{class}");
+            // Either form is the plain body, as `set` and `create` take it: no form of it names the author again.
+            let body = &prepare["requestBody"]["content"]["application/json"]["schema"]["$ref"];
+            let target = body.as_str().unwrap().strip_prefix('#').unwrap();
+            let forms = document.pointer(target).unwrap()["anyOf"].as_array().unwrap();
+            for (form, row) in forms.iter().zip(["{object_id}", ""]) {
+                let path = format!("/{class}/{row}");
+                let plain = &document["paths"][path.trim_end_matches('/')]["post"]["requestBody"]["content"];
+                assert_eq!(form["$ref"], plain["application/json"]["schema"]["$ref"], "{class}");
+            }
+            assert_eq!(forms.len(), 2);
+        }
     }
 
     #[test]

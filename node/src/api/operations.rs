@@ -137,6 +137,8 @@ pub(crate) struct Parameter {
     pub(crate) what: &'static str,
     /// What it may be.
     pub(crate) values: Values,
+    /// Whether it must be said.
+    pub(crate) required: bool,
 }
 
 impl Parameter {
@@ -410,15 +412,16 @@ mod tests {
 
     #[test]
     fn values_of_query_parameters_are_checked() {
-        let number = Parameter { name: "limit", what: "", values: Values::Number { min: 1, max: 1000 } };
+        let number =
+            Parameter { name: "limit", what: "", values: Values::Number { min: 1, max: 1000 }, required: false };
         assert!(number.check("1000").is_ok());
         for bad in ["0", "1001", "-1", "", "ten"] {
             assert_eq!(number.check(bad).unwrap_err().kind, Kind::InvalidQuery, "{bad}");
         }
-        let one = Parameter { name: "scope", what: "", values: Values::One(&["global", "local"]) };
+        let one = Parameter { name: "scope", what: "", values: Values::One(&["global", "local"]), required: false };
         assert!(one.check("local").is_ok());
         assert!(one.check("mesh").unwrap_err().detail.contains("global, local"));
-        let text = Parameter { name: "cursor", what: "", values: Values::Text };
+        let text = Parameter { name: "cursor", what: "", values: Values::Text, required: false };
         assert!(text.check(&"x".repeat(TEXT_VALUE_LEN_MAX)).is_ok());
         assert!(text.check(&"x".repeat(TEXT_VALUE_LEN_MAX + 1)).is_err());
     }

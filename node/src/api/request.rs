@@ -9,7 +9,8 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use shoal_protocol::limits::HTTP_BODY_LEN_MAX;
 use shoal_protocol::object::{Class, ListQuery};
-use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem, name};
+use shoal_protocol::trace::TRACEPARENT;
+use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem, Traceparent, name};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::operations::{Operation, Parameter, Request, Values};
@@ -80,9 +81,6 @@ fn decode(segment: &str) -> Option<String> {
 /// The query of a request, each parameter known to the operation, at most once, and checked.
 pub(super) fn query(operation: &Operation, uri: &Uri) -> Result<ListQuery, Problem> {
     let mut parsed = ListQuery::default();
-    if uri.query().is_none_or(str::is_empty) {
-        return Ok(parsed);
-    }
     let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
         .map_err(|rejection| Problem::new(Kind::InvalidQuery, rejection.to_string()))?;
     for (name, value) in pairs {
@@ -99,7 +97,14 @@ pub(super) fn query(operation: &Operation, uri: &Uri) -> Result<ListQuery, Probl
             return Err(Problem::new(Kind::InvalidQuery, format!("{} stands in the query twice", parameter.name)));
         }
     }
-    Ok(parsed)
+    // A list's own parameters are never required: all others are among the filters.
+    match operation.query.iter().find(|known| known.required && !parsed.filters.contains_key(known.name)) {
+        Some(missing) => {
+            let sentence = format!("{} is missing in the query: {}", missing.name, missing.what);
+            Err(Problem::new(Kind::InvalidQuery, sentence))
+        }
+        None => Ok(parsed),
+    }
 }
 
 fn unknown_parameter(known: &[Parameter], given: &str) -> Problem {
@@ -147,16 +152,9 @@ pub(super) fn lists(headers: &HeaderMap, name: &HeaderName, etag: &str) -> bool 
     text.split(',').map(str::trim).any(|one| one == "*" || bare(one.strip_prefix("W/").unwrap_or(one)) == etag)
 }
 
-/// A W3C trace id in a `traceparent` header; one that is not of its form is ignored, as that standard demands.
-pub(super) fn trace_id(headers: &HeaderMap) -> Option<&str> {
-    let text = headers.get("traceparent")?.to_str().ok()?;
-    let mut parts = text.split('-');
-    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let hex = |part: &str, len| part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    let zero = |part: &str| part.bytes().all(|b| b == b'0');
-    let good = hex(version, 2) && version != "ff" && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
-    let ends = version != "00" || parts.next().is_none();
-    (good && ends && !zero(trace) && !zero(parent)).then_some(trace)
+/// The place in the caller's trace; a header that is not of its form is ignored, as that standard demands.
+pub(super) fn traceparent(headers: &HeaderMap) -> Option<Traceparent> {
+    Traceparent::sent(headers.get(TRACEPARENT)?.to_str().ok())
 }
 
 /// The media type of the body, lower case, without its parameters.
@@ -322,6 +320,12 @@ mod tests {
             let uri: Uri = format!("/job?{bad}").parse().unwrap();
             assert_eq!(query(list, &uri).unwrap_err().kind, Kind::InvalidQuery, "{bad}");
         }
+        let prepare = operation(Class::Function, Row::Method("prepare"));
+        for missing in ["/function/new/prepare", "/function/new/prepare?"] {
+            let problem = query(prepare, &missing.parse().unwrap()).unwrap_err();
+            assert!(problem.kind == Kind::InvalidQuery && problem.detail.contains("author is missing"), "{problem}");
+        }
+        assert!(query(prepare, &Uri::from_static("/function/new/prepare?author=ab")).is_ok());
         let get = operation(Class::Job, Row::Get);
         assert!(query(get, &Uri::from_static("/job/x?")).is_ok());
         assert!(query(get, &Uri::from_static("/job/x?y=1")).unwrap_err().detail.contains("takes no query"));
@@ -355,29 +359,6 @@ mod tests {
         headers.insert(header::IF_NONE_MATCH, HeaderValue::from_static("W/\"a\", \"b\""));
         assert!(lists(&headers, &header::IF_NONE_MATCH, "a") && lists(&headers, &header::IF_NONE_MATCH, "b"));
         assert!(!lists(&headers, &header::IF_NONE_MATCH, "c"));
-    }
-
-    #[test]
-    fn a_trace_id_has_its_form() {
-        let trace = |value: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("traceparent", HeaderValue::from_static(value));
-            trace_id(&headers).map(str::to_owned)
-        };
-        let good = "4bf92f3577b34da6a3ce929d0e0e4736";
-        assert_eq!(trace("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").as_deref(), Some(good));
-        assert_eq!(trace("42-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more").as_deref(), Some(good));
-        for bad in [
-            "",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
-            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-        ] {
-            assert_eq!(trace(bad), None, "{bad}");
-        }
     }
 
     async fn read_all(op: &Operation, body: Body, media: Option<&'static str>) -> Result<Bytes, Problem> {

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use shoal_client::{Client, NodeAddr, Options};
+use shoal_protocol::Traceparent;
+use shoal_protocol::trace::TRACEPARENT_ENV;
 
 use super::failure::{Failure, UNREACHABLE};
 use crate::config;
@@ -44,7 +46,10 @@ impl Context {
             None => local_node(&folder)?,
         };
         let options = Options { token: self.token_for(&address, &folder), ..Options::default() };
-        Ok(Client::connect_with(&address, options).await?)
+        let client = Client::connect_with(&address, options).await?;
+        // A program that traces hands its place on to those that it starts.
+        let traceparent = Traceparent::sent(std::env::var(TRACEPARENT_ENV).ok().as_deref());
+        Ok(traceparent.map_or_else(|| client.clone(), |traceparent| client.traced(traceparent)))
     }
 
     /// The token that would be used.

@@ -73,13 +73,10 @@ pub(crate) async fn deploy(client: &Client, command: Deploy) -> Result<Function,
     let stored = input::put_file(client, &command.path, false, &name).await?;
     let new = merged(command, name, stored.id, project, existing.as_ref());
     let intent = intent(&new, existing.as_ref(), &signer, is_component);
-    match sign::write(client, &signer, &intent, &new).await {
-        // A change that would change nothing cannot be made. The node answers a plain deployment of what runs already
-        // with what is there, without signing anything.
-        Err(error) if existing.is_some() && error.kind() == Some(Kind::ChangeRefused) => {
-            Ok(client.deploy(&new).await?)
-        }
-        written => Ok(written?),
+    match (sign::write(client, &signer, &intent, &new).await, existing) {
+        // What was deployed runs already.
+        (Err(error), Some(existing)) if error.kind() == Some(Kind::NothingToChange) => Ok(existing),
+        (written, _) => Ok(written?),
     }
 }
 

@@ -137,6 +137,9 @@ async fn logs(client: &Client, id: ObjectId, follow: bool) -> Result<(), Failure
         while let Some(chunk) = log.chunk().await? {
             output::write(&chunk)?;
         }
+        if let Some(cut) = wait::log_cut(&client.job(id, false).await?) {
+            wait::eprint(&format!("the log of job {id} was {cut}"));
+        }
         Ok(())
     };
     tokio::select! {
@@ -210,7 +213,7 @@ fn show(job: &JobObject) -> String {
         ("used", used.unwrap_or_default()),
         ("input", bytes(&job.input)),
         ("result", job.output.as_ref().map(bytes).unwrap_or_default()),
-        ("log", job.log.as_ref().map(bytes).unwrap_or_default()),
+        ("log", job.log.as_ref().map(bytes).into_iter().chain(wait::log_cut(job)).collect::<Vec<_>>().join(", ")),
         ("runs", job.attempts_total.to_string()),
         ("trace", job.trace.clone()),
     ]);

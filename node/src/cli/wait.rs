@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use shoal_client::Client;
 use shoal_protocol::ObjectId;
+use shoal_protocol::limits::LOG_LEN_MAX;
 use shoal_protocol::object::job::{Job, State};
 use tokio::time::Instant;
 
 use super::failure::{Failure, INTERRUPTED, JOB};
 use super::output;
 use super::progress::Progress;
-use super::table::size;
+use super::table::{length, size};
 
 /// How often the shown state is renewed. Why 1 s: a person looks at it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -69,14 +70,23 @@ pub(crate) fn outcome(job: &Job) -> Result<(), Failure> {
             .next(format!("it goes on; wait longer with `shoal job wait {id}`")));
     }
     let why = match (&job.failure, job.exit_code) {
-        (Some(failure), _) => format!(": {}", output::safe(&failure.message)),
+        // The lines below the first are a backtrace, which `job show` has too.
+        (Some(failure), _) => format!(": {}", output::safe(failure.message.lines().next().unwrap_or_default())),
         (None, Some(code)) => format!(": exit code {code}"),
+        (None, None) if job.state == State::TimedOut => format!(": it may run for {}", length(job.limits.run_ms())),
         (None, None) => String::new(),
     };
+    let cut = log_cut(job).map(|cut| format!("; its log was {cut}")).unwrap_or_default();
     let own = job.exit_code.and_then(|code| u8::try_from(code).ok()).filter(|&code| code != 0);
-    Err(Failure::new(format!("job {id} {}{why}", job.state.text().replace('_', " ")))
+    Err(Failure::new(format!("job {id} {}{why}{cut}", job.state.text().replace('_', " ")))
         .code(own.unwrap_or(JOB))
         .next(format!("`shoal job logs {id}` shows what it wrote, `shoal job show {id}` what happened")))
+}
+
+/// What of the log is missing.
+pub(crate) fn log_cut(job: &Job) -> Option<String> {
+    let (max, dropped) = (size(LOG_LEN_MAX as u64), job.log_dropped);
+    (dropped > 0).then(|| format!("cut at {max}, {} more were dropped", size(dropped)))
 }
 
 /// Writes a job's result to standard output, or into a file.
@@ -134,12 +144,14 @@ pub(crate) mod tests {
             input: Bytes { id: BlobId::of(b""), size: 0, inline: None },
             output: None,
             log: None,
+            log_dropped: 0,
             failure: None,
             exit_code: None,
             usage: None,
             attempts: vec![],
             attempts_total: 1,
             trace: "0".repeat(32),
+            traceparent: None,
         }
     }
 
@@ -161,5 +173,12 @@ pub(crate) mod tests {
             };
             assert_eq!(code_of(&failed), expected, "{exit_code}");
         }
+    }
+
+    #[test]
+    fn a_cut_log_is_no_secret() {
+        assert_eq!(log_cut(&job(State::TimedOut)), None);
+        let cut = log_cut(&Job { log_dropped: 3 << 20, ..job(State::TimedOut) }).expect("a sentence");
+        assert_eq!(cut, "cut at 1.0 MiB, 3.0 MiB more were dropped");
     }
 }

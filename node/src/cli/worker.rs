@@ -75,7 +75,8 @@ pub(crate) enum WorkerCommand {
         #[arg(required = true)]
         ids: Vec<WorkerId>,
     },
-    /// Send workers away; what they run starts again elsewhere
+    /// Send workers away; what they run starts again elsewhere. The node's own one ends it first and is replaced by a
+    /// fresh one: for other slots or memory, start the node anew with them
     Rm {
         /// The workers
         #[arg(required = true)]

@@ -50,6 +50,19 @@ impl LocalWorker {
         attached.is_some_and(|attached| attached.own.try_send(message).is_ok())
     }
 
+    /// Completes when it is attached by another connection than this one, and says by which. May be dropped at any time.
+    pub(crate) async fn other_than(&self, known: Option<u64>) -> u64 {
+        let mut states = self.0.subscribe();
+        loop {
+            let connection = states.borrow_and_update().attached.as_ref().map(|attached| attached.connection);
+            match connection {
+                Some(connection) if known != Some(connection) => return connection,
+                // Fails only without a sender, which is `self`.
+                _ => drop(states.changed().await),
+            }
+        }
+    }
+
     /// The worker's process is dead: ends its connection at once, and says which attachment the kernel must be told of.
     pub(crate) fn died(&self) -> Option<(WorkerId, u64)> {
         let mut last = None;

@@ -113,10 +113,12 @@ impl Driver {
             self.commit().await;
             loop {
                 let sleep = self.until_wake();
-                let reports = self.reports.clone();
+                let (reports, store) = (self.reports.clone(), self.store.clone());
                 tokio::select! {
                     biased;
                     () = reports.wake.notified() => {}
+                    // Somebody else's write may be the one that fails: nothing of this generation is written after it.
+                    () = store.failed() => {}
                     received = inputs.recv_many(&mut messages, INPUTS_PER_COMMIT_MAX) => {
                         if received == 0 {
                             return;
@@ -237,7 +239,7 @@ impl Driver {
     async fn send(&self, mutations: Vec<Mutation>, outgoing: Vec<Outgoing>) {
         let (reports, shared, generation) = (self.reports.clone(), self.shared.clone(), self.generation);
         reports.begun();
-        let done = Box::new(move |result| reports.ended(&shared, generation, outgoing, result));
+        let done = Box::new(move |result| reports.ended(&shared, outgoing, result));
         self.store.send(generation, mutations, done).await;
     }
 
@@ -279,7 +281,9 @@ impl Driver {
                 self.outboxes.remove(&worker);
             }
         }
-        if self.reports.take_failed().is_some_and(|generation| generation == self.generation) {
+        // The second: a write failed just when the kernel was restored. It lost nothing, but somebody has to try again.
+        let failed = self.store.generation() != self.generation || self.store.failure().is_some();
+        if self.failing.is_none() && failed {
             let problem = Problem::new(Kind::StorageUnavailable, "the store cannot be written").retry_after(RETRY_MS);
             self.fail(Vec::new(), &problem);
         }

@@ -37,8 +37,6 @@ pub(super) struct Reports {
 struct State {
     /// Commits that are on their way to the disk.
     outstanding: usize,
-    /// A commit of this generation has failed.
-    failed: Option<u64>,
     /// Connections whose worker does not read.
     stuck: Vec<u64>,
 }
@@ -56,28 +54,17 @@ impl Reports {
         self.state().outstanding
     }
 
-    pub(super) fn take_failed(&self) -> Option<u64> {
-        self.state().failed.take()
-    }
-
     pub(super) fn take_stuck(&self) -> Vec<u64> {
         std::mem::take(&mut self.state().stuck)
     }
 
     /// A commit has ended: its effects leave, or are answered with the problem.
-    pub(super) fn ended(
-        self: &Arc<Self>,
-        shared: &Shared,
-        generation: u64,
-        outgoing: Vec<Outgoing>,
-        result: Result<(), Problem>,
-    ) {
+    pub(super) fn ended(self: &Arc<Self>, shared: &Shared, outgoing: Vec<Outgoing>, result: Result<(), Problem>) {
         self.state().outstanding -= 1;
         match result {
             Ok(()) => self.release(shared, outgoing),
             Err(problem) => {
-                self.state().failed = Some(generation);
-                self.wake.notify_one();
+                // The driver hears of it from the store.
                 for effect in outgoing {
                     if let Outgoing::Reply(sender, _) = effect {
                         drop(sender.send(Err(problem.clone())));

@@ -7,6 +7,7 @@ use shoal_protocol::object::job::{Outcome, Payload};
 use shoal_protocol::object::node::JobCounts;
 use shoal_protocol::{BlobId, Kind, ObjectId, Problem, codec};
 
+use crate::logs::IsCurrent;
 use crate::store::{Mutation, Store, Table};
 
 /// The row of [`Counts`].
@@ -69,9 +70,28 @@ fn key_of(id: ObjectId) -> Vec<u8> {
     id.to_bytes().to_vec()
 }
 
+/// The rows by which the short bytes of a job are found by their hash. None for the empty ones: those are everywhere.
+fn short_keys<'a>(job: ObjectId, payloads: impl Iterator<Item = &'a Payload>) -> impl Iterator<Item = Bytes> {
+    payloads.filter(|payload| payload.blob().is_none() && payload.size() > 0).map(move |payload| {
+        let mut key = payload.id().as_bytes().to_vec();
+        key.extend_from_slice(&job.to_bytes());
+        key.into()
+    })
+}
+
+/// The job of such a row.
+pub(crate) fn job_of_short(key: &[u8]) -> Option<ObjectId> {
+    object_id(key.get(32..)?)
+}
+
+/// The result and the log.
+fn made_by(outcome: &Outcome) -> impl Iterator<Item = &Payload> {
+    [&outcome.output, &outcome.log].into_iter()
+}
+
 /// The blobs that an outcome refers to.
 fn blobs_of(outcome: &Outcome) -> impl Iterator<Item = BlobId> {
-    [&outcome.output, &outcome.log].into_iter().filter_map(Payload::blob)
+    made_by(outcome).filter_map(Payload::blob)
 }
 
 /// Appends the rows of a record and counts it.
@@ -92,6 +112,8 @@ pub(super) fn append(
                     Bytes::new(),
                 ));
             }
+            let short = short_keys(accepted.id, std::iter::once(&accepted.input));
+            rows.extend(short.map(|key| Mutation::put(Table::Short, key, Bytes::new())));
             rows.push(Mutation::put(Table::Open, key.clone(), Bytes::new()));
             rows.push(Mutation::put(Table::Jobs, key, codec::encode(&*accepted)));
         }
@@ -104,6 +126,8 @@ pub(super) fn append(
                     let reference = reference_key(blob, Referrer::Job(id), &[]);
                     rows.push(Mutation::put(Table::References, reference, Bytes::new()));
                 }
+                let short = short_keys(id, standing.outcome.iter().flat_map(made_by));
+                rows.extend(short.map(|key| Mutation::put(Table::Short, key, Bytes::new())));
             }
             rows.push(Mutation::put(Table::Standings, key, codec::encode(&*standing)));
         }
@@ -112,9 +136,11 @@ pub(super) fn append(
             counts.settled = counts.settled.saturating_sub(1);
             if let Some((accepted, standing)) = read_job(store, id)? {
                 let outcome = standing.iter().filter_map(|s| s.outcome.as_ref());
-                for blob in accepted.input.blob().into_iter().chain(outcome.flat_map(blobs_of)) {
+                for blob in accepted.input.blob().into_iter().chain(outcome.clone().flat_map(blobs_of)) {
                     rows.push(Mutation::delete(Table::References, reference_key(blob, Referrer::Job(id), &[])));
                 }
+                let short = short_keys(id, std::iter::once(&accepted.input).chain(outcome.flat_map(made_by)));
+                rows.extend(short.map(|key| Mutation::delete(Table::Short, key)));
             }
             rows.push(Mutation::delete(Table::Jobs, key_of(id)));
             rows.push(Mutation::delete(Table::Standings, key_of(id)));
@@ -148,6 +174,16 @@ pub(crate) fn read_job(store: &Store, id: ObjectId) -> Result<Option<(Accepted, 
     let standing = store.get(Table::Standings, &key)?;
     let standing = standing.map(|bytes| decode("job", &bytes)).transpose()?;
     Ok(Some((decode("job", &accepted)?, standing)))
+}
+
+/// Finds out whether a run is its job's current one and has not ended, as it is durable: an epoch is, before its run
+/// starts.
+pub(crate) fn current_runs(store: Store) -> IsCurrent {
+    Box::new(move |run| {
+        let row = store.get(Table::Standings, &run.job.to_bytes()).ok().flatten();
+        let standing = row.and_then(|row| decode::<Standing>("job", &row).ok());
+        standing.is_some_and(|standing| standing.epoch == run.epoch && !standing.state.is_settled())
+    })
 }
 
 /// The jobs that have not settled, oldest first.

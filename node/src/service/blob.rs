@@ -1,4 +1,13 @@
 //! Blobs: bytes in and out, who may read them, what keeps them.
+//!
+//! Whoever is about to refer to a blob holds it by [`Service::hold_blob`] until the reference is durable: [`removal`]
+//! relies on it.
+
+mod removal;
+mod short;
+
+pub(crate) use removal::Door;
+pub(super) use short::open as open_short;
 
 use std::ops::Range;
 
@@ -55,6 +64,14 @@ pub(super) fn problem(error: &Error) -> Problem {
     };
     let problem = Problem::new(kind, error.to_string());
     if kind == Kind::StorageUnavailable { problem.retry_after(1000) } else { problem }
+}
+
+/// Bytes that a caller may read.
+pub(super) enum Found {
+    /// A blob of this length.
+    Stored(u64),
+    /// Short bytes out of the record of a job.
+    Short(Bytes),
 }
 
 fn unavailable(id: BlobId) -> Problem {
@@ -132,8 +149,10 @@ impl Service {
         offset: u64,
         len: Option<u64>,
     ) -> Result<Opened, Problem> {
-        let size = self.readable_blob(caller, id).await?;
-        self.open_range(id, size, range(size, offset, len)?).await
+        match self.find_blob(caller, id).await? {
+            Found::Stored(size) => self.open_range(id, size, range(size, offset, len)?).await,
+            Found::Short(bytes) => short::open(id, &bytes, offset, len),
+        }
     }
 
     /// Opens a part of a blob.
@@ -143,12 +162,38 @@ impl Service {
         Ok(Opened { id, size, range, bytes: stream::reading(reading) })
     }
 
-    /// The length of a blob that is here and that the caller may read.
-    pub(super) async fn readable_blob(&self, caller: &Caller, id: BlobId) -> Result<u64, Problem> {
+    /// Bytes that are here and that the caller may read.
+    pub(super) async fn find_blob(&self, caller: &Caller, id: BlobId) -> Result<Found, Problem> {
         caller.user()?;
         caller.check(Operation::Read, Class::Blob)?;
-        let size = self.blob_size(id).await?.ok_or_else(|| unavailable(id))?;
-        if self.may_read_blob(caller, id)? { Ok(size) } else { Err(unavailable(id)) }
+        if let Some(size) = self.blob_size(id).await?
+            && (size == 0 || self.may_read_blob(caller, id)?)
+        {
+            return Ok(Found::Stored(size));
+        }
+        let principal = caller.principal;
+        let short = self.short(id, |job| rights::may_read_job(&principal, job.owner, job.function_owner))?;
+        short.map(Found::Short).ok_or_else(|| unavailable(id))
+    }
+
+    /// The length of a blob that is here and that the caller may read. Short bytes of a job become a blob, of the
+    /// caller: from now on something else than the job may refer to them.
+    pub(super) async fn readable_blob(&self, caller: &Caller, id: BlobId) -> Result<u64, Problem> {
+        match self.find_blob(caller, id).await? {
+            Found::Stored(size) => Ok(size),
+            Found::Short(bytes) => {
+                let stored = self.store_blob(caller.user()?, BLOB_LEN_MAX, Upload::default(), stream::once(bytes));
+                Ok(stored.await?.size)
+            }
+        }
+    }
+
+    /// Holds a blob that is here, as long as nothing durable refers to it yet; none: it is not here.
+    pub(super) async fn hold_blob(&self, id: BlobId) -> Result<Option<shoal_blobs::Held>, Problem> {
+        let Some(held) = self.0.blobs.hold(id).await.map_err(|error| problem(&error))? else { return Ok(None) };
+        // It may just have been forgotten: from now on it is kept again.
+        self.0.blobs.put_durable(std::slice::from_ref(&held)).await.map_err(|error| problem(&error))?;
+        Ok(Some(held))
     }
 
     /// The length of a blob that is here.
@@ -250,8 +295,11 @@ impl Service {
 
     pub(super) async fn show_blob(&self, caller: &Caller, object: &str, format: Format) -> Result<Answer, Problem> {
         let id = id(object)?;
-        let size = self.readable_blob(caller, id).await?;
-        Answer::object(200, format, &self.view(id, size)?)
+        let blob = match self.find_blob(caller, id).await? {
+            Found::Stored(size) => self.view(id, size)?,
+            Found::Short(bytes) => self.view_short(id, bytes.len())?,
+        };
+        Answer::object(200, format, &blob)
     }
 
     /// `POST /blob` over the control stream: short blobs only; longer ones have a stream of their own.
@@ -310,86 +358,6 @@ impl Service {
             return Ok(());
         }
         Err(rights::refusal(&caller.principal, "change a blob that somebody else put here"))
-    }
-
-    /// Removes a blob that nothing refers to.
-    pub(super) async fn delete_blob(&self, caller: &Caller, object: &str) -> Result<Answer, Problem> {
-        let id = id(object)?;
-        self.readable_blob(caller, id).await?;
-        self.check_owns(caller, id)?;
-        if !self.forget_blob(id, |_| true).await? {
-            let references = self.references(id)?;
-            return Err(Problem::new(
-                Kind::Conflict,
-                format!("{references} functions, jobs or KV entries refer to this blob: remove those first"),
-            ));
-        }
-        self.0.blobs.collect().await.map_err(|error| problem(&error))?;
-        Ok(Answer::done())
-    }
-
-    /// Forgets a blob if nothing refers to it and its information allows it; its bytes go at the next collection.
-    async fn forget_blob(
-        &self,
-        id: BlobId,
-        allowed: impl FnOnce(Option<&Info>) -> bool + Send + 'static,
-    ) -> Result<bool, Problem> {
-        // The row goes in the same decision that sees no reference: a reference that comes later finds the blob gone.
-        let store = self.0.runtime.store();
-        let unreferenced = store.scan_prefix(Table::References, id.as_bytes(), None, 1)?.is_empty();
-        if !unreferenced {
-            return Ok(false);
-        }
-        let gone = store
-            .decide(move |view| {
-                let info = view.get(Table::Blobs, id.as_bytes())?.and_then(|row| codec::decode::<Info>(&row).ok());
-                let gone = allowed(info.as_ref());
-                let rows = if gone { vec![Mutation::delete(Table::Blobs, id.as_bytes().to_vec())] } else { Vec::new() };
-                Ok((rows, gone))
-            })
-            .await?;
-        // Once more: something may have come to refer to it in between.
-        if !gone || !store.scan_prefix(Table::References, id.as_bytes(), None, 1)?.is_empty() {
-            return Ok(false);
-        }
-        self.0.blobs.forget(id).await.map_err(|error| problem(&error))?;
-        Ok(true)
-    }
-
-    /// Sweeps what nothing has referred to for longer than the grace. How many blobs went.
-    pub(crate) async fn sweep_blobs(&self) -> Result<u64, Problem> {
-        let grace = self.0.config.blob_grace_ms;
-        let mut swept = 0;
-        let mut after = None;
-        loop {
-            let page = self.0.blobs.list(after, 256).await.map_err(|error| problem(&error))?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(*last);
-            for (id, _) in page {
-                let due = now().wall_ms.saturating_sub(grace);
-                match self.info(id)? {
-                    Some(info) if info.keep || info.uploaded_ms > due => continue,
-                    Some(_) => {}
-                    None => {
-                        self.note_unknown(id).await?;
-                        continue;
-                    }
-                }
-                let old = move |info: Option<&Info>| info.is_some_and(|info| !info.keep && info.uploaded_ms <= due);
-                swept += u64::from(self.forget_blob(id, old).await?);
-            }
-        }
-        if swept > 0 {
-            self.0.blobs.collect().await.map_err(|error| problem(&error))?;
-        }
-        Ok(swept)
-    }
-
-    /// A blob without a row: a crash came between its bytes and its row. Its grace begins now.
-    async fn note_unknown(&self, id: BlobId) -> Result<(), Problem> {
-        let info = Info { owner: None, uploaded_ms: now().wall_ms, keep: false, name: String::new() };
-        let row = Mutation::put(Table::Blobs, Bytes::copy_from_slice(id.as_bytes()), codec::encode(&info));
-        self.0.runtime.store().commit(vec![row]).await
     }
 
     pub(super) async fn blob_totals(&self) -> BlobTotals {

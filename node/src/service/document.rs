@@ -3,15 +3,15 @@
 //! Whoever has a key signs themselves: `prepare` gives them the change, `apply` takes it signed. For those who have
 //! none, or leave it to the node, the node signs if their user document names it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_crdt::{Facts, Object, Wanted};
-use shoal_protocol::change::{Change, DocumentClass, Operation};
+use shoal_protocol::change::{Change, DocumentClass, Operation, Scalar};
 use shoal_protocol::id::IdSource;
 use shoal_protocol::key::PublicKey;
 use shoal_protocol::object::Class;
 use shoal_protocol::object::user::{Apply, Prepared};
-use shoal_protocol::{Kind, ObjectId, Problem, codec};
+use shoal_protocol::{BlobId, Kind, ObjectId, Problem, codec};
 
 use super::answer::{Answer, Body, Format};
 use super::{Caller, Service, target};
@@ -23,11 +23,21 @@ pub(super) struct Draft {
     pub(super) document: Option<ObjectId>,
     pub(super) class: DocumentClass,
     pub(super) operations: Vec<Operation>,
+    /// What it will refer to: held until the change is durable.
+    pub(super) held: Vec<shoal_blobs::Held>,
+}
+
+impl Draft {
+    /// A draft that refers to no blob.
+    pub(super) fn new(class: DocumentClass, document: Option<ObjectId>, operations: Vec<Operation>) -> Self {
+        Self { document, class, operations, held: Vec::new() }
+    }
 }
 
 impl Service {
     /// Signs a draft in the caller's name and takes it. The document's id.
-    pub(super) async fn sign(&self, caller: &Caller, draft: Draft) -> Result<ObjectId, Problem> {
+    pub(super) async fn sign(&self, caller: &Caller, mut draft: Draft) -> Result<ObjectId, Problem> {
+        let held = std::mem::take(&mut draft.held);
         let key = self.0.identity.node.clone();
         let user = self.author_of(caller, &draft)?;
         let new_user = draft.document.is_none() && draft.class == DocumentClass::User;
@@ -37,6 +47,7 @@ impl Service {
         let wanted = wanted(draft, user, key.public());
         let document = wanted.document;
         self.0.documents.sign(wanted, key).await?;
+        drop(held);
         Ok(document)
     }
 
@@ -98,6 +109,10 @@ impl Service {
                 self.draft_patch(&facts, &body)?
             }
         };
+        if draft.document.is_some() && draft.operations.is_empty() {
+            let detail = format!("the {class} is as the body says already: there is nothing to sign");
+            return Err(Problem::new(Kind::NothingToChange, detail));
+        }
         let user = self.author_of(caller, &draft)?;
         let change = self.0.documents.prepare(wanted(draft, user, author)).await?;
         let prepared = Prepared { document: change.document, bytes: codec::encode(&change).into() };
@@ -130,7 +145,12 @@ impl Service {
         if founds && !caller.principal.operator {
             return Err(Problem::new(Kind::Forbidden, "only an operator of this node adds users"));
         }
+        let mut held = Vec::new();
+        for component in components(&change.operations) {
+            held.extend(self.hold_blob(component).await?);
+        }
         self.0.documents.apply(signed).await?;
+        drop(held);
         self.answer_document(200, body.format, change.document)
     }
 
@@ -157,7 +177,7 @@ impl Service {
         caller.user()?;
         let (document, class) = (facts.id(), facts.class());
         if !operations.is_empty() {
-            self.sign(caller, Draft { document: Some(document), class, operations }).await?;
+            self.sign(caller, Draft::new(class, Some(document), operations)).await?;
         }
         self.answer_document(200, format, document)
     }
@@ -177,13 +197,25 @@ impl Service {
             Object::Project { project, weight } => super::project::patch(project, *weight, body)?,
             Object::Function { function, .. } => super::function::patch(function, body)?,
         };
-        Ok(Draft { document: Some(facts.id()), class: facts.class(), operations })
+        Ok(Draft::new(facts.class(), Some(facts.id()), operations))
     }
+}
+
+/// The code that a change makes its document refer to.
+fn components(operations: &[Operation]) -> BTreeSet<BlobId> {
+    let texts = operations.iter().filter_map(|operation| match operation {
+        Operation::Put { path, value } => match (path.first()?.as_str(), path.get(1), value) {
+            ("versions", Some(component), _) | ("current", None, Scalar::Text(component)) => Some(component),
+            _ => None,
+        },
+        Operation::Delete { .. } | Operation::Add { .. } => None,
+    });
+    texts.filter_map(|text| text.parse().ok()).collect()
 }
 
 /// A new document gets an id that its signer may mint.
 fn wanted(draft: Draft, user: Option<ObjectId>, author: PublicKey) -> Wanted {
-    let Draft { document, class, operations } = draft;
+    let Draft { document, class, operations, held: _ } = draft;
     let document = document.unwrap_or_else(|| mint(&author));
     Wanted { document, class, user: user.unwrap_or(document), author, operations }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use shoal_blobs::Held;
 use shoal_crdt::{Object, wanted};
 use shoal_kernel::rights;
 use shoal_protocol::change::{DocumentClass, Operation};
@@ -135,7 +136,8 @@ impl Service {
         if let Some(project) = new.project {
             self.check_project(caller, project)?;
         }
-        let (component, size) = self.component(caller, new.component, &new.grants).await?;
+        let (component, held) = self.component(caller, new.component, &new.grants).await?;
+        let size = held.size();
         new.component = component;
         let directory = self.0.documents.directory();
         let existing = directory.owned(DocumentClass::Function, &new.name, owner);
@@ -153,11 +155,17 @@ impl Service {
             }
             _ => (None, wanted::function(&new, component, size)),
         };
-        Ok(Draft { document, class: DocumentClass::Function, operations })
+        Ok(Draft { document, class: DocumentClass::Function, operations, held: vec![held] })
     }
 
-    /// Reads what shall be deployed, makes a component of it, and checks that it has what it imports.
-    async fn component(&self, caller: &Caller, id: BlobId, grants: &BTreeSet<Grant>) -> Result<(BlobId, u64), Problem> {
+    /// Reads what shall be deployed, makes a component of it, and checks that it has what it imports. The component is
+    /// held: the function refers to it only when its change is durable.
+    async fn component(
+        &self,
+        caller: &Caller,
+        id: BlobId,
+        grants: &BTreeSet<Grant>,
+    ) -> Result<(BlobId, Held), Problem> {
         let size = self.readable_blob(caller, id).await?;
         if size > COMPONENT_LEN_MAX {
             return Err(Problem::new(
@@ -170,11 +178,12 @@ impl Service {
         let prepared = tokio::task::spawn_blocking(move || prepare(&bytes, &grants))
             .await
             .map_err(|error| Problem::new(Kind::Internal, format!("reading the component: {error}")))??;
-        if let Some(component) = prepared {
-            let size = component.len() as u64;
-            return Ok((self.store_component(caller, component).await?, size));
-        }
-        Ok((id, size))
+        let id = match prepared {
+            Some(component) => self.store_component(caller, component).await?,
+            None => id,
+        };
+        let gone = || Problem::new(Kind::BlobUnavailable, format!("the component {id} was removed meanwhile"));
+        Ok((id, self.hold_blob(id).await?.ok_or_else(gone)?))
     }
 
     /// Keeps the component that was made of a core module.

@@ -14,6 +14,7 @@ use shoal_protocol::{Kind, ObjectId, Problem};
 use tokio::time::Instant;
 
 use super::answer::{Answer, Body, Format, PageRequest};
+use super::blob::Found;
 use super::{ByteStream, Caller, Opened, Service, blob, stream, target};
 use crate::identity::token::Operation;
 use crate::runtime::read_job;
@@ -48,7 +49,7 @@ impl Service {
                 if batch.len() > SUBMIT_BATCH_LEN_MAX {
                     return Err(Problem::new(
                         Kind::TooLarge,
-                        format!("{} jobs in one batch; at most {SUBMIT_BATCH_LEN_MAX}", batch.len()),
+                        format!("a batch has at most {SUBMIT_BATCH_LEN_MAX} jobs: hand these over in several"),
                     ));
                 }
                 let receipts = self.hand_over(caller, batch).await?;
@@ -99,16 +100,18 @@ impl Service {
         let input = match submit.input {
             Input::Text(text) => inline(text.into_bytes().into())?,
             Input::Bytes(octets) => inline(octets.0)?,
-            Input::Blob(id) => {
-                let size = self.readable_blob(caller, id).await?;
-                let held = self.0.blobs.hold(id).await.map_err(|error| blob::problem(&error))?;
-                holds.extend(held);
-                Payload::Blob { id, size }
-            }
+            Input::Blob(id) => match self.find_blob(caller, id).await? {
+                Found::Short(bytes) => inline(bytes)?,
+                Found::Stored(size) => {
+                    holds.extend(self.hold_blob(id).await?);
+                    Payload::Blob { id, size }
+                }
+            },
         };
         Ok(NewJob {
             id: self.0.runtime.mint(),
-            trace: trace_id(),
+            trace: caller.traceparent.map_or_else(trace_id, |traceparent| traceparent.trace_id()),
+            traceparent: caller.traceparent,
             function,
             version,
             input,

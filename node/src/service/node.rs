@@ -9,11 +9,12 @@ use shoal_protocol::name::{self, Labels};
 use shoal_protocol::object::node::{Mesh, Node};
 use shoal_protocol::object::{Class, Page};
 use shoal_protocol::{Kind, Problem};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::answer::{Answer, Body, Format, PageRequest};
 use super::{Caller, Service, target};
 use crate::config::Config;
+use crate::metrics;
 use crate::runtime::job_counts;
 use crate::store::{Mutation, Table};
 
@@ -36,6 +37,8 @@ pub(crate) struct Facts {
     pub(crate) stopping: AtomicBool,
     /// Told when somebody asks the node to stop.
     pub(crate) stop: Arc<Notify>,
+    /// Told when somebody wants a fresh process in the place of the node's own worker; none: the node starts no worker.
+    pub(crate) replace_worker: Option<watch::Sender<()>>,
 }
 
 /// What can be set of a node, and stays set after a restart.
@@ -103,6 +106,35 @@ impl Service {
             resident_bytes: crate::metrics::resident_bytes().unwrap_or(0),
             stopping: self.is_stopping(),
         }
+    }
+
+    /// Whether the node takes requests: not while it stops, and not while it cannot write.
+    pub(crate) fn health(&self) -> Result<(), Problem> {
+        if self.is_stopping() {
+            return Err(Problem::new(Kind::Unavailable, "the node is stopping"));
+        }
+        match self.0.runtime.store().failure() {
+            None => Ok(()),
+            Some(problem) => {
+                let detail = format!("the node cannot write to its disk, it recovers by itself: {}", problem.detail);
+                // 503 and not 507: it is the node that is asked for, and whoever asks tries another one meanwhile.
+                Err(Problem { detail, status: Kind::Unavailable.status(), ..problem })
+            }
+        }
+    }
+
+    /// Brings the gauges up to date that nobody moves when they change.
+    pub(crate) async fn measure(&self) {
+        let node = self.node().await;
+        let metrics = self.metrics();
+        metrics.load(metrics::Load {
+            waiting: node.jobs.waiting,
+            running: node.jobs.running,
+            workers: u64::from(node.workers),
+            slots: u64::from(node.slots),
+        });
+        let store = self.0.runtime.store();
+        metrics.journal_failures(store.generation(), store.failure().is_some());
     }
 
     /// Whether the node stops.

@@ -62,7 +62,7 @@ impl Service {
         name::check_labels("labels", &new.labels)?;
         let mut operations = vec![wanted::name(&new.name)];
         operations.extend(wanted::labels(&Labels::new(), &new.labels));
-        Ok(Draft { document: None, class: DocumentClass::Project, operations })
+        Ok(Draft::new(DocumentClass::Project, None, operations))
     }
 
     pub(super) async fn create_project(&self, caller: &Caller, body: Body) -> Result<Answer, Problem> {

@@ -66,7 +66,7 @@ impl Service {
         }
         let mut operations = vec![wanted::name(&new.name), wanted::node(&self.0.identity.node_id())];
         operations.extend(wanted::labels(&Labels::new(), &new.labels));
-        Ok(Draft { document: None, class: DocumentClass::User, operations })
+        Ok(Draft::new(DocumentClass::User, None, operations))
     }
 
     pub(super) async fn create_user(&self, caller: &Caller, body: Body) -> Result<Answer, Problem> {

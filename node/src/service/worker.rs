@@ -110,16 +110,37 @@ impl Service {
         }
     }
 
+    /// `DELETE /worker/:id`: sends a worker away for good. A node with its own worker always has one: that is replaced.
     pub(super) async fn delete_worker(&self, caller: &Caller, object: &str) -> Result<Answer, Problem> {
         let worker = self.worker(caller, object).await?;
-        self.0.runtime.request(caller.principal, Command::DetachWorker(worker.id)).await?;
-        if !worker.local {
-            // Without this it would come back with the ticket that it has.
-            let identity = self.0.identity.clone();
-            tokio::task::spawn_blocking(move || identity.workers.expel(worker.id))
-                .await
-                .map_err(|error| Problem::new(Kind::Internal, format!("sending the worker away: {error}")))??;
+        if worker.local {
+            return self.replace_worker(caller);
         }
+        self.0.runtime.request(caller.principal, Command::DetachWorker(worker.id)).await?;
+        // Without this it would come back with the ticket that it has.
+        let identity = self.0.identity.clone();
+        tokio::task::spawn_blocking(move || identity.workers.expel(worker.id))
+            .await
+            .map_err(|error| Problem::new(Kind::Internal, format!("sending the worker away: {error}")))??;
         Ok(Answer::done())
+    }
+
+    /// Asks for a fresh process in the place of the node's own worker, which first ends what it runs.
+    fn replace_worker(&self, caller: &Caller) -> Result<Answer, Problem> {
+        if !rights::may_operate(&caller.principal) {
+            return Err(rights::refusal(&caller.principal, "replace the node's own worker"));
+        }
+        match &self.0.node.replace_worker {
+            Some(replace) => {
+                // Nobody listens only while the node stops, and with it the worker.
+                replace.send_replace(());
+                Ok(Answer::done())
+            }
+            None => Err(Problem::new(
+                Kind::Conflict,
+                "this worker was started by a former run of this node, which now runs with --no-worker and starts none: \
+                 end its process, whose number is in `worker/lock` in the node's data folder",
+            )),
+        }
     }
 }

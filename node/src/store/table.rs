@@ -25,11 +25,13 @@ pub(crate) enum Table {
     Meta = 8,
     /// Id of a job that has not settled → nothing.
     Open = 9,
+    /// Hash of short bytes in a job's record, and the job's id → nothing.
+    Short = 10,
 }
 
 impl Table {
     /// Every table.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Jobs,
         Self::Standings,
         Self::Changes,
@@ -39,6 +41,7 @@ impl Table {
         Self::References,
         Self::Meta,
         Self::Open,
+        Self::Short,
     ];
 
     /// The name in redb.
@@ -53,6 +56,7 @@ impl Table {
             Self::References => "references",
             Self::Meta => "meta",
             Self::Open => "open",
+            Self::Short => "short",
         }
     }
 

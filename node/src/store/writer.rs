@@ -1,6 +1,7 @@
 //! The writer thread: one frame and one sync for all commits that wait.
 
 use std::path::Path;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -128,9 +129,6 @@ fn write_frame(shared: &Shared, journal: &mut Journal, batch: &mut impl Iterator
         }
     }
     let written = if staged.is_empty() { Ok(()) } else { write(shared, journal, staged) };
-    if written.is_err() {
-        shared.generation.fetch_add(1, Ordering::AcqRel);
-    }
     for done in dones {
         done(written.clone());
     }
@@ -139,7 +137,18 @@ fn write_frame(shared: &Shared, journal: &mut Journal, batch: &mut impl Iterator
     }
 }
 
+/// Writes a frame, and remembers whether it could be written.
 fn write(shared: &Shared, journal: &mut Journal, staged: Rows) -> Result<(), Problem> {
+    let written = append(shared, journal, staged);
+    *shared.failure.lock().unwrap_or_else(PoisonError::into_inner) = written.clone().err();
+    if written.is_err() {
+        shared.generation.fetch_add(1, Ordering::AcqRel);
+        shared.failed.notify_one();
+    }
+    written
+}
+
+fn append(shared: &Shared, journal: &mut Journal, staged: Rows) -> Result<(), Problem> {
     if shared.layers().active.len() > UNFLUSHED_LEN_MAX {
         return Err(full("the tables cannot be written"));
     }

@@ -81,6 +81,11 @@ impl Process {
         }
     }
 
+    /// Whether a former node started it.
+    pub(super) fn is_adopted(&self) -> bool {
+        matches!(self, Self::Adopted { .. })
+    }
+
     /// Completes when it is dead. May be dropped and called again.
     pub(super) async fn ended(&mut self) -> Ended {
         match self {

@@ -2,6 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 #![allow(unreachable_pub, reason = "the parts of one test")]
 
+mod bad_input;
+mod bench;
+mod commands;
+mod demo;
+mod local_worker;
+mod trace;
+mod upgrade;
+
 use std::path::Path;
 
 use shoal_protocol::BlobId;
@@ -34,7 +42,8 @@ async fn a_job_outlives_its_client_and_its_node() {
     let component = client.put_bytes(&file("node/functions/digest/digest.wasm"), true, "digest").await.unwrap().id;
     let digest = NewFunction { grants: [Grant::Blob].into(), ..NewFunction::new("digest", component) };
     client.deploy(&digest).await.unwrap();
-    let submit = Submit { function: "digest".into(), input: Input::Bytes(b"sea".as_slice().into()), ..Submit::default() };
+    let submit =
+        Submit { function: "digest".into(), input: Input::Bytes(b"sea".as_slice().into()), ..Submit::default() };
     let id = client.submit(&submit).await.unwrap();
     client.close().await;
     node.kill().unwrap();

@@ -15,6 +15,7 @@
 //! What always holds: a run ends in one outcome, which is kept until the node acknowledges it; a guest holds no more
 //! memory, log and output than its limits say; compiled code is loaded only if this machine made it.
 
+pub mod bare;
 pub mod component;
 
 mod cache;

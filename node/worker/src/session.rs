@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use quinn::Connection;
 use shoal_protocol::object::job::Outcome;
+use shoal_protocol::trace::TRACEPARENT_ENV;
 use shoal_protocol::wire::worker::{Attach, FromWorker, Run, Start, ToWorker};
 use shoal_protocol::{Kind, NodeId, Problem, WorkerId};
 use tokio::runtime::Handle;
@@ -206,9 +207,14 @@ impl Session {
         }
     }
 
-    fn launch(&mut self, start: Start) {
+    fn launch(&mut self, mut start: Start) {
         let run = start.run;
-        let span = tracing::info_span!("run", job = %run.job, epoch = run.epoch, trace = start.trace);
+        let traceparent = start.traceparent.map(String::from);
+        let span = tracing::info_span!("run", job = %run.job, epoch = run.epoch, trace = start.trace, traceparent);
+        if let Some(traceparent) = traceparent {
+            // What the submitter set by hand stands.
+            start.env.entry(TRACEPARENT_ENV.to_owned()).or_insert(traceparent);
+        }
         let live = Arc::new(Live::new(Arc::clone(&self.signal)));
         let (interrupt, interrupted) = watch::channel(None);
         let job = run::Job {
@@ -281,7 +287,10 @@ impl Session {
             ToWorker::Answer { call, answer } => self.calls.answer(call, answer),
             message @ ToWorker::Stop { now } => {
                 self.act(|book, now_ms, effects| book.hear(now_ms, message, effects));
-                self.leave(now);
+                // How long the runs may go on the node decides: it says so again, with `now`.
+                if now {
+                    self.leave(true);
+                }
             }
             message => {
                 if self.state.attached().is_some() {

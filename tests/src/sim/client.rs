@@ -179,6 +179,7 @@ impl<F: Faults> World<F> {
         Some(NewJob {
             id,
             trace: format!("{:032x}", self.random.draw()),
+            traceparent: None,
             function,
             version: None,
             input: Payload::Inline(id.to_bytes().as_slice().into()),

@@ -103,6 +103,7 @@ fn accept(now: Now, owner: ObjectId, function: &Function, job: NewJob) -> Result
         version: VERSION,
         id: job.id,
         trace: job.trace,
+        traceparent: job.traceparent,
         owner,
         function: function.id,
         function_name: function.name.clone(),

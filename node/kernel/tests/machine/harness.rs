@@ -61,6 +61,7 @@ pub(crate) fn new_job(n: u64) -> NewJob {
     NewJob {
         id: id(n),
         trace: "0".repeat(32),
+        traceparent: None,
         function: id(FUNCTION),
         version: None,
         input: Payload::empty(),

@@ -14,25 +14,28 @@ pub(super) const LIMIT: Parameter = Parameter {
     name: "limit",
     what: "Entries on the page; 50 unless said otherwise",
     values: Values::Number { min: 1, max: shoal_protocol::limits::PAGE_LEN_MAX },
+    required: false,
 };
 /// See [`LIMIT`].
 pub(super) const CURSOR: Parameter =
-    Parameter { name: "cursor", what: "`next` of the page before", values: Values::Text };
+    Parameter { name: "cursor", what: "`next` of the page before", values: Values::Text, required: false };
 /// A filter by name.
-pub(super) const NAME: Parameter = Parameter { name: "name", what: "Only those with this name", values: Values::Text };
+pub(super) const NAME: Parameter =
+    Parameter { name: "name", what: "Only those with this name", values: Values::Text, required: false };
 /// A filter by owner.
 pub(super) const OWNER: Parameter =
-    Parameter { name: "owner", what: "Only those of this user, by id", values: Values::Text };
+    Parameter { name: "owner", what: "Only those of this user, by id", values: Values::Text, required: false };
 
 /// Who will sign.
 const AUTHOR: &[Parameter] = &[Parameter {
     name: "author",
     what: "The public key that will sign, as 64 hexadecimal characters",
     values: Values::Text,
+    required: true,
 }];
 
 const PROJECT: Parameter =
-    Parameter { name: "project", what: "Only those of this project, by id", values: Values::Text };
+    Parameter { name: "project", what: "Only those of this project, by id", values: Values::Text, required: false };
 
 /// One answer of JSON.
 pub(super) const fn json(what: &'static str, shape: Shape) -> Success {

@@ -22,9 +22,19 @@ const JOB_FILTERS: &[Parameter] = &[
     CURSOR,
     NAME,
     OWNER,
-    Parameter { name: "state", what: "Only those in this state", values: Values::One(STATES) },
-    Parameter { name: "function", what: "Only those of this function, by id or name", values: Values::Text },
-    Parameter { name: "scope", what: "Whose jobs: `node`, this node's", values: Values::One(&["node"]) },
+    Parameter { name: "state", what: "Only those in this state", values: Values::One(STATES), required: false },
+    Parameter {
+        name: "function",
+        what: "Only those of this function, by id or name",
+        values: Values::Text,
+        required: false,
+    },
+    Parameter {
+        name: "scope",
+        what: "Whose jobs: `node`, this node's",
+        values: Values::One(&["node"]),
+        required: false,
+    },
 ];
 
 /// Where a value lives. Global unless said otherwise.
@@ -32,17 +42,19 @@ const SCOPE: Parameter = Parameter {
     name: "scope",
     what: "`global`: the value is every node's; `local`: this node's only. `global` unless said otherwise",
     values: Values::One(&["global", "local"]),
+    required: false,
 };
 
 const UPLOAD: &[Parameter] = &[
-    Parameter { name: "keep", what: "Keep it although nothing refers to it", values: Values::Bool },
-    Parameter { name: "name", what: "A name for people", values: Values::Text },
+    Parameter { name: "keep", what: "Keep it although nothing refers to it", values: Values::Bool, required: false },
+    Parameter { name: "name", what: "A name for people", values: Values::Text, required: false },
 ];
 
 const FOLLOW: &[Parameter] = &[Parameter {
     name: "follow",
     what: "Wait for more until the job has ended; server-sent events unless `Accept` asks for text/plain",
     values: Values::Bool,
+    required: false,
 }];
 
 const A_JOB: &[Success] = &[json("The job", shape::<Job>)];
@@ -99,8 +111,10 @@ pub(super) static OPERATIONS: &[Operation] = &[
     Operation::new(Class::Worker, Row::Set, "Change a worker by a merge patch")
         .takes(Request::Json(shape::<WorkerPatch>))
         .answers(A_WORKER),
-    Operation::new(Class::Worker, Row::Delete, "Send a worker away; its runs start again elsewhere")
-        .answers(&[done("It is gone")]),
+    Operation::new(Class::Worker, Row::Delete, "Send a worker away; the node's own is replaced by a fresh one").answers(&[done(
+        "It is gone, and its runs start again elsewhere. The node's own worker takes no new runs, ends those that it has, \
+         and then a fresh process takes its place, under the same id",
+    )]),
     Operation::new(Class::Worker, Row::Method("cordon"), "Give a worker no new jobs").answers(A_WORKER),
     Operation::new(Class::Worker, Row::Method("uncordon"), "Give a worker new jobs again").answers(A_WORKER),
     Operation::new(Class::Blob, Row::List, "The blobs at this node that the caller may read")

@@ -11,6 +11,7 @@ const REFRESH: &[Parameter] = &[Parameter {
     name: "refresh",
     what: "Load the page again after so many seconds",
     values: Values::Number { min: 1, max: 3600 },
+    required: false,
 }];
 
 /// The operations.

@@ -13,7 +13,7 @@ use futures_util::stream::FuturesUnordered;
 use quinn::SendStream;
 use shoal_protocol::limits::{CLIENT_FRAME_LEN_MAX, CLIENT_REQUESTS_IN_FLIGHT_MAX};
 use shoal_protocol::wire::client::{Reply, Request, Response, Welcome};
-use shoal_protocol::{Kind, Problem, codec};
+use shoal_protocol::{Kind, Problem, Traceparent, codec};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -204,7 +204,8 @@ impl<B: Backend> Control<B> {
 
 /// Answers one request.
 async fn answer<B: Backend>(backend: B, caller: Arc<Caller>, request: Request, len: usize) -> (Response, usize) {
-    let Request { id, call, body } = request;
+    let Request { id, call, body, traceparent } = request;
+    let caller = Caller { traceparent: Traceparent::sent(traceparent.as_deref()), ..Caller::clone(&caller) };
     let body = Body { format: Format::Cbor, bytes: body.0 };
     let response = match backend.call(&caller, call, body).await {
         Ok(Answer { status, etag, body }) => Response { id, status, etag, body: body.into() },

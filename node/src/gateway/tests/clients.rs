@@ -33,7 +33,7 @@ async fn client(running: &Running) -> Client {
 }
 
 fn get(id: u64, object: &str, body: &[u8]) -> Request {
-    Request { id, call: Call::Get { class: Class::Job, object: object.into() }, body: body.into() }
+    Request { id, call: Call::Get { class: Class::Job, object: object.into() }, body: body.into(), traceparent: None }
 }
 
 impl Client {
@@ -74,7 +74,9 @@ async fn requests_are_answered_in_any_order_with_their_ids() {
     assert_eq!(ids, (2..100).collect::<Vec<_>>());
     running.stub.0.gate.notify_waiters();
     assert_eq!(client.answer().await.id, 1);
-    client.ask(&Request { id: 7, call: Call::Create { class: Class::Node }, body: Default::default() }).await;
+    client
+        .ask(&Request { id: 7, call: Call::Create { class: Class::Node }, body: Default::default(), traceparent: None })
+        .await;
     let refused = client.answer().await;
     assert_eq!((refused.id, refused.status, problem(&refused).kind), (7, 405, Kind::NotApplicable));
     running.stop().await;

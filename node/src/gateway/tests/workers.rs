@@ -93,6 +93,7 @@ fn start() -> Start {
         limits: RunLimits::default(),
         grants: vec![],
         trace: String::new(),
+        traceparent: None,
     }
 }
 

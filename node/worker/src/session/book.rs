@@ -252,6 +252,7 @@ mod tests {
             limits: RunLimits::default(),
             grants: Vec::new(),
             trace: String::new(),
+            traceparent: None,
         }))
     }
 

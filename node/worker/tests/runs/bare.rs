@@ -1,12 +1,8 @@
-//! The same commands in bare wasmtime with its WASI: what a worker is measured against.
+//! Commands that are run in bare wasmtime too.
 
 use std::path::PathBuf;
 
-use wasmtime::component::{Component, Linker, ResourceTable};
-use wasmtime::{Engine, Store};
-use wasmtime_wasi::p2::bindings::sync::Command;
-use wasmtime_wasi::p2::pipe::{MemoryInputPipe, MemoryOutputPipe};
-use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
+pub use shoal_worker::bare::{Command, Ended};
 
 /// A folder with more components for `wasi:cli/command`, such as those that `tests/guests/command-guests.sh` builds.
 const FOLDER_VARIABLE: &str = "SHOAL_COMMAND_GUESTS";
@@ -24,42 +20,8 @@ pub fn guests() -> Vec<(String, Vec<u8>)> {
     guests
 }
 
-pub struct Ended {
-    pub stdout: Vec<u8>,
-    pub stderr: Vec<u8>,
-    pub exit_code: i32,
-}
-
-struct State {
-    wasi: WasiCtx,
-    table: ResourceTable,
-}
-
-impl WasiView for State {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
-    }
-}
-
-/// Runs a command to its end. Called outside of a runtime's own threads, since wasmtime's synchronous WASI has its own.
-pub fn run(component: &[u8], args: &[&str], input: &[u8]) -> Ended {
-    std::thread::scope(|scope| scope.spawn(|| run_here(component, args, input)).join().unwrap())
-}
-
-fn run_here(component: &[u8], args: &[&str], input: &[u8]) -> Ended {
-    let engine = Engine::default();
-    let mut linker = Linker::<State>::new(&engine);
-    wasmtime_wasi::p2::add_to_linker_sync(&mut linker).unwrap();
-    let (stdout, stderr) = (MemoryOutputPipe::new(1 << 26), MemoryOutputPipe::new(1 << 26));
-    let mut wasi = WasiCtx::builder();
-    wasi.arg("guest").args(args).stdin(MemoryInputPipe::new(input.to_vec()));
-    wasi.stdout(stdout.clone()).stderr(stderr.clone());
-    let mut store = Store::new(&engine, State { wasi: wasi.build(), table: ResourceTable::new() });
-    let component = Component::new(&engine, component).unwrap();
-    let command = Command::instantiate(&mut store, &component, &linker).unwrap();
-    let exit_code = match command.wasi_cli_run().call_run(&mut store) {
-        Ok(result) => i32::from(result.is_err()),
-        Err(error) => error.downcast_ref::<I32Exit>().unwrap().0,
-    };
-    Ended { stdout: stdout.contents().to_vec(), stderr: stderr.contents().to_vec(), exit_code }
+/// Runs a command to its end, under the name that the worker gives it.
+pub fn run(command: &Command, args: &[&str], input: &[u8]) -> Ended {
+    let args: Vec<&str> = ["guest"].into_iter().chain(args.iter().copied()).collect();
+    command.run(&args, input).unwrap()
 }

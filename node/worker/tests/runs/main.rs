@@ -12,11 +12,12 @@ use shoal_protocol::limits::{INLINE_LEN_MAX, LOG_LEN_MAX};
 use shoal_protocol::object::job::{Ending, FailureCode, Payload};
 use shoal_protocol::object::kv::{Entry, Scope, Value};
 use shoal_protocol::wire::worker::{Answer, Ask, FromWorker, KvOperation, Namespace, ToWorker};
-use shoal_protocol::{BlobId, Kind, Problem};
+use shoal_protocol::{BlobId, Kind, Problem, Traceparent};
 use shoal_worker::{Attachment, Error, Exit};
 
 const WASIP1: &str = "wasip1/wasip1.wasm";
 const PROBE: &str = "probe/probe.wasm";
+const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_gives_the_bytes_of_bare_wasmtime() {
@@ -24,9 +25,10 @@ async fn a_command_gives_the_bytes_of_bare_wasmtime() {
     let (_worker, mut talk) = node.with_worker().await;
     for (number, (name, bytes)) in bare::guests().into_iter().enumerate() {
         let blob = node.put(bytes.clone());
+        let command = bare::Command::new(&bytes).unwrap();
         for (args, input) in [(vec!["a", "b c"], "Grüße, world\n".repeat(3)), (vec!["fail"], "x".repeat(50_000))] {
             let args: Vec<&str> = args;
-            let bare = bare::run(&bytes, &args, input.as_bytes());
+            let bare = bare::run(&command, &args, input.as_bytes());
             let mut start = start(number as u8, blob, &args);
             start.name = "guest".into();
             start.memory_mb = 512;
@@ -202,11 +204,17 @@ async fn a_function_sees_its_job_and_shows_how_far_it_is() {
     let mut described = start(1, probe, &["describe"]);
     described.attempt = 3;
     described.env.insert("COLOUR".into(), "blue".into());
+    described.traceparent = Traceparent::sent(Some(TRACEPARENT));
     described.input = inline(b"12345");
     let job = described.run.job;
     let outcome = talk.run(described).await;
     let said = String::from_utf8(node.get(&outcome.output)).unwrap();
-    assert_eq!(said, format!("id {job}\nattempt 3\narguments describe\nenvironment COLOUR=blue\ninput 5\n"));
+    assert_eq!(
+        said,
+        format!(
+            "id {job}\nattempt 3\narguments describe\nenvironment COLOUR=blue TRACEPARENT={TRACEPARENT}\ninput 5\n"
+        )
+    );
     let lines = talk.run(start(2, probe, &["log-lines", "3"])).await;
     assert_eq!(node.get(&lines.log), b"TRACE line 0\nDEBUG line 1\nINFO  line 2\n");
     let worked = talk.run(start(3, probe, &["work", "700"])).await;

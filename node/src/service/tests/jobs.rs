@@ -1,0 +1,132 @@
+//! Jobs: their logs after the end, their short bytes, their traces.
+
+use shoal_protocol::object::blob::Blob;
+use shoal_protocol::object::job::{Input, State};
+use shoal_protocol::wire::worker::Run;
+use shoal_protocol::{Kind, Traceparent};
+
+use super::*;
+use crate::store::Table;
+
+#[tokio::test]
+async fn a_log_that_goes_on_after_the_end_is_dropped_and_its_followers_are_told() {
+    let world = World::new().await;
+    world.deploy("f").await;
+    let mut worker = Worker::attach(&world).await;
+    let job = world.submit(&world.operator, "f", Input::default()).await;
+    let start = worker.start().await;
+    let logs = &world.service.0.logs;
+    logs.append(Run { epoch: start.run.epoch + 1, ..start.run }, 0, b"of no run");
+    assert!(logs.of(job).is_none(), "a run that was never given");
+    logs.append(start.run, 0, b"one ");
+    assert!(logs.of(job).is_some());
+    worker.end(&start, b"", b"one two").await;
+    world.settled(job).await;
+    // The worker has said it before it heard that the ending is durable.
+    logs.append(start.run, 0, b"one two");
+    assert!(logs.of(job).is_none(), "this log would never be forgotten");
+    let followed = world.service.open_log(&world.operator, job, true).await.unwrap();
+    assert_eq!(all(followed).await, "one two");
+}
+
+#[tokio::test]
+async fn short_bytes_of_a_job_are_found_by_their_hash() {
+    let world = World::new().await;
+    world.deploy("f").await;
+    let mut worker = Worker::attach(&world).await;
+    let input = Input::Bytes(b"the input".as_slice().into());
+    let job = world.submit(&world.operator, "f", input).await;
+    assert_eq!(world.read(&world.operator, BlobId::of(b"the input")).await.unwrap(), "the input");
+    let start = worker.start().await;
+    worker.end(&start, b"the result", b"the log").await;
+    world.settled(job).await;
+    for bytes in [b"the input".as_slice(), b"the result", b"the log", b""] {
+        assert_eq!(world.read(&world.operator, BlobId::of(bytes)).await.unwrap(), bytes);
+    }
+    let result = BlobId::of(b"the result");
+    let part = world.service.open_blob(&world.operator, result, 4, Some(3)).await.unwrap();
+    assert_eq!((part.size, part.range.clone()), (10, 4..7));
+    assert_eq!(all(part.bytes).await, "res");
+    let get = Call::Get { class: Class::Blob, object: result.to_string() };
+    let blob: Blob = world.call(&world.operator, get.clone(), &()).await.unwrap();
+    assert_eq!((blob.size, blob.references, blob.uploaded_ms), (10, 1, None));
+
+    // Who may not see the job may not see its bytes.
+    let other = world.user("other").await;
+    assert_eq!(world.read(&other, result).await.unwrap_err().kind, Kind::BlobUnavailable);
+    assert_eq!(world.call::<Blob>(&other, get.clone(), &()).await.unwrap_err().kind, Kind::BlobUnavailable);
+    let delete = Call::Delete { class: Class::Blob, object: result.to_string() };
+    assert_eq!(world.tell(&world.operator, delete, &()).await.unwrap_err().kind, Kind::Conflict);
+
+    // The next job takes them by their hash, without that they become a blob.
+    let next = world.submit(&world.operator, "f", Input::Blob(result)).await;
+    assert_eq!(worker.start().await.input, Payload::Inline(b"the result".as_slice().into()));
+    assert_eq!(world.service.blob_size(result).await.unwrap(), None);
+
+    // They go with the last job that has them.
+    world.tell(&world.operator, Call::Delete { class: Class::Job, object: job.to_string() }, &()).await.unwrap();
+    assert_eq!(world.read(&world.operator, result).await.unwrap(), "the result", "the next job has it");
+    let log = world.read(&world.operator, BlobId::of(b"the log")).await.unwrap_err();
+    assert_eq!(log.kind, Kind::BlobUnavailable);
+    let rows = world.runtime.store().scan_prefix(Table::Short, &[], None, 100).unwrap();
+    assert_eq!(rows.len(), 1, "of the next job's input, and nothing of what was forgotten");
+    assert_eq!(world.job(&world.operator, next).await.unwrap().input.id, result);
+}
+
+#[tokio::test]
+async fn short_bytes_that_somebody_keeps_become_a_blob_of_theirs() {
+    let world = World::new().await;
+    world.deploy("f").await;
+    let mut worker = Worker::attach(&world).await;
+    let job = world.submit(&world.operator, "f", Input::default()).await;
+    let start = worker.start().await;
+    worker.end(&start, b"worth keeping", b"").await;
+    world.settled(job).await;
+    let result = BlobId::of(b"worth keeping");
+    let kept: Blob = world.call(&world.operator, method(Class::Blob, result, "keep"), &()).await.unwrap();
+    assert_eq!((kept.keep, kept.owner), (true, world.operator.principal.user));
+    world.tell(&world.operator, Call::Delete { class: Class::Job, object: job.to_string() }, &()).await.unwrap();
+    world.service.sweep_blobs().await.unwrap();
+    assert_eq!(world.read(&world.operator, result).await.unwrap(), "worth keeping");
+}
+
+#[tokio::test]
+async fn a_guest_opens_short_bytes_of_a_job_that_its_submitter_may_see() {
+    let world = World::new().await;
+    world.deploy("f").await;
+    let mut worker = Worker::attach(&world).await;
+    world.submit(&world.operator, "f", Input::Bytes(b"an older input".as_slice().into())).await;
+    let first = worker.start().await;
+    worker.end(&first, b"", b"").await;
+    world.submit(&world.operator, "f", Input::default()).await;
+    let second = worker.start().await;
+    let id = BlobId::of(b"an older input");
+    let opened = world.service.open_blob_for_run(worker.id, second.run, id, 3, None).await.unwrap();
+    assert_eq!(all(opened.bytes).await, "older input");
+    let unknown = BlobId::of(b"never seen");
+    let refused = world.service.open_blob_for_run(worker.id, second.run, unknown, 0, None).await.err().unwrap();
+    assert_eq!(refused.kind, Kind::BlobUnavailable);
+}
+
+#[tokio::test]
+async fn a_job_carries_its_submitters_trace() {
+    let world = World::new().await;
+    world.deploy("f").await;
+    let mut worker = Worker::attach(&world).await;
+    let traceparent: Traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().unwrap();
+    let caller = Caller { traceparent: Some(traceparent), ..world.operator.clone() };
+    let job = world.submit(&caller, "f", Input::default()).await;
+    let start = worker.start().await;
+    assert_eq!((start.traceparent, start.trace.clone()), (Some(traceparent), traceparent.trace_id()));
+    worker.end(&start, b"", b"").await;
+    let shown = world.settled(job).await;
+    assert_eq!((shown.state, shown.traceparent), (State::Succeeded, Some(traceparent)));
+    assert_eq!(shown.trace, traceparent.trace_id());
+    let json = serde_json::to_value(&shown).unwrap();
+    assert_eq!(json["traceparent"], traceparent.to_string());
+
+    let untraced = world.submit(&world.operator, "f", Input::default()).await;
+    assert_eq!(worker.start().await.traceparent, None);
+    let shown = world.job(&world.operator, untraced).await.unwrap();
+    assert_eq!((shown.traceparent, shown.trace.len()), (None, 32));
+}
