@@ -113,6 +113,12 @@ mod tests {
         let args = ["600".into()];
         let mut process = std::process::Command::new(&program).args(&args).spawn().expect("a process");
         let pid = process.id();
+        // A spawn returns when the old program is gone, an instant before the system knows the new one's arguments.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let line = Path::new("/proc").join(pid.to_string()).join("cmdline");
+        while std::fs::read(&line).expect("read").is_empty() && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
         let looked = |program: &Path, args: &[OsString]| is_run_by(pid, program, args).expect("looked at");
         let found = [
             looked(&program, &args),
