@@ -1,8 +1,9 @@
 //! Blobs from node to node: iroh-blobs' own verified protocol over any bidirectional stream of bytes.
 //!
 //! Whoever owns the network hands streams in, and does not see a byte of the protocol: the provider runs
-//! [`Store::serve`] on a stream that a peer has opened, the fetching node calls [`Store::fetch`] with a list of
-//! [`Provider`]s that open streams. [`direct`] makes such streams of its own over iroh.
+//! [`Store::serve`](crate::Store::serve) on a stream that a peer has opened, the fetching node calls
+//! [`Store::fetch`](crate::Store::fetch) with a list of [`Provider`]s that open streams. [`direct`] makes such streams of
+//! its own over iroh.
 //!
 //! On a stream: the request (a blob's id and the ranges that are wanted), then the end of that direction; back the blob's
 //! length, and the hashes and bytes that prove each other, in groups of 16 KiB.
