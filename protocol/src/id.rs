@@ -37,7 +37,7 @@ pub enum ParseError {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId(u128);
 
-/// A worker's id: minted by the node that it is attached to.
+/// A worker's id: minted by the node that it is attached to; or a peer's, see [`ObjectId::of_node`].
 pub type WorkerId = ObjectId;
 
 impl ObjectId {
@@ -70,6 +70,11 @@ impl ObjectId {
     /// Who minted it: the first 8 bytes of BLAKE3 of a public key.
     pub const fn tag(self) -> [u8; 8] {
         (self.0 as u64).to_be_bytes()
+    }
+
+    /// The id under which a node stands among the workers of a home: time 0, which nobody mints, and the node's tag.
+    pub fn of_node(node: &NodeId) -> Self {
+        Self::from_parts(0, 0, node.tag())
     }
 
     /// Whether the holder of `key` may have minted this id.
@@ -226,6 +231,13 @@ bytes32! {
     NodeId
 }
 
+impl NodeId {
+    /// The tag of the ids that this node mints: of its jobs' ids, for one.
+    pub fn tag(&self) -> [u8; 8] {
+        PublicKey(self.0).tag()
+    }
+}
+
 impl BlobId {
     /// The id of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
@@ -303,6 +315,15 @@ mod tests {
         assert!(after > before);
         let mut restarted = IdSource::new(&key, Some(after));
         assert!(restarted.mint(3_000) > after);
+    }
+
+    #[test]
+    fn a_node_among_workers_is_told_from_every_minted_id() {
+        let node = NodeId([7; 32]);
+        let key = PublicKey::from(node);
+        assert_eq!((WorkerId::of_node(&node).millis(), WorkerId::of_node(&node).tag()), (0, key.tag()));
+        assert!(IdSource::new(&key, None).mint(1) > WorkerId::of_node(&node));
+        assert_ne!(WorkerId::of_node(&node), WorkerId::of_node(&NodeId([8; 32])));
     }
 
     #[test]

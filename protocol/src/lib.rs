@@ -14,6 +14,7 @@ pub mod name;
 pub mod object;
 pub mod octets;
 pub mod problem;
+pub mod record;
 pub mod trace;
 pub mod wire;
 

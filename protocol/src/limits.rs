@@ -10,6 +10,22 @@ pub const CLIENT_FRAME_LEN_MAX: usize = 1024 * 1024;
 /// A frame between worker and node, in bytes. Why 256 KiB: a KV value (64 KiB) or a run with an inline input, with room.
 pub const WORKER_FRAME_LEN_MAX: usize = 256 * 1024;
 
+/// A frame between two nodes, in bytes. Why 256 KiB: a job with an inline input, or an ending with inline result and log, with
+/// room; whatever is larger is a blob.
+pub const PEER_FRAME_LEN_MAX: usize = 256 * 1024;
+
+/// A message of gossip, in bytes. Why 64 KiB less 512 bytes: gossipsub refuses frames above 64 KiB, and topic, source and
+/// signature stand in the same frame.
+pub const GOSSIP_LEN_MAX: usize = 64 * 1024 - 512;
+
+/// Workers that a node tells its neighbours of. Why 16: a hint is sent on every change and fits a packet or two; whoever has
+/// more workers tells of the freest.
+pub const PEER_OFFERS_MAX: usize = 16;
+
+/// Runs of one home that one peer holds at once, under way or ended and not yet settled. Why 512: every heartbeat lists all of
+/// them, in some 16 KiB.
+pub const PEER_RUNS_MAX: usize = 512;
+
 /// One chunk of a blob on a stream, in bytes. Why 64 KiB: large enough to amortise a write, small enough to keep many in flight.
 pub const BLOB_CHUNK_LEN_MAX: usize = 64 * 1024;
 

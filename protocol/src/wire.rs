@@ -1,5 +1,6 @@
 //! Messages between processes: the two QUIC protocols of the gateway, and what nodes say to each other.
 
 pub mod client;
+pub mod peer;
 pub mod sync;
 pub mod worker;

@@ -267,7 +267,7 @@ pub struct Reason {
     pub code: ReasonCode,
     /// For people.
     pub message: String,
-    /// The same for each worker that could have been chosen; at most 16.
+    /// The same for each worker and peer that could have been chosen; at most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<Candidate>,
 }
@@ -279,6 +279,9 @@ pub struct Candidate {
     pub worker: WorkerId,
     /// Its name.
     pub name: String,
+    /// The node, where the candidate is a peer with all its workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeId>,
     /// For machines.
     pub code: ReasonCode,
     /// For people.
@@ -390,6 +393,9 @@ pub struct Attempt {
     pub worker: WorkerId,
     /// The worker's name.
     pub worker_name: String,
+    /// The node, where it was handed to a peer: `worker` is then the peer's place among the workers of the home.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeId>,
     /// When it was handed to the worker, in milliseconds since the Unix epoch.
     pub offered_ms: u64,
     /// When the worker said it runs.

@@ -21,22 +21,100 @@ pub struct Node {
     pub labels: Labels,
     /// Addresses for clients and workers: `quic://NODEID@host:port`.
     pub addresses: Vec<String>,
-    /// The HTTP API: `http://host:port`.
-    pub http: String,
-    /// When the process started, in milliseconds since the Unix epoch.
-    pub started_ms: u64,
+    /// Addresses for other nodes: `NODEID@host:port`, for `shoal up --join`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mesh_addresses: Vec<String>,
+    /// The HTTP API: `http://host:port`. Of the node that is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<String>,
+    /// When the process started, in milliseconds since the Unix epoch. Of the node that is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_ms: Option<u64>,
     /// Attached workers.
     pub workers: u32,
     /// Runs that can go on at once, over all workers.
     pub slots: u32,
-    /// Jobs, counted at this home.
-    pub jobs: JobCounts,
-    /// Blobs at this node.
-    pub blobs: BlobTotals,
-    /// Resident memory of the node process, in bytes.
-    pub resident_bytes: u64,
-    /// Whether the node still takes jobs.
+    /// Jobs, counted at their home. Of the node that is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jobs: Option<JobCounts>,
+    /// Blobs at this node. Of the node that is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blobs: Option<BlobTotals>,
+    /// Resident memory of the node process, in bytes. Of the node that is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resident_bytes: Option<u64>,
+    /// Whether the node is about to stop and takes no more jobs.
     pub stopping: bool,
+    /// How the node that is asked sees this other one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<Peer>,
+}
+
+/// A node, as another one sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Peer {
+    /// The way between the two; none: there is none at the moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<Path>,
+    /// There and back, in microseconds, once it is measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt_us: Option<u64>,
+    /// It is in the view of neighbours.
+    pub neighbour: bool,
+    /// Whether it has the same users, projects, functions and global KV.
+    pub replica: Replica,
+    /// Runs of its workers that could begin now, by its own word.
+    pub free_slots: u32,
+    /// Jobs that wait at it, by its own word.
+    pub waiting: u64,
+    /// Since when there is a way to it, or since when there is none, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+}
+
+/// The way between two nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Path {
+    /// One dialled the other.
+    Direct,
+    /// Both dialled at once, through the address translation before them.
+    HolePunched,
+    /// A third node passes the bytes on.
+    Relayed,
+}
+
+impl Path {
+    /// As it is written.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::HolePunched => "hole_punched",
+            Self::Relayed => "relayed",
+        }
+    }
+}
+
+/// Whether another node's replica is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Replica {
+    /// The same.
+    Equal,
+    /// One of the two lacks something.
+    Differs,
+    /// It has not said yet.
+    Unknown,
+}
+
+impl Replica {
+    /// As it is written.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Equal => "equal",
+            Self::Differs => "differs",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// A mesh.

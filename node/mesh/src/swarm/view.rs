@@ -1,0 +1,96 @@
+//! The view: who is a neighbour, and so stays connected and is told of.
+
+use std::time::{Duration, Instant};
+
+use libp2p::PeerId;
+use shoal_protocol::NodeId;
+
+use super::Driver;
+use crate::neighbours::{self, Candidate};
+use crate::peer_id::peer_id;
+
+/// How often the view is chosen anew although nobody came or went: distances change.
+const CHOOSE_EVERY: Duration = Duration::from_secs(2);
+/// How often those who are away are dialled.
+const REDIAL_EVERY: Duration = Duration::from_secs(2);
+/// How many of them at once.
+const REDIALS_MAX: usize = 8;
+
+/// When it is looked at next.
+pub(super) struct View {
+    max: usize,
+    choose: Instant,
+    redial: Instant,
+}
+
+impl View {
+    pub(super) fn new(max: usize, now: Instant) -> Self {
+        Self { max, choose: now, redial: now }
+    }
+
+    /// Neighbours at most.
+    pub(super) fn max(&self) -> usize {
+        self.max
+    }
+}
+
+impl Driver {
+    pub(super) fn look_after_view(&mut self, now: Instant) {
+        if now >= self.view.choose {
+            self.choose_neighbours();
+        }
+        if now >= self.view.redial {
+            self.view.redial = now + REDIAL_EVERY;
+            self.redial(now);
+        }
+    }
+
+    /// Brings the view up to date: who is in it is told of, and kept connected.
+    pub(super) fn choose_neighbours(&mut self) {
+        self.view.choose = Instant::now() + CHOOSE_EVERY;
+        let candidates: Vec<Candidate> = self
+            .shared
+            .book()
+            .iter()
+            .filter(|(_, peer)| peer.identified && peer.is_connected())
+            .map(|(node, peer)| Candidate { node: *node, rtt: peer.rtt(), neighbour: peer.neighbour })
+            .collect();
+        let chosen = neighbours::choose(&self.shared.me, &candidates, self.view.max);
+        for candidate in candidates {
+            let is_chosen = chosen.contains(&candidate.node);
+            if is_chosen != candidate.neighbour {
+                self.set_neighbour(candidate.node, is_chosen);
+            }
+        }
+    }
+
+    fn set_neighbour(&mut self, node: NodeId, is_neighbour: bool) {
+        if let Some(entry) = self.shared.book_mut().get_mut(&node) {
+            entry.neighbour = is_neighbour;
+        }
+        if let Some(peer) = peer_id(node) {
+            self.swarm.behaviour_mut().lanes.keep(peer, is_neighbour);
+        }
+        if is_neighbour { self.outbox.met(node) } else { self.outbox.lost(node) }
+    }
+
+    /// The last connection with a neighbour has ended.
+    pub(super) fn neighbour_lost(&mut self, node: NodeId, peer: PeerId) {
+        self.swarm.behaviour_mut().lanes.keep(peer, false);
+        self.outbox.lost(node);
+        self.choose_neighbours();
+    }
+
+    /// With room in the view, peers that were here and are away now are tried again.
+    fn redial(&mut self, now: Instant) {
+        let room = self.room().min(REDIALS_MAX);
+        let away: Vec<PeerId> = {
+            let book = self.shared.book();
+            let away = book.iter().filter(|(_, peer)| !peer.is_connected() && peer.was_identified());
+            away.map(|(_, peer)| peer.peer_id).filter(|peer| self.is_worth_a_dial(peer, now)).take(room).collect()
+        };
+        for peer in away {
+            self.dial(peer, Vec::new());
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! A job as its home keeps it: [`Accepted`], written once, and [`Standing`], replaced whenever a decision must survive.
+//!
+//! Both are stored, and [`Accepted`] is sent too: a home offers a run to a peer with all that the job was accepted with, so
+//! that the peer can judge and serve the run without asking back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{BlobId, ObjectId};
+use crate::limits::{ARGS_LEN_MAX, ARGS_MAX};
+use crate::name::{self, Labels};
+use crate::object::function::{Grant, Needs, RunLimits};
+use crate::object::job::{Attempt, Outcome, Payload, State};
+use crate::{Kind, Problem, Traceparent};
+
+/// The version of [`Accepted`] and [`Standing`] that this package writes.
+pub const VERSION: u8 = 1;
+
+/// Characters of a trace id, as W3C Trace Context has them.
+const TRACE_LEN: usize = 32;
+
+/// A job as it was accepted. Never changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// [`VERSION`].
+    pub version: u8,
+    /// The job.
+    pub id: ObjectId,
+    /// The W3C trace id.
+    pub trace: String,
+    /// The place in the submitter's trace, where the request said one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<Traceparent>,
+    /// Who submitted it.
+    pub owner: ObjectId,
+    /// The function.
+    pub function: ObjectId,
+    /// Its name at that time.
+    pub function_name: String,
+    /// Who owned the function at that time.
+    pub function_owner: ObjectId,
+    /// The function's project at that time.
+    pub project: Option<ObjectId>,
+    /// The number of the version that runs.
+    pub function_version: u32,
+    /// The component that runs.
+    pub component: BlobId,
+    /// What it may do.
+    pub grants: BTreeSet<Grant>,
+    /// The input.
+    pub input: Payload,
+    /// Arguments.
+    pub args: Vec<String>,
+    /// Environment variables.
+    pub env: BTreeMap<String, String>,
+    /// The function's needs and its own.
+    pub needs: Needs,
+    /// Its own limits, else the function's.
+    pub limits: RunLimits,
+    /// When, in milliseconds since the Unix epoch.
+    pub accepted_ms: u64,
+    /// The name for people that it was submitted with; [`Standing::name`] is the current one.
+    pub name: String,
+    /// The labels that it was submitted with; [`Standing::labels`] are the current ones.
+    pub labels: Labels,
+}
+
+impl Accepted {
+    /// Where a job stands that has only this record: queued, and never offered. Accepting writes one record, not two.
+    pub fn standing(&self) -> Standing {
+        Standing {
+            version: VERSION,
+            state: State::Queued,
+            name: self.name.clone(),
+            labels: self.labels.clone(),
+            epoch: 0,
+            attempts: Vec::new(),
+            attempts_total: 0,
+            cancelled: false,
+            settled_ms: None,
+            outcome: None,
+        }
+    }
+
+    /// Checks the bounds of what another node says that it accepted. Whether any of it is true is another question.
+    pub fn check(&self) -> Result<(), Problem> {
+        if self.version != VERSION {
+            return invalid(format!("version is {}; this node reads {VERSION}", self.version));
+        }
+        if self.trace.len() != TRACE_LEN || !self.trace.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return invalid(format!("trace: a trace id has {TRACE_LEN} hexadecimal characters"));
+        }
+        name::check("function_name", &self.function_name)?;
+        self.needs.check()?;
+        self.limits.check()?;
+        check_texts(&self.name, &self.labels, &self.input, &self.args, &self.env)
+    }
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    /// [`VERSION`].
+    pub version: u8,
+    /// `Queued`, `Offered` (which a running job stays, see above) or settled.
+    pub state: State,
+    /// A name for people.
+    pub name: String,
+    /// Labels.
+    pub labels: Labels,
+    /// The current epoch; 0 before the first run.
+    pub epoch: u64,
+    /// The last runs, oldest first.
+    pub attempts: Vec<Attempt>,
+    /// Runs in all.
+    pub attempts_total: u32,
+    /// Somebody has cancelled it; it settles when its run has stopped.
+    pub cancelled: bool,
+    /// When it settled, in milliseconds since the Unix epoch.
+    pub settled_ms: Option<u64>,
+    /// What came out.
+    pub outcome: Option<Outcome>,
+}
+
+/// Checks the bounds of what somebody submits with a job, beyond its needs and limits.
+pub fn check_texts(
+    name: &str,
+    labels: &Labels,
+    input: &Payload,
+    args: &[String],
+    env: &BTreeMap<String, String>,
+) -> Result<(), Problem> {
+    if !name.is_empty() {
+        name::check("name", name)?;
+    }
+    name::check_labels("labels", labels)?;
+    if !input.within_bounds() {
+        return Err(Problem::new(Kind::TooLarge, "input: what is longer than 16 KiB is a blob"));
+    }
+    if args.len() > ARGS_MAX || env.len() > ARGS_MAX {
+        return invalid(format!("args, env: at most {ARGS_MAX} arguments and as many environment variables"));
+    }
+    let pairs = env.iter().flat_map(|(key, value)| [key, value]);
+    let len: usize = args.iter().chain(pairs.clone()).map(String::len).sum();
+    if len > ARGS_LEN_MAX {
+        return invalid(format!("args, env: {len} bytes together, at most {ARGS_LEN_MAX}"));
+    }
+    if args.iter().chain(pairs).any(|text| text.contains('\0')) {
+        return invalid("args, env: a text holds a zero byte, which no program can read".into());
+    }
+    match env.keys().find(|key| key.is_empty() || key.contains('=')) {
+        Some(key) => invalid(format!("env: {key:?} cannot name a variable")),
+        None => Ok(()),
+    }
+}
+
+fn invalid(detail: String) -> Result<(), Problem> {
+    Err(Problem::new(Kind::InvalidField, detail))
+}

@@ -1,0 +1,436 @@
+//! Between nodes: what two neighbours say on their control stream, and how a client's call goes on to an object's home.
+//!
+//! To the home of a job a peer is one more worker: it takes a run or declines it, lists in heartbeats what it holds, and
+//! repeats an ending until it hears that it counts ([`PeerMessage::Settled`]). Each of the two may be home of some runs
+//! and executor of others; the messages say which is meant by who sends them.
+//!
+//! A connection between two neighbours begins on each side with [`PeerMessage::Hello`], which lists what the sender holds
+//! of the other's runs. The other answers it, as their home, with [`PeerMessage::Welcome`]; offers come after that.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{BlobId, ObjectId};
+use crate::limits::{LABELS_MAX, PEER_OFFERS_MAX};
+use crate::name::{self, Labels};
+use crate::object::job::{Outcome, Progress};
+use crate::object::worker::Offer;
+use crate::record::Accepted;
+use crate::wire::client::Call;
+use crate::wire::worker::Run;
+use crate::{Kind, Octets, Problem};
+
+/// The address of a gateway in a hint, in bytes. Why 300: `quic://`, a node id, the longest name of DNS less a little, a port.
+pub const GATEWAY_LEN_MAX: usize = 300;
+
+/// What neighbours say. The first message of each side is [`PeerMessage::Hello`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerMessage {
+    /// Who I am, and which runs of yours I hold.
+    Hello(Hello),
+    /// As a home, after the hello: how long your lease is, and which of the runs that you hold no longer count.
+    Welcome {
+        /// Length of a lease in milliseconds; a heartbeat is due every third of it.
+        lease_ms: u64,
+        /// Runs to drop.
+        drop: Vec<Run>,
+    },
+    /// What I could run now. A newer one replaces it.
+    Hint(Hint),
+    /// As a home: run this, if you can.
+    Offer(Box<RunOffer>),
+    /// As a home: stop this run, and report its ending.
+    Cancel(Run),
+    /// As a home: the ending of this run is durable, or counts for nothing: forget it.
+    Settled(Run),
+    /// As an executor: I hold this run; its lease begins.
+    Taken {
+        /// Which.
+        run: Run,
+        /// The name of the worker that has it.
+        worker: String,
+    },
+    /// As an executor: I do not take it.
+    Declined(Run, Problem),
+    /// As an executor: I live, and hold these runs of yours.
+    Heartbeat {
+        /// Under way, or ended and not yet settled; at most [`crate::limits::PEER_RUNS_MAX`].
+        runs: Vec<Run>,
+    },
+    /// As an executor: its guest has started.
+    Started(Run),
+    /// As an executor: how far the guest says it is.
+    Progress(Run, Progress),
+    /// As an executor: more of the log, from `offset` on.
+    Log {
+        /// Whose.
+        run: Run,
+        /// Where in the log these bytes stand.
+        offset: u64,
+        /// The bytes.
+        bytes: Octets,
+    },
+    /// As an executor: it has ended. Repeated on every connection until [`PeerMessage::Settled`].
+    Ended(Run, Box<Outcome>),
+}
+
+/// Who a neighbour is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Its name.
+    pub name: String,
+    /// The version of its program.
+    pub version: String,
+    /// The runs of the receiver's jobs that it holds, at most [`crate::limits::PEER_RUNS_MAX`].
+    pub runs: Vec<Run>,
+}
+
+/// What a node could run, as it says itself: a hint, never a promise.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hint {
+    /// Rises with every hint of this process.
+    pub number: u64,
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: Labels,
+    /// Where clients and workers reach it.
+    pub gateway: String,
+    /// Its workers, the freest first; at most [`crate::limits::PEER_OFFERS_MAX`].
+    pub workers: Vec<WorkerHint>,
+    /// Jobs that wait at it.
+    pub waiting: u64,
+    /// Hash over its documents and its KV: equal hints mean equal replicas.
+    pub replica: Option<BlobId>,
+    /// It takes no jobs.
+    pub stopping: bool,
+}
+
+impl Hint {
+    /// Checks the bounds of what a peer says. Whether any of it is true shows when it is offered a run.
+    pub fn check(&self) -> Result<(), Problem> {
+        let refused = |detail: String| Err(Problem::new(Kind::InvalidField, detail));
+        if self.workers.len() > PEER_OFFERS_MAX {
+            return refused(format!("workers: {} of them, at most {PEER_OFFERS_MAX}", self.workers.len()));
+        }
+        name::check("name", &self.name)?;
+        name::check_labels("labels", &self.labels)?;
+        if self.gateway.len() > GATEWAY_LEN_MAX || self.gateway.chars().any(char::is_control) {
+            return refused(format!("gateway: at most {GATEWAY_LEN_MAX} printable characters"));
+        }
+        for offer in self.workers.iter().map(|worker| &worker.offer) {
+            name::check_labels("workers.labels", &offer.labels)?;
+            if offer.capabilities.len() > LABELS_MAX {
+                return refused(format!("workers.capabilities: at most {LABELS_MAX} of them"));
+            }
+            offer.capabilities.iter().try_for_each(|name| name::check("workers.capabilities: capability", name))?;
+        }
+        Ok(())
+    }
+}
+
+/// What one worker of a node could run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerHint {
+    /// What it offers in all.
+    pub offer: Offer,
+    /// Slots of it that are free.
+    pub free_slots: u32,
+    /// Memory of it that is free, in MiB.
+    pub free_memory_mb: u32,
+}
+
+/// A run that a home offers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunOffer {
+    /// Which.
+    pub run: Run,
+    /// 1 for the job's first run.
+    pub attempt: u32,
+    /// The job as its home accepted it.
+    pub accepted: Accepted,
+}
+
+/// The first frame of a call stream: a client's call that goes on to the home of its object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forwarded {
+    /// Who calls.
+    pub caller: Caller,
+    /// What for.
+    pub ask: Ask,
+    /// The place in the caller's trace, as W3C Trace Context writes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+}
+
+/// Who calls, as the forwarding node can show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Caller {
+    /// Anybody.
+    Anybody,
+    /// The bearer of this token, which is rooted in a key of their own and narrowed to the node that is asked.
+    Bearer(String),
+    /// This user, says the forwarding node: it counts if the user's document names that node.
+    Via(ObjectId),
+}
+
+/// What is asked of a home, or of a node that has a blob. Frames are those of clients, [`crate::limits::CLIENT_FRAME_LEN_MAX`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ask {
+    /// An operation. Answered by `Reply<Answered>`.
+    Call {
+        /// Which.
+        call: Call,
+        /// How the body is written, and how the answer's shall be.
+        format: BodyFormat,
+        /// The body; empty: none.
+        body: Octets,
+    },
+    /// A job's result. Answered by `Reply<BlobOpened>`, then the raw bytes.
+    Result {
+        /// Which job.
+        job: ObjectId,
+        /// The first byte.
+        offset: u64,
+    },
+    /// A job's log. Answered by `Reply<()>`, then the raw bytes as they come.
+    Log {
+        /// Which job.
+        job: ObjectId,
+        /// Whether to wait for more until the job has ended.
+        follow: bool,
+    },
+    /// A blob. Answered by `Reply<BlobOpened>`, then the raw bytes.
+    Blob {
+        /// Which.
+        id: BlobId,
+        /// The first byte.
+        offset: u64,
+        /// How many bytes at most; none: up to the end.
+        len: Option<u64>,
+    },
+}
+
+/// How a body is written: as the client sent it, since nothing is encoded anew on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BodyFormat {
+    /// From the HTTP API.
+    Json,
+    /// From the QUIC protocol.
+    Cbor,
+}
+
+/// What an operation was answered with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answered {
+    /// As in HTTP, 2xx.
+    pub status: u16,
+    /// The ETag of an object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+    /// In the format that was asked for.
+    pub body: Octets,
+}
+
+/// What gossip carries, on the topic `changes`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gossip {
+    /// A change of a document.
+    Change(crate::change::SignedChange),
+    /// An entry of the global key-value store.
+    Entry(crate::entry::SignedEntry),
+}
+
+/// The text that stands in protocol names for a mesh.
+pub fn mesh_tag(mesh: &crate::key::PublicKey) -> String {
+    hex::encode(mesh.as_bytes().get(..8).unwrap_or_default())
+}
+
+/// A protocol's name: `/shoal/<mesh>/<name>/1`.
+pub fn protocol_name(mesh: &crate::key::PublicKey, name: &str) -> String {
+    format!("/shoal/{}/{name}/1", mesh_tag(mesh))
+}
+
+/// The key under which the DHT knows who answers for a node's jobs: the node itself, and later its custodians.
+pub fn node_key(tag: [u8; 8]) -> Vec<u8> {
+    [b"node:".as_slice(), &tag].concat()
+}
+
+/// The key under which the DHT knows who has a worker with this label, or (without a value) this capability.
+pub fn capability_key(name: &str, value: Option<&str>) -> Vec<u8> {
+    match value {
+        Some(value) => format!("label:{name}={value}").into_bytes(),
+        None => format!("capability:{name}").into_bytes(),
+    }
+}
+
+/// The key under which the DHT knows who has a large blob.
+pub fn blob_key(blob: BlobId) -> Vec<u8> {
+    [b"blob:".as_slice(), blob.as_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::codec::{decode, encode};
+    use crate::object::function::{Grant, Needs, RunLimits};
+    use crate::object::job::{Ending, Payload, Usage};
+    use crate::record::VERSION;
+
+    fn run() -> Run {
+        Run { job: ObjectId::from_parts(1_700_000_000_000, 5, *b"homenode"), epoch: 3 }
+    }
+
+    fn accepted() -> Accepted {
+        Accepted {
+            version: VERSION,
+            id: run().job,
+            trace: "0123456789abcdef0123456789abcdef".into(),
+            traceparent: None,
+            owner: ObjectId::from_parts(1, 0, *b"the-user"),
+            function: ObjectId::from_parts(2, 0, *b"the-user"),
+            function_name: "resize".into(),
+            function_owner: ObjectId::from_parts(1, 0, *b"the-user"),
+            project: None,
+            function_version: 2,
+            component: BlobId([3; 32]),
+            grants: BTreeSet::from([Grant::Kv]),
+            input: Payload::Inline(b"in".as_slice().into()),
+            args: vec!["-q".into()],
+            env: BTreeMap::from([("A".to_owned(), "b".to_owned())]),
+            needs: Needs::default(),
+            limits: RunLimits::default(),
+            accepted_ms: 7,
+            name: String::new(),
+            labels: Labels::default(),
+        }
+    }
+
+    fn hint() -> Hint {
+        let offer = Offer {
+            slots: 2,
+            memory_mb: 512,
+            labels: Labels::from([("zone".to_owned(), "b".to_owned())]),
+            capabilities: BTreeSet::from(["gpu".to_owned()]),
+        };
+        Hint {
+            number: 4,
+            name: "attic".into(),
+            labels: Labels::default(),
+            gateway: "quic://node@10.0.0.2:7433".into(),
+            workers: vec![WorkerHint { offer, free_slots: 1, free_memory_mb: 256 }],
+            waiting: 9,
+            replica: Some(BlobId([5; 32])),
+            stopping: false,
+        }
+    }
+
+    fn messages() -> Vec<PeerMessage> {
+        let outcome = Outcome {
+            ending: Ending::Succeeded,
+            exit_code: Some(0),
+            output: Payload::Blob { id: BlobId([6; 32]), size: 70_000 },
+            log: Payload::empty(),
+            log_dropped: 0,
+            usage: Usage::default(),
+        };
+        vec![
+            PeerMessage::Hello(Hello { name: "attic".into(), version: "0.1.0".into(), runs: vec![run()] }),
+            PeerMessage::Welcome { lease_ms: 15_000, drop: vec![run()] },
+            PeerMessage::Hint(hint()),
+            PeerMessage::Offer(Box::new(RunOffer { run: run(), attempt: 1, accepted: accepted() })),
+            PeerMessage::Cancel(run()),
+            PeerMessage::Settled(run()),
+            PeerMessage::Taken { run: run(), worker: "w1".into() },
+            PeerMessage::Declined(run(), Problem::new(Kind::Full, "all slots are in use")),
+            PeerMessage::Heartbeat { runs: vec![run()] },
+            PeerMessage::Started(run()),
+            PeerMessage::Progress(run(), Progress { done: 1, total: 2, message: "half".into() }),
+            PeerMessage::Log { run: run(), offset: 3, bytes: b"line".as_slice().into() },
+            PeerMessage::Ended(run(), Box::new(outcome)),
+        ]
+    }
+
+    #[test]
+    fn every_message_is_read_as_it_was_written_and_cut_short_it_is_refused() {
+        for message in messages() {
+            let bytes = encode(&message);
+            assert_eq!(decode::<PeerMessage>(&bytes), Ok(message));
+            assert!((0..bytes.len()).all(|len| decode::<PeerMessage>(&bytes[..len]).is_err()));
+        }
+    }
+
+    /// Peers of another version read these bytes: a change here is a new version of the protocol.
+    #[test]
+    fn golden_bytes() {
+        let golden = |message: &PeerMessage| BlobId::of(&encode(message)).short();
+        let found: Vec<String> = messages().iter().map(golden).collect();
+        assert_eq!(found, GOLDEN);
+    }
+
+    #[test]
+    fn the_names_of_protocols_and_keys_stay() {
+        let mesh = crate::key::PublicKey([0xab; 32]);
+        assert_eq!(protocol_name(&mesh, "peer"), "/shoal/abababababababab/peer/1");
+        assert_eq!(node_key(*b"homenode"), b"node:homenode");
+        assert_eq!(capability_key("zone", Some("b")), b"label:zone=b");
+        assert_eq!(capability_key("gpu", None), b"capability:gpu");
+    }
+
+    #[test]
+    fn what_a_peer_says_of_its_workers_is_bounded() {
+        assert_eq!(hint().check(), Ok(()));
+        let refused = |change: &dyn Fn(&mut Hint)| {
+            let mut hint = hint();
+            change(&mut hint);
+            assert!(hint.check().is_err(), "{hint:?}");
+        };
+        refused(&|hint| hint.workers = vec![WorkerHint::default(); PEER_OFFERS_MAX + 1]);
+        refused(&|hint| hint.name = "x".repeat(64));
+        refused(&|hint| hint.gateway = "x".repeat(GATEWAY_LEN_MAX + 1));
+        refused(&|hint| drop(hint.labels.insert("A".into(), String::new())));
+        refused(&|hint| drop(hint.workers[0].offer.labels.insert("zone".into(), "x".repeat(64))));
+        refused(&|hint| hint.workers[0].offer.capabilities = ["G P U".to_owned()].into());
+        refused(&|hint| hint.workers[0].offer.capabilities = (0..=LABELS_MAX).map(|n| format!("c{n}")).collect());
+    }
+
+    #[test]
+    fn what_a_home_says_that_it_accepted_is_bounded() {
+        assert_eq!(accepted().check(), Ok(()));
+        let refused = |change: &dyn Fn(&mut Accepted)| {
+            let mut accepted = accepted();
+            change(&mut accepted);
+            assert!(accepted.check().is_err(), "{accepted:?}");
+        };
+        refused(&|accepted| accepted.version = VERSION + 1);
+        refused(&|accepted| accepted.trace = "0".repeat(31));
+        refused(&|accepted| accepted.function_name = "a/b".into());
+        refused(&|accepted| accepted.input = Payload::Inline(vec![0; 17_000].into()));
+        refused(&|accepted| accepted.needs.memory_mb = Some(u32::MAX));
+        refused(&|accepted| accepted.limits.run_ms = Some(u64::MAX));
+        refused(&|accepted| accepted.args = vec!["\0".into()]);
+        refused(&|accepted| drop(accepted.env.insert("a=b".into(), String::new())));
+    }
+
+    const GOLDEN: [&str; 13] = [
+        "0b8e15cb32",
+        "a65e916d6b",
+        "05192bb0dc",
+        "c4ddd84f7f",
+        "18e1d71684",
+        "284d31a6cf",
+        "27439df4f2",
+        "41cf93d1a4",
+        "3c9fcf1a5e",
+        "44ba77e05b",
+        "d8b28ae332",
+        "ea9dc20a86",
+        "a50135e8be",
+    ];
+}
