@@ -52,7 +52,7 @@ use operations::{Operation, Part, Row, System};
 /// None of a single connection; what makes serving itself impossible.
 pub(crate) async fn serve(listener: TcpListener, service: Service, stop: impl Future<Output = ()>) -> io::Result<()> {
     let node = service.node().await;
-    let urls = node.addresses.iter().map(String::as_str).chain([node.http.as_str()]);
+    let urls = node.addresses.iter().map(String::as_str).chain(node.http.as_deref());
     let edge = Edge::new(service, Hosts::of_urls(urls));
     connection::serve(listener, Arc::new(edge), stop).await
 }

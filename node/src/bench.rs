@@ -108,7 +108,7 @@ impl Bench {
             trace,
             screen: Screen::new(args.json),
             report: Report::new(seed, args.slots, machine),
-            stage: Stage::new(folder.path())?,
+            stage: Stage::new(folder.path(), "node")?,
             folder,
             args,
         })
@@ -259,8 +259,7 @@ impl Bench {
 
     fn start_node(&mut self) -> anyhow::Result<()> {
         let slots = self.args.slots.to_string();
-        let up = ["up", "--name", "bench", "--gateway", "127.0.0.1:0", "--http", "127.0.0.1:0", "--slots", &slots];
-        self.stage.start_node(&up)
+        self.stage.start_node(&["up", "--name", "bench", "--slots", &slots])
     }
 
     fn whereabouts(&self) -> anyhow::Result<Whereabouts> {

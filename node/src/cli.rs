@@ -21,6 +21,7 @@ mod key;
 mod kv;
 mod node;
 mod output;
+mod peers;
 mod progress;
 mod sign;
 mod status;
@@ -104,6 +105,8 @@ enum Command {
 enum ClientCommand {
     /// What the node is and does: its workers, jobs and blobs
     Status,
+    /// The other nodes: how far, by which way, and whether they have the same objects
+    Peers,
     /// Hand over a job; prints its id
     Submit(submit::Submit),
     /// Jobs: look, wait, collect, cancel
@@ -210,11 +213,12 @@ pub(crate) fn run(action: ClientAction) -> ExitCode {
 async fn dispatch(action: ClientAction) -> Result<(), Failure> {
     let ClientAction { command, context } = action;
     if let ClientCommand::Token(command) = command {
-        return token::run(&context, command);
+        return token::run(&context, command).await;
     }
     let client = context.connect().await?;
     let ended = match command {
         ClientCommand::Status => status::run(&context, &client).await,
+        ClientCommand::Peers => peers::run(&context, &client).await,
         ClientCommand::Submit(command) => submit::run(&context, &client, command).await,
         ClientCommand::Job(command) => job::run(&context, &client, command).await,
         ClientCommand::Blob(command) => blob::run(&context, &client, command).await,
@@ -225,7 +229,7 @@ async fn dispatch(action: ClientAction) -> Result<(), Failure> {
         ClientCommand::Deploy(command) => deploy::run(&context, &client, command).await,
         ClientCommand::Node(command) => node::run(&context, &client, command).await,
         ClientCommand::Worker(command) => worker::run(&context, &client, command).await,
-        ClientCommand::Token(command) => token::run(&context, command),
+        ClientCommand::Token(command) => token::run(&context, command).await,
     };
     client.close().await;
     ended

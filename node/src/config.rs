@@ -22,6 +22,16 @@ const FILE_LEN_MAX: u64 = 64 * 1024;
 pub(crate) const GATEWAY_PORT: u16 = 7450;
 /// The HTTP API's port unless said otherwise.
 pub(crate) const HTTP_PORT: u16 = 7451;
+/// The mesh's port unless said otherwise: QUIC on UDP, and TCP.
+pub(crate) const MESH_PORT: u16 = 7452;
+/// Neighbours unless said otherwise.
+const VIEW: u32 = 64;
+/// The most neighbours. Why 200: the kernel knows 256 peers, and a search brings in others.
+const VIEW_MAX: u32 = 200;
+/// Contacts in each bucket of the DHT, and holders of each record, unless said otherwise.
+const DHT_K: u32 = 20;
+/// Addresses to join by.
+const JOIN_MAX: usize = 64;
 /// Runs at once that a worker may be given.
 const SLOTS_MAX: u32 = shoal_worker::SLOTS_MAX;
 /// The least memory of a worker, in MiB: one run that asks for nothing special.
@@ -54,6 +64,25 @@ pub(crate) struct Config {
     pub(crate) blob_grace_ms: u64,
     /// The form of log lines.
     pub(crate) log: LogFormat,
+    /// How it meets other nodes.
+    pub(crate) mesh: MeshConfig,
+}
+
+/// How a node meets others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MeshConfig {
+    /// Where other nodes connect, by QUIC and by TCP on the same port.
+    pub(crate) listen: Listen,
+    /// Nodes to join by.
+    pub(crate) join: Vec<shoal_mesh::Address>,
+    /// Whether nodes on the LAN are looked for.
+    pub(crate) mdns: bool,
+    /// Neighbours at most.
+    pub(crate) view: u32,
+    /// Contacts in each bucket of the DHT, and holders of each record.
+    pub(crate) dht_k: u32,
+    /// Whether a direct way through address translation is tried.
+    pub(crate) hole_punching: bool,
 }
 
 /// Where to listen.
@@ -119,6 +148,12 @@ pub(crate) enum Error {
 /// worker = true                   # whether the node starts a worker of its own
 /// blob_grace = "1h"               # how long a blob stays that nothing refers to
 /// log = "json"                    # or "text"
+/// mesh = "0.0.0.0:7452"           # other nodes, QUIC and TCP; port 0: any free one
+/// join = ["10.0.0.7:7452"]        # nodes to join by, also NODEID@HOST:PORT
+/// mdns = true                     # whether nodes on the LAN are looked for
+/// view = 64                       # neighbours at most
+/// dht_k = 20                      # contacts in each bucket of the DHT, holders of each record
+/// hole_punching = true            # whether a direct way through address translation is tried
 ///
 /// [labels]
 /// zone = "hall-3"
@@ -144,6 +179,18 @@ pub(crate) struct File {
     pub(crate) blob_grace: Option<Length>,
     /// The form of log lines: `text` unless said otherwise.
     pub(crate) log: Option<LogFormat>,
+    /// Where other nodes connect, by QUIC and TCP: `0.0.0.0:7452` unless said otherwise.
+    pub(crate) mesh: Option<String>,
+    /// Nodes to join by: `HOST:PORT` or `NODEID@HOST:PORT`.
+    pub(crate) join: Vec<String>,
+    /// Whether nodes on the LAN are looked for: they are unless said otherwise.
+    pub(crate) mdns: Option<bool>,
+    /// Neighbours at most: 64 unless said otherwise.
+    pub(crate) view: Option<u32>,
+    /// Contacts in each bucket of the DHT, and holders of each record: 20 unless said otherwise.
+    pub(crate) dht_k: Option<u32>,
+    /// Whether a direct way through address translation is tried: it is unless said otherwise.
+    pub(crate) hole_punching: Option<bool>,
 }
 
 /// What the command line says about a node; it goes before the file.
@@ -179,6 +226,24 @@ pub(crate) struct Overrides {
     /// The form of log lines
     #[arg(long, value_name = "FORM")]
     pub(crate) log: Option<LogFormat>,
+    /// Where other nodes connect, by QUIC and TCP; 0.0.0.0:7452 unless said otherwise, port 0: any free one
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) mesh: Option<String>,
+    /// A node to join by, as HOST:PORT or NODEID@HOST:PORT; may be repeated
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) join: Vec<String>,
+    /// Do not look for nodes on the LAN
+    #[arg(long)]
+    pub(crate) no_mdns: bool,
+    /// Neighbours at most; 64 unless said otherwise
+    #[arg(long, value_name = "N")]
+    pub(crate) view: Option<u32>,
+    /// Contacts in each bucket of the DHT, and holders of each record; 20 unless said otherwise
+    #[arg(long, value_name = "N")]
+    pub(crate) dht_k: Option<u32>,
+    /// Do not try a direct way through address translation: use relays
+    #[arg(long)]
+    pub(crate) no_hole_punching: bool,
 }
 
 impl Config {
@@ -196,6 +261,7 @@ impl Config {
     }
 
     fn join(data: PathBuf, file: File, overrides: &Overrides) -> Result<Self, Error> {
+        let mesh = MeshConfig::join(&file, overrides)?;
         let mut labels = file.labels;
         labels.extend(overrides.labels.iter().cloned());
         let invalid = |key| move |problem: shoal_protocol::Problem| Error::Value { key, why: problem.detail };
@@ -211,13 +277,38 @@ impl Config {
             data,
             name,
             labels,
-            gateway: listen("gateway", overrides.gateway.as_deref().or(file.gateway.as_deref()), GATEWAY_PORT)?,
-            http: listen("http", overrides.http.as_deref().or(file.http.as_deref()), HTTP_PORT)?,
+            gateway: listen("gateway", overrides.gateway.as_deref().or(file.gateway.as_deref()), LOCAL, GATEWAY_PORT)?,
+            http: listen("http", overrides.http.as_deref().or(file.http.as_deref()), LOCAL, HTTP_PORT)?,
             slots,
             memory_mb,
             worker: !overrides.no_worker && file.worker.unwrap_or(true),
             blob_grace_ms: blob_grace.millis(),
             log: overrides.log.or(file.log).unwrap_or_default(),
+            mesh,
+        })
+    }
+}
+
+impl MeshConfig {
+    fn join(file: &File, overrides: &Overrides) -> Result<Self, Error> {
+        let view = overrides.view.or(file.view).unwrap_or(VIEW);
+        let dht_k = overrides.dht_k.or(file.dht_k).unwrap_or(DHT_K);
+        within("view", view, 1, VIEW_MAX)?;
+        within("dht_k", dht_k, 1, DHT_K)?;
+        let texts = if overrides.join.is_empty() { &file.join } else { &overrides.join };
+        if texts.len() > JOIN_MAX {
+            return Err(Error::Value { key: "join", why: format!("{} addresses; at most {JOIN_MAX}", texts.len()) });
+        }
+        let join = texts
+            .iter()
+            .map(|text| text.parse().map_err(|error| Error::Value { key: "join", why: format!("{text:?}: {error}") }));
+        Ok(Self {
+            listen: listen("mesh", overrides.mesh.as_deref().or(file.mesh.as_deref()), ANYWHERE, MESH_PORT)?,
+            join: join.collect::<Result<_, _>>()?,
+            mdns: !overrides.no_mdns && file.mdns.unwrap_or(true),
+            view,
+            dht_k,
+            hole_punching: !overrides.no_hole_punching && file.hole_punching.unwrap_or(true),
         })
     }
 }
@@ -252,9 +343,14 @@ fn choose_data_folder(named: Option<PathBuf>, xdg: Option<OsString>, home: Optio
         .ok_or(Error::NoHome)
 }
 
-fn listen(key: &'static str, given: Option<&str>, port: u16) -> Result<Listen, Error> {
+/// Listening there reaches this machine only.
+const LOCAL: [u8; 4] = [127, 0, 0, 1];
+/// Listening there is reached over all networks of the machine.
+const ANYWHERE: [u8; 4] = [0, 0, 0, 0];
+
+fn listen(key: &'static str, given: Option<&str>, ip: [u8; 4], port: u16) -> Result<Listen, Error> {
     let Some(text) = given else {
-        return Ok(Listen { address: ([127, 0, 0, 1], port).into(), any_port: true });
+        return Ok(Listen { address: (ip, port).into(), any_port: true });
     };
     let wrong = || Error::Value {
         key,
@@ -412,6 +508,10 @@ mod tests {
             ("log = 'xml'", "xml"),
             ("labels = { A = 'x' }", "labels: "),
             ("slots = ", "config.toml"),
+            ("view = 0", "view: 0 is out of range"),
+            ("dht_k = 21", "dht_k: 21 is out of range"),
+            ("join = ['nowhere']", "join: \"nowhere\""),
+            ("mesh = '10.0.0.1'", "mesh: \"10.0.0.1\" is no address"),
         ];
         for (text, part) in bad {
             let error = file(text).expect_err(text);

@@ -99,6 +99,11 @@ impl Identity {
         self.node.public().into()
     }
 
+    /// The node's key.
+    pub(crate) fn node_key(&self) -> &SecretKey {
+        &self.node
+    }
+
     /// The key of the mesh that this node is in, and whether anybody is admitted to it.
     pub(crate) fn mesh(&self) -> (&'static str, PublicKey) {
         (OPEN_MESH, SecretKey::of_open_mesh(OPEN_MESH).public())
@@ -127,7 +132,7 @@ impl Identity {
     pub(crate) fn write_operator_token(&self, user: ObjectId) -> Result<PathBuf, Error> {
         let path = self.folder.join(TOKEN_FILE);
         let kept = files::read_private(&path)?.and_then(|bytes| String::from_utf8(bytes).ok());
-        let wanted = Token { user, operator: true, rights: token::Rights::ALL };
+        let wanted = Token { user, operator: true, rights: token::Rights::ALL, counts_elsewhere: false };
         let counts = kept.is_some_and(|kept| self.verify_token(&kept, wall_ms(), |_| Vec::new()) == Ok(wanted));
         if !counts {
             let text = format!("{}\n", self.mint_token(user, true, None, false)?);

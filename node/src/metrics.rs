@@ -6,6 +6,7 @@
 //! Invariant: labels come from closed sets (classes, statuses, endings, kinds of problem, names of operations), never
 //! from a request, so that nobody outside can make the registry grow.
 
+mod mesh;
 mod process;
 
 pub(crate) use process::resident_bytes;
@@ -98,6 +99,8 @@ pub(crate) struct Metrics {
     jobs_refused: Family<KindLabel, Counter>,
     jobs_settled: Family<EndingLabel, Counter>,
     jobs_swept: Counter,
+    guests_taken: Counter,
+    guests_ended: Counter,
     settle_seconds: Histogram,
     journal_batches: Counter,
     journal_records: Counter,
@@ -109,6 +112,8 @@ pub(crate) struct Metrics {
     blob_put_bytes: Counter,
     blobs_got: Counter,
     blob_got_bytes: Counter,
+    blob_fetched_bytes: Counter,
+    mesh: mesh::Mesh,
     kv_operations: Family<OperationLabel, Counter>,
     jobs_waiting: Level,
     jobs_running: Level,
@@ -136,6 +141,8 @@ impl Metrics {
             jobs_refused: Family::default(),
             jobs_settled: Family::default(),
             jobs_swept: Counter::default(),
+            guests_taken: Counter::default(),
+            guests_ended: Counter::default(),
             settle_seconds: durations(),
             journal_batches: Counter::default(),
             journal_records: Counter::default(),
@@ -147,6 +154,8 @@ impl Metrics {
             blob_put_bytes: Counter::default(),
             blobs_got: Counter::default(),
             blob_got_bytes: Counter::default(),
+            blob_fetched_bytes: Counter::default(),
+            mesh: mesh::Mesh::default(),
             kv_operations: Family::default(),
             jobs_waiting: Level::default(),
             jobs_running: Level::default(),
@@ -174,6 +183,8 @@ impl Metrics {
         to.register("jobs_refused", "Jobs not accepted, by the kind of problem", self.jobs_refused.clone());
         to.register("jobs_settled", "Jobs that have ended, by how", self.jobs_settled.clone());
         to.register("jobs_swept", "Settled jobs that were forgotten", self.jobs_swept.clone());
+        to.register("guests_taken", "Runs of other homes that this node has taken", self.guests_taken.clone());
+        to.register("guests_ended", "Runs of other homes that have ended here", self.guests_ended.clone());
         let help = "From a job's acceptance to its end";
         to.register_with_unit("job_settle_duration", help, Unit::Seconds, self.settle_seconds.clone());
         to.register("jobs_waiting", "Jobs that wait for a place to run", self.jobs_waiting.clone());
@@ -193,6 +204,9 @@ impl Metrics {
         to.register_with_unit("blob_received", "Length of these blobs", Unit::Bytes, self.blob_put_bytes.clone());
         to.register("blobs_read", "Blobs opened for reading", self.blobs_got.clone());
         to.register_with_unit("blob_sent", "Bytes of blobs that were read", Unit::Bytes, self.blob_got_bytes.clone());
+        self.mesh.register(to);
+        let help = "Bytes of blobs that came from other nodes";
+        to.register_with_unit("blob_fetched", help, Unit::Bytes, self.blob_fetched_bytes.clone());
         to.register("kv_operations", "Operations on keys", self.kv_operations.clone());
     }
 
@@ -237,6 +251,13 @@ impl Metrics {
             Record::Swept(_) => {
                 self.jobs_swept.inc();
             }
+            Record::GuestAccepted(_) => {
+                self.guests_taken.inc();
+            }
+            Record::GuestEnded(..) => {
+                self.guests_ended.inc();
+            }
+            Record::GuestGone(_) => {}
         }
     }
 
@@ -270,6 +291,11 @@ impl Metrics {
         self.blob_put_bytes.inc_by(bytes);
     }
 
+    /// So many bytes of a blob came from other nodes.
+    pub(crate) fn blob_fetched(&self, bytes: u64) {
+        self.blob_fetched_bytes.inc_by(bytes);
+    }
+
     /// So many bytes of a blob are about to be read.
     pub(crate) fn blob_got(&self, bytes: u64) {
         self.blobs_got.inc();
@@ -279,6 +305,11 @@ impl Metrics {
     /// An operation on keys, by its name in the API: `get`, `set`, …
     pub(crate) fn kv(&self, operation: &'static str) {
         self.kv_operations.get_or_create(&OperationLabel { operation }).inc();
+    }
+
+    /// What the mesh has counted, and what is replicated.
+    pub(crate) fn mesh(&self, mesh: &shoal_mesh::Counters, replica: crate::replication::Counts) {
+        self.mesh.set(mesh, replica);
     }
 
     /// What waits and runs now.

@@ -5,6 +5,7 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
@@ -14,9 +15,10 @@ use anyhow::{Context as _, anyhow};
 use serde::{Deserialize, Serialize};
 use shoal_crdt::{Wanted, wanted};
 use shoal_kernel::Input;
+use shoal_mesh::{Inbox, Mesh};
 use shoal_protocol::change::DocumentClass;
 use shoal_protocol::id::IdSource;
-use shoal_protocol::object::node::Mesh;
+use shoal_protocol::object::node::Mesh as MeshFacts;
 use shoal_protocol::{Kind, NodeId, ObjectId, Problem, WorkerId};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
@@ -28,8 +30,10 @@ use crate::gateway::Gateway;
 use crate::identity::{self, Identity};
 use crate::logs::LogBook;
 use crate::metrics::Metrics;
-use crate::runtime::{Runtime, current_runs, now};
-use crate::service::{self, NodeFacts, NodeSettings, Service};
+use crate::peers::{self, Peers};
+use crate::replication::Sets;
+use crate::runtime::{Runtime, Started, current_runs, now};
+use crate::service::{self, GlobalKv, NodeFacts, NodeSettings, Service};
 use crate::store::{self, Store};
 use crate::supervisor::{self, Supervisor};
 
@@ -47,6 +51,9 @@ struct Whereabouts {
     name: String,
     gateway: String,
     http: String,
+    /// Where other nodes reach it, `NODEID@IP:PORT`.
+    #[serde(default)]
+    mesh: Vec<String>,
     pid: u32,
     started_ms: u64,
 }
@@ -65,17 +72,20 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let blobs = shoal_blobs::Store::open(&config.data.join("blobs"), shoal_blobs::Options::default()).await?;
     let logs = Arc::new(LogBook::new(current_runs(store.clone())));
     let known = Box::new(documents.known());
-    let (runtime, kernel_thread) =
+    let Started { runtime, thread: kernel_thread, wishes } =
         Runtime::start(identity.node_id(), store.clone(), known, metrics.clone(), logs.clone())?;
     documents.connect(runtime.clone());
+    let kv = GlobalKv::open(mesh_key, runtime.clone(), documents.clone())?;
 
+    let (mesh, inbox) = start_mesh(&config, &identity).await?;
+    let peers = Peers::new(mesh.clone());
     let gateway = bind_gateway(&config, identity.clone())?;
     let listener = bind_http(config.http).await?;
     let http = listener.local_addr()?;
     let configured = NodeSettings { name: config.name.clone(), labels: config.labels.clone() };
     let (replace_worker, replace) = watch::channel(());
     let facts = NodeFacts {
-        mesh: Mesh { name: mesh_name.into(), key: mesh_key, open: true },
+        mesh: MeshFacts { name: mesh_name.into(), key: mesh_key, open: true },
         gateway: gateway.node_addr().to_string(),
         http: format!("http://{http}"),
         started_ms: now().wall_ms,
@@ -91,12 +101,15 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         name: config.name.clone(),
         gateway: facts.gateway.clone(),
         http: facts.http.clone(),
+        mesh: mesh.addresses(),
         pid: std::process::id(),
         started_ms: facts.started_ms,
     };
+    let replicas = Sets::new(documents.clone(), kv.clone());
     let service = Service::new(service::Parts {
         runtime: runtime.clone(),
         documents,
+        kv,
         blobs: blobs.clone(),
         logs: logs.clone(),
         identity,
@@ -104,6 +117,8 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         config: config.clone(),
         node: facts,
         removal: service::BlobDoor::default(),
+        peers: peers.clone(),
+        replicas: replicas.clone(),
     });
 
     let stop_edges = CancellationToken::new();
@@ -111,6 +126,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn({
         let (service, runtime, stop) = (service.clone(), runtime.clone(), stop_edges.clone());
+        let logs = logs.clone();
         async move { gateway.serve(service, runtime, logs, stop).await }
     });
     tasks.spawn({
@@ -122,6 +138,17 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         }
     });
     tasks.spawn(sweep(service.clone(), stop_edges.clone()));
+    let parts = peers::Parts {
+        service: service.clone(),
+        runtime: runtime.clone(),
+        blobs: blobs.clone(),
+        logs,
+        replicas,
+        hints: Arc::default(),
+        news: watch::Sender::default(),
+        stop_node: asked_to_stop.clone(),
+    };
+    tasks.spawn(peers::serve(peers, parts, inbox, wishes, stop_edges.clone()));
     let supervisor = match config.worker {
         true => {
             let settings = worker_settings(&config, address, own_worker, replace)?;
@@ -143,6 +170,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     }
     stop_edges.cancel();
     while tasks.join_next().await.is_some() {}
+    mesh.stop().await;
     runtime.stop().await;
     drop((service, runtime));
     let saved = tokio::task::spawn_blocking(move || {
@@ -211,6 +239,30 @@ fn bind_gateway(config: &Config, identity: Arc<Identity>) -> anyhow::Result<Gate
         };
         anyhow!("the gateway cannot listen on {address}: {why}; choose another address with --gateway, port 0 for any")
     })
+}
+
+/// Begins to listen for other nodes and to look for them. A port that somebody asked for and cannot have is an error, the
+/// default port gives way to any.
+pub(crate) async fn start_mesh(config: &Config, identity: &Identity) -> anyhow::Result<(Mesh, Inbox)> {
+    let Listen { address, any_port } = config.mesh.listen;
+    let options = |address| shoal_mesh::Options {
+        secret: identity.node_key().clone(),
+        mesh: identity.mesh().1,
+        version: env!("CARGO_PKG_VERSION").into(),
+        listen: vec![address],
+        join: config.mesh.join.clone(),
+        mdns: config.mesh.mdns,
+        view_max: config.mesh.view as usize,
+        k: NonZeroUsize::new(config.mesh.dht_k as usize).unwrap_or(NonZeroUsize::MIN),
+        hole_punching: config.mesh.hole_punching,
+    };
+    match Mesh::start(options(address)).await {
+        Ok(started) => Ok(started),
+        Err(_) if any_port => Ok(Mesh::start(options(SocketAddr::new(address.ip(), 0))).await?),
+        Err(error) => Err(anyhow!(
+            "the mesh cannot listen on {address}: {error}; choose another address with --mesh, port 0 for any"
+        )),
+    }
 }
 
 async fn bind_http(listen: Listen) -> anyhow::Result<TcpListener> {
@@ -289,20 +341,23 @@ fn write_whereabouts(data: &Path, whereabouts: &Whereabouts) -> anyhow::Result<(
 
 /// What a person needs next.
 fn announce(config: &Config, whereabouts: &Whereabouts, token: &Path) {
-    let Whereabouts { id, name, gateway, http, .. } = whereabouts;
+    let Whereabouts { id, name, gateway, http, mesh, .. } = whereabouts;
     let text = format!(
         "node {name} ({short}) is up, in the open mesh `default`: it admits anyone who can reach it\n\
          \n\
          \x20 dashboard   {http}/\n\
          \x20 clients     {gateway}\n\
+         \x20 join by     {mesh}\n\
          \x20 data        {data}\n\
          \x20 token       {token}\n\
          \n\
          next: shoal status           what this node is and does\n\
+         \x20     shoal peers            the other nodes\n\
          \x20     shoal deploy PATH      ship a function\n\
          \x20     shoal submit FUNCTION  hand over a job\n\
          stop: Ctrl-C\n",
         short = id.short(),
+        mesh = mesh.first().map_or("no address", String::as_str),
         data = config.data.display(),
         token = token.display(),
     );

@@ -9,6 +9,7 @@
 
 mod driver;
 mod outbox;
+mod posts;
 mod rows;
 mod watch;
 
@@ -17,26 +18,52 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use shoal_kernel::{Command, Input, Now, Principal, Reply, WorkerAttached};
 use shoal_protocol::id::IdSource;
+use shoal_protocol::object::function::Needs;
+use shoal_protocol::wire::peer::WorkerHint;
 use shoal_protocol::wire::worker::ToWorker;
 use shoal_protocol::{Kind, NodeId, ObjectId, Problem};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch as latest};
 
 use crate::logs::LogBook;
 use crate::metrics::Metrics;
 use crate::store::{Store, Table};
 
-pub(crate) use rows::{Referrer, current_runs, job_counts, job_of_short, read_job, reference_key};
+pub(crate) use outbox::ToPeer;
+pub(crate) use rows::{
+    Referrer, current_runs, job_counts, job_of_short, read_guest, read_guest_end, read_job, reference_key,
+};
 pub(crate) use watch::Watch;
 
 /// Inputs that may wait for the kernel. Why 4,096: as many as the store takes; beyond it edges wait.
 const INPUTS_WAITING_MAX: usize = 4096;
+/// Wishes that may wait for the mesh. Why 64: each is repeated while it lasts.
+const WISHES_WAITING_MAX: usize = 64;
 
 /// What the driver is handed.
 enum Message {
     Request(Principal, Command, oneshot::Sender<Result<Reply, Problem>>),
     Input(Input),
     Attach(Box<WorkerAttached>, mpsc::Sender<ToWorker>),
+    Connect(NodeId, u64, mpsc::Sender<ToPeer>),
     Stop(oneshot::Sender<()>),
+}
+
+/// What the kernel wants of the mesh.
+#[derive(Debug)]
+pub(crate) enum Wish {
+    /// Find nodes that have this.
+    Seek(Needs),
+    /// Connect to this node.
+    Reach(NodeId),
+}
+
+/// What this node could run for others, as its hints say it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct OwnHint {
+    /// Its workers, the freest first.
+    pub(crate) workers: Vec<WorkerHint>,
+    /// Jobs that wait here.
+    pub(crate) waiting: u64,
 }
 
 /// Gives the functions and projects that are known now, whenever a kernel is restored.
@@ -49,12 +76,24 @@ pub(crate) struct Runtime {
     shared: Arc<Shared>,
 }
 
+/// A kernel's thread that has been started.
+pub(crate) struct Started {
+    /// The handle.
+    pub(crate) runtime: Runtime,
+    /// Ends when the kernel was stopped.
+    pub(crate) thread: std::thread::JoinHandle<()>,
+    /// What the kernel wants of the mesh.
+    pub(crate) wishes: mpsc::Receiver<Wish>,
+}
+
 struct Shared {
     ids: Mutex<IdSource>,
     connections: AtomicU64,
     watchers: watch::Watchers,
     store: Store,
     logs: Arc<LogBook>,
+    wishes: mpsc::Sender<Wish>,
+    hint: latest::Sender<OwnHint>,
 }
 
 impl Runtime {
@@ -65,15 +104,18 @@ impl Runtime {
         known: Known,
         metrics: Arc<Metrics>,
         logs: Arc<LogBook>,
-    ) -> Result<(Self, std::thread::JoinHandle<()>), Problem> {
+    ) -> Result<Started, Problem> {
         let newest = store.scan(Table::Jobs, (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded), true, 1)?;
         let newest = newest.first().and_then(|(key, _)| rows::object_id(key));
+        let (wishes, wanted) = mpsc::channel(WISHES_WAITING_MAX);
         let shared = Arc::new(Shared {
             ids: Mutex::new(IdSource::new(&node.into(), newest)),
             connections: AtomicU64::new(1),
             watchers: watch::Watchers::default(),
             store: store.clone(),
             logs,
+            wishes,
+            hint: latest::Sender::default(),
         });
         let (inputs, receiver) = mpsc::channel(INPUTS_WAITING_MAX);
         let driver = driver::Driver::new(node, store, known, metrics, shared.clone())?;
@@ -81,7 +123,7 @@ impl Runtime {
             .name("kernel".into())
             .spawn(move || driver.run(receiver))
             .map_err(|error| Problem::new(Kind::Internal, format!("starting the kernel's thread: {error}")))?;
-        Ok((Self { inputs, shared }, thread))
+        Ok(Started { runtime: Self { inputs, shared }, thread, wishes: wanted })
     }
 
     /// Asks the kernel; the answer comes when all that it rests on is durable.
@@ -98,10 +140,27 @@ impl Runtime {
         drop(self.inputs.send(Message::Input(input)).await);
     }
 
+    /// Waits until what follows from the inputs so far is durable.
+    pub(crate) async fn flush(&self) {
+        let nobody = Principal { user: None, operator: false };
+        drop(self.request(nobody, Command::Load).await);
+    }
+
     /// A worker has attached; what the kernel says to it comes through `outbox`, in order and already durable. The
     /// outbox is dropped when the connection shall be closed.
     pub(crate) async fn attach(&self, attached: WorkerAttached, outbox: mpsc::Sender<ToWorker>) {
         drop(self.inputs.send(Message::Attach(Box::new(attached), outbox)).await);
+    }
+
+    /// A connection to a peer stands; what the kernel says to it comes through `outbox`, which is dropped when the
+    /// connection shall be closed.
+    pub(crate) async fn connect(&self, peer: NodeId, connection: u64, outbox: mpsc::Sender<ToPeer>) {
+        drop(self.inputs.send(Message::Connect(peer, connection, outbox)).await);
+    }
+
+    /// What this node could run for others, whenever it changes while there are peers.
+    pub(crate) fn hint(&self) -> latest::Receiver<OwnHint> {
+        self.shared.hint.subscribe()
     }
 
     /// A number that no other connection of this process has.

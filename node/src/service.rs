@@ -10,7 +10,9 @@ mod function;
 mod job;
 mod kv;
 mod node;
+mod prefetch;
 mod project;
+mod remote;
 mod run;
 mod stream;
 mod target;
@@ -26,7 +28,7 @@ use futures_util::Stream;
 use shoal_kernel::Principal;
 use shoal_protocol::object::Class;
 use shoal_protocol::wire::client::Call;
-use shoal_protocol::{BlobId, Kind, ObjectId, Problem, Traceparent};
+use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem, Traceparent};
 
 use crate::config::Config;
 use crate::documents::Documents;
@@ -34,10 +36,14 @@ use crate::identity::Identity;
 use crate::identity::token::{Operation, Rights};
 use crate::logs::LogBook;
 use crate::metrics::Metrics;
+use crate::peers::Peers;
+use crate::replication::Sets;
 use crate::runtime::Runtime;
+use crate::store::Store;
 
 pub(crate) use answer::{Answer, Body, Format};
 pub(crate) use blob::Door as BlobDoor;
+pub(crate) use kv::GlobalKv;
 pub(crate) use node::{Facts as NodeFacts, Settings as NodeSettings, settings as node_settings};
 
 /// Who calls, as the edge authenticated it, and what for.
@@ -49,12 +55,23 @@ pub(crate) struct Caller {
     pub(crate) rights: Rights,
     /// The place in the caller's trace, where the request says one.
     pub(crate) traceparent: Option<Traceparent>,
+    /// The token, where other nodes take it, too.
+    pub(crate) token: Option<Arc<str>>,
 }
 
 impl Caller {
     /// Anybody.
-    pub(crate) const ANONYMOUS: Self =
-        Self { principal: Principal { user: None, operator: false }, rights: Rights::ALL, traceparent: None };
+    pub(crate) const ANONYMOUS: Self = Self {
+        principal: Principal { user: None, operator: false },
+        rights: Rights::ALL,
+        traceparent: None,
+        token: None,
+    };
+
+    /// A user of whom another node says that it is them.
+    pub(crate) fn of_user(user: ObjectId) -> Self {
+        Self { principal: Principal { user: Some(user), operator: false }, ..Self::ANONYMOUS }
+    }
 
     /// Refuses what the token was narrowed not to allow.
     fn check(&self, operation: Operation, class: Class) -> Result<(), Problem> {
@@ -112,6 +129,8 @@ pub(crate) struct Parts {
     pub(crate) runtime: Runtime,
     /// Users, projects, functions.
     pub(crate) documents: Documents,
+    /// Keys that every node has.
+    pub(crate) kv: GlobalKv,
     /// Bytes.
     pub(crate) blobs: shoal_blobs::Store,
     /// Live logs.
@@ -126,6 +145,10 @@ pub(crate) struct Parts {
     pub(crate) node: NodeFacts,
     /// Orders how blobs are removed.
     pub(crate) removal: BlobDoor,
+    /// Other nodes.
+    pub(crate) peers: Peers,
+    /// What is the same at all nodes.
+    pub(crate) replicas: Sets,
 }
 
 impl Service {
@@ -136,17 +159,18 @@ impl Service {
 
     /// Finds out who calls. No token is anybody; a token that does not count is a problem.
     pub(crate) fn authenticate(&self, token: Option<&str>) -> Result<Caller, Problem> {
-        let Some(token) = token else { return Ok(Caller::ANONYMOUS) };
+        let Some(text) = token else { return Ok(Caller::ANONYMOUS) };
         let documents = &self.0.documents;
         let keys_of = |user: ObjectId| {
             documents.directory().user(user).map(|user| user.keys.keys().copied().collect()).unwrap_or_default()
         };
-        let token = self.0.identity.verify_token(token, crate::runtime::now().wall_ms, keys_of)?;
+        let token = self.0.identity.verify_token(text, crate::runtime::now().wall_ms, keys_of)?;
         if documents.directory().user(token.user).is_none() {
             return Err(Problem::new(Kind::Unauthenticated, "the token's user is not known at this node"));
         }
         let principal = Principal { user: Some(token.user), operator: token.operator };
-        Ok(Caller { principal, rights: token.rights, traceparent: None })
+        let kept = token.counts_elsewhere.then(|| Arc::from(text));
+        Ok(Caller { principal, rights: token.rights, traceparent: None, token: kept })
     }
 
     /// What the node says of itself.
@@ -154,13 +178,37 @@ impl Service {
         &self.0.node
     }
 
+    /// The store.
+    pub(crate) fn store(&self) -> &Store {
+        self.0.runtime.store()
+    }
+
+    /// Whether a user's document says that this node may sign for them.
+    pub(crate) fn signs_for(&self, node: NodeId, user: ObjectId) -> bool {
+        self.0.documents.directory().user(user).is_some_and(|user| user.nodes.contains(&node))
+    }
+
     /// The counters.
     pub(crate) fn metrics(&self) -> &Arc<Metrics> {
         &self.0.metrics
     }
 
-    /// Carries out one row of Table 1.
+    /// Carries out one row of Table 1: here, or at the home of the job that it is about.
     pub(crate) async fn call(&self, caller: &Caller, call: Call, body: Body) -> Result<Answer, Problem> {
+        match self.elsewhere(&call) {
+            None => self.call_here(caller, call, body).await,
+            Some(job) => {
+                let (operation, class) = operation_of(&call);
+                caller.check(operation, class)?;
+                caller.user()?;
+                let home = self.0.peers.home_of(job).await?;
+                self.0.peers.call(home, caller, call, body).await
+            }
+        }
+    }
+
+    /// Carries out one row of Table 1 at this node.
+    pub(crate) async fn call_here(&self, caller: &Caller, call: Call, body: Body) -> Result<Answer, Problem> {
         let (operation, class) = operation_of(&call);
         caller.check(operation, class)?;
         match call {

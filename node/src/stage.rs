@@ -1,4 +1,4 @@
-//! A node of its own and its clients, as processes: what the demo and the benchmark play on.
+//! A node of its own and its clients, as processes: what the demo and the benchmark play on. Several make a mesh.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -19,17 +19,28 @@ pub(crate) fn say(text: &str) {
     println!("{text}");
 }
 
+/// Where a stage's node listens: on loopback, at any free ports. Its mesh is what it is told to join.
+const LOOPBACK: [&str; 7] = ["--gateway", "127.0.0.1:0", "--http", "127.0.0.1:0", "--mesh", "127.0.0.1:0", "--no-mdns"];
+
 /// The processes, and the folder that they share. Dropped early it leaves no process behind.
 pub(crate) struct Stage {
     program: PathBuf,
     data: PathBuf,
     node: Option<Child>,
+    /// What clients show; none: the node's own token.
+    token: Option<String>,
 }
 
 impl Stage {
-    pub(crate) fn new(out: &Path) -> anyhow::Result<Self> {
+    /// A stage in a folder of this name below `out`.
+    pub(crate) fn new(out: &Path, name: &str) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("finding this program")?;
-        Ok(Self { program, data: out.join("node"), node: None })
+        Ok(Self { program, data: out.join(name), node: None, token: None })
+    }
+
+    /// From now on clients show this token.
+    pub(crate) fn show_token(&mut self, token: &str) {
+        self.token = Some(token.to_owned());
     }
 
     /// This program with this stage's node and a configuration of its own.
@@ -42,6 +53,9 @@ impl Stage {
             .env_remove("SHOAL_NODE")
             .env_remove("SHOAL_TOKEN")
             .stdin(Stdio::null());
+        if let Some(token) = &self.token {
+            command.env("SHOAL_TOKEN", token);
+        }
         command
     }
 
@@ -49,7 +63,13 @@ impl Stage {
     pub(crate) fn start_node(&mut self, arguments: &[&str]) -> anyhow::Result<()> {
         std::fs::create_dir_all(&self.data)?;
         let log = std::fs::File::create(self.data.join("node.log")).context("making the node's log")?;
-        let node = self.command(arguments).stdout(Stdio::null()).stderr(log).spawn().context("starting the node")?;
+        let node = self
+            .command(arguments)
+            .args(LOOPBACK)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .context("starting the node")?;
         let node = self.node.insert(node);
         let deadline = Instant::now() + START_MAX;
         while !self.data.join(crate::node::NODE_FILE).exists() {
@@ -63,6 +83,33 @@ impl Stage {
             std::thread::sleep(LOOK_EVERY);
         }
         Ok(())
+    }
+
+    /// Where other nodes reach the node.
+    pub(crate) fn mesh_address(&self) -> anyhow::Result<String> {
+        #[derive(serde::Deserialize)]
+        struct Whereabouts {
+            mesh: Vec<String>,
+        }
+        let text = std::fs::read_to_string(self.data.join(crate::node::NODE_FILE))?;
+        let whereabouts: Whereabouts = serde_json::from_str(&text)?;
+        whereabouts.mesh.into_iter().next().ok_or_else(|| anyhow!("the node says no address for other nodes"))
+    }
+
+    /// Runs a client again and again, unseen, until it prints what is waited for.
+    pub(crate) fn until(&self, arguments: &[&str], is_there: impl Fn(&str) -> bool) -> anyhow::Result<()> {
+        let deadline = Instant::now() + START_MAX;
+        loop {
+            let output = self.command(arguments).output().context("starting a client")?;
+            if output.status.success() && is_there(&String::from_utf8_lossy(&output.stdout)) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let words = arguments.join(" ");
+                bail!("`shoal {words}` does not show it after {} s", START_MAX.as_secs());
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 
     /// The node's data folder.
@@ -95,11 +142,17 @@ impl Stage {
     /// Runs a client to its end and shows what it prints.
     pub(crate) fn shoal(&self, arguments: &[&str]) -> anyhow::Result<String> {
         say(&format!("  $ shoal {}", arguments.iter().map(|word| plain(word)).collect::<Vec<_>>().join(" ")));
-        let output = self.command(arguments).output().context("starting a client")?;
-        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let printed = self.shoal_quietly(arguments)?;
         for line in printed.lines().take(3) {
             say(&format!("  {line}"));
         }
+        Ok(printed)
+    }
+
+    /// Runs a client to its end.
+    pub(crate) fn shoal_quietly(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = self.command(arguments).output().context("starting a client")?;
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         if !output.status.success() {
             bail!("it ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
         }

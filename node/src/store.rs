@@ -226,9 +226,19 @@ impl Store {
         &self,
         decide: impl FnOnce(&View<'_>) -> Result<(Vec<Mutation>, T), Problem> + Send + 'static,
     ) -> Result<T, Problem> {
+        self.decide_then(decide, |answer| answer).await
+    }
+
+    /// The same; `then` makes the answer of what was decided. It is called once that is durable, in the order of the
+    /// commits and whether or not somebody still waits, from the writer thread: it must not block.
+    pub(crate) async fn decide_then<D: Send + 'static, T: Send + 'static>(
+        &self,
+        decide: impl FnOnce(&View<'_>) -> Result<(Vec<Mutation>, D), Problem> + Send + 'static,
+        then: impl FnOnce(D) -> T + Send + 'static,
+    ) -> Result<T, Problem> {
         let (send, receive) = oneshot::channel();
         let decide: Decide = Box::new(move |view| match decide(view) {
-            Ok((rows, answer)) => (rows, Box::new(move |result| drop(send.send(result.map(|()| answer))))),
+            Ok((rows, decided)) => (rows, Box::new(move |result| drop(send.send(result.map(|()| then(decided)))))),
             Err(problem) => (Vec::new(), Box::new(move |_| drop(send.send(Err(problem))))),
         });
         self.hand(Commit { generation: self.generation(), work: Work::Decide(decide) }).await;

@@ -112,7 +112,8 @@ impl Node {
         let mut command = Command::new(words.next().unwrap_or_default());
         command
             .args(words)
-            .args(["up", "--gateway", "127.0.0.1:0", "--http", "127.0.0.1:0", "--slots", "2", "--name", "testnet"])
+            .args(["up", "--gateway", "127.0.0.1:0", "--http", "127.0.0.1:0", "--mesh", "127.0.0.1:0", "--no-mdns"])
+            .args(["--slots", "2", "--name", "testnet"])
             .args(&self.arguments);
         self.surround(&mut command, self.folder.path());
         command
@@ -173,6 +174,16 @@ impl Node {
     pub fn http(&self) -> anyhow::Result<String> {
         let url = self.said("http")?;
         Ok(url.trim_start_matches("http://").trim_end_matches('/').to_owned())
+    }
+
+    /// Where other nodes reach it, `NODEID@IP:PORT`.
+    ///
+    /// # Errors
+    /// When the node is not up.
+    pub fn mesh_address(&self) -> anyhow::Result<String> {
+        let node: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(self.file("node.json"))?)?;
+        let first = node.get("mesh").and_then(|mesh| mesh.get(0)).and_then(serde_json::Value::as_str);
+        Ok(first.context("the node says no address for other nodes")?.to_owned())
     }
 
     /// The operator's token.

@@ -70,7 +70,7 @@ pub(crate) async fn run(shoal: &Path, args: &Args) -> anyhow::Result<()> {
     }
     let client = node.client().await?;
     let attempts = check(&client, &acknowledged).await?;
-    let counts = client.node().await?.jobs;
+    let counts = client.node().await?.jobs.unwrap_or_default();
     ensure!(
         counts.accepted == counts.waiting + counts.running + counts.settled + counts.swept,
         "the home's counts do not add up: {counts:?}"

@@ -1,7 +1,8 @@
 //! The simulator: the kernel of production, in virtual time, among faults that a seed chooses.
 //!
-//! One [`World`] holds a node (kernel, journal, edges), workers, clients, and the connections between them. Everything
-//! happens in an order that the seed alone decides, in one thread, without a clock: the same seed gives the same trace.
+//! One [`World`] holds a node (kernel, journal, edges), workers, clients, and the connections between them. A [`Mesh`]
+//! holds many worlds and the links between their nodes. Everything happens in an order that the seed alone decides, in one
+//! thread, without a clock: the same seed gives the same trace.
 //!
 //! | part | stands for |
 //! |---|---|
@@ -10,6 +11,8 @@
 //! | [`network`] | connections: in order, delayed, stalling, breaking with messages under way, delivering late ones after a new connection stands |
 //! | [`worker`] | worker processes: slow, failing, stubborn, dying, coming back |
 //! | [`client`] | people: submit, ask, cancel, give up waiting and submit again |
+//! | [`peers`] | a node's edge towards other nodes |
+//! | [`mesh`] | many nodes: links with latency, loss, duplicates, reordering and cuts; what replicates functions, and who is found |
 //! | [`plan`], `fates` | which faults happen when, and what they do |
 //! | [`checks`] | what must always hold, looked at after every step |
 //! | [`mutations`] | kernels with a bug each, to show that the checks find it |
@@ -19,9 +22,11 @@ pub mod client;
 pub mod coverage;
 pub mod disk;
 mod fates;
+pub mod mesh;
 pub mod mutations;
 pub mod network;
 pub mod node;
+pub mod peers;
 pub mod plan;
 pub mod random;
 pub mod worker;
@@ -30,6 +35,7 @@ pub mod world;
 use shoal_kernel::faults::Faults;
 
 pub use coverage::Coverage;
+pub use mesh::Mesh;
 pub use world::World;
 
 /// A rule that did not hold.
@@ -67,4 +73,9 @@ pub struct Report {
 /// Runs one seed to its end: ten virtual minutes with faults, then as long as it takes until everything has settled.
 pub fn run<F: Faults>(seed: u64, print: bool) -> Result<Report, Violation> {
     World::<F>::new(seed, print).run()
+}
+
+/// Runs one seed of a mesh of so many nodes: as long as its size allows with faults, then until everything has settled.
+pub fn run_mesh<F: Faults>(nodes: usize, seed: u64, print: bool) -> Result<Report, Violation> {
+    Mesh::<F>::new(nodes, seed, print).run()
 }

@@ -1,6 +1,7 @@
-//! Many seeds of the simulator, and the mutations that it must find.
+//! Many seeds of the simulator, of a node that is alone and of a mesh, and the mutations that it must find.
 //!
-//! `SHOAL_SEEDS=0..1000` chooses other seeds, `SHOAL_SEED=7` runs one and prints everything that happens in it.
+//! `SHOAL_SEEDS=0..1000` chooses other seeds, `SHOAL_SEED=7` runs one and prints everything that happens in it,
+//! `SHOAL_NODES=9` makes the meshes of that size.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::ops::Range;
@@ -8,8 +9,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use shoal_kernel::faults::{Faults, Sound};
+use shoal_tests::sim::coverage::{REQUIRED, REQUIRED_OF_A_MESH};
 use shoal_tests::sim::world::FAULTS_MS;
-use shoal_tests::sim::{Coverage, Report, Violation, mutations, run};
+use shoal_tests::sim::{Coverage, Report, Violation, mutations, run, run_mesh};
 
 /// Seeds in a normal run of the tests.
 const SEEDS: Range<u64> = 0..100;
@@ -17,6 +19,16 @@ const SEEDS: Range<u64> = 0..100;
 const JOBS_MIN: u64 = 200;
 /// Kinds of fault that each seed must have had.
 const FAULT_KINDS_MIN: usize = 3;
+
+/// Nodes of a mesh in a normal run.
+const NODES: usize = 5;
+/// Nodes of the one large mesh.
+const NODES_MANY: usize = 200;
+
+/// How many nodes a mesh has.
+fn nodes() -> usize {
+    std::env::var("SHOAL_NODES").map_or(NODES, |text| text.parse().expect("SHOAL_NODES is a number"))
+}
 
 /// The one seed that somebody wants to see in full.
 fn chosen() -> Option<u64> {
@@ -33,12 +45,14 @@ fn seeds() -> Range<u64> {
     parts.expect("SHOAL_SEEDS has the form 0..100")
 }
 
-fn replay(seed: u64) -> String {
-    format!("SHOAL_SEED={seed} cargo test --release -p shoal-tests --test simulator -- --nocapture every_promise")
+fn replay(seed: u64, test: &str) -> String {
+    format!("SHOAL_SEED={seed} cargo test --release -p shoal-tests --test simulator -- --nocapture {test}")
 }
 
+type Outcome = Result<Report, Violation>;
+
 /// Runs the seeds on all processors; the results in the order of the seeds.
-fn run_all<F: Faults>(seeds: Range<u64>) -> Vec<(u64, Result<Report, Violation>)> {
+fn run_all(seeds: Range<u64>, run: impl Fn(u64, bool) -> Outcome + Sync) -> Vec<(u64, Outcome)> {
     let next = AtomicU64::new(seeds.start);
     let results = Mutex::new(Vec::new());
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -50,7 +64,7 @@ fn run_all<F: Faults>(seeds: Range<u64>) -> Vec<(u64, Result<Report, Violation>)
                     if seed >= seeds.end {
                         break;
                     }
-                    let result = run::<F>(seed, chosen().is_some());
+                    let result = run(seed, chosen().is_some());
                     results.lock().unwrap().push((seed, result));
                 }
             });
@@ -66,7 +80,7 @@ fn every_promise_holds_whatever_happens() {
     let mut coverage = Coverage::default();
     let mut failed = Vec::new();
     let seeds = seeds();
-    for (seed, result) in run_all::<Sound>(seeds.clone()) {
+    for (seed, result) in run_all(seeds.clone(), run::<Sound>) {
         match result {
             Ok(report) => {
                 assert!(report.acknowledged >= JOBS_MIN, "seed {seed}: only {} jobs", report.acknowledged);
@@ -75,15 +89,47 @@ fn every_promise_holds_whatever_happens() {
                 coverage.add("jobs acknowledged", report.acknowledged);
                 coverage.merge(&report.coverage);
             }
-            Err(violation) => failed.push(format!("seed {seed} {violation}\n    {}", replay(seed))),
+            Err(violation) => failed.push(format!("seed {seed} {violation}\n    {}", replay(seed, "every_promise"))),
         }
     }
     println!("exercised by the seeds {seeds:?}:\n{coverage}");
     assert!(failed.is_empty(), "{} seeds failed:\n{}", failed.len(), failed.join("\n"));
     // A single seed of somebody's choice need not meet everything.
     if seeds.end - seeds.start >= SEEDS.end - SEEDS.start {
-        assert_eq!(coverage.missing(), [] as [&str; 0], "never exercised");
+        assert_eq!(coverage.missing(REQUIRED), [] as [&str; 0], "never exercised");
     }
+}
+
+#[test]
+fn a_mesh_keeps_every_promise() {
+    let mut coverage = Coverage::default();
+    let mut failed = Vec::new();
+    let seeds = seeds();
+    for (seed, result) in run_all(seeds.clone(), |seed, print| run_mesh::<Sound>(nodes(), seed, print)) {
+        match result {
+            Ok(report) => {
+                coverage.add("jobs acknowledged", report.acknowledged);
+                coverage.merge(&report.coverage);
+            }
+            Err(violation) => {
+                let replay = format!("SHOAL_NODES={} {}", nodes(), replay(seed, "a_mesh_keeps"));
+                failed.push(format!("seed {seed} {violation}\n    {replay}"));
+            }
+        }
+    }
+    println!("exercised by the seeds {seeds:?} of {} nodes:\n{coverage}", nodes());
+    assert!(failed.is_empty(), "{} seeds failed:\n{}", failed.len(), failed.join("\n"));
+    if seeds.end - seeds.start >= SEEDS.end - SEEDS.start {
+        assert_eq!(coverage.missing(REQUIRED_OF_A_MESH), [] as [&str; 0], "never exercised");
+    }
+}
+
+#[test]
+fn a_large_mesh_keeps_every_promise() {
+    let report =
+        run_mesh::<Sound>(NODES_MANY, chosen().unwrap_or(1), false).unwrap_or_else(|broken| panic!("{broken}"));
+    println!("{NODES_MANY} nodes, {} jobs:\n{}", report.acknowledged, report.coverage);
+    assert!(report.acknowledged >= NODES_MANY as u64 && report.coverage.count("runs at peers succeeded") > 0);
 }
 
 #[test]
@@ -93,12 +139,24 @@ fn the_same_seed_gives_the_same_trace() {
         assert_eq!(run::<Sound>(seed as u64, false).unwrap().trace, *trace);
     }
     assert!(traces.windows(2).all(|pair| pair[0] != pair[1]), "another seed is another world");
+    let mesh = |seed| run_mesh::<Sound>(3, seed, false).unwrap().trace;
+    assert_eq!(mesh(1), mesh(1));
+    assert_ne!(mesh(1), mesh(2));
 }
 
 /// The first violation that the normal seeds find in a kernel with a bug.
 fn found<F: Faults>() -> (u64, Violation) {
+    found_by::<F>(run::<F>)
+}
+
+/// The same in a mesh.
+fn found_in_a_mesh<F: Faults>() -> (u64, Violation) {
+    found_by::<F>(|seed, print| run_mesh::<F>(NODES, seed, print))
+}
+
+fn found_by<F: Faults>(run: impl Fn(u64, bool) -> Outcome) -> (u64, Violation) {
     for seed in SEEDS {
-        if let Err(violation) = run::<F>(seed, false) {
+        if let Err(violation) = run(seed, false) {
             println!("{} is found by seed {seed} {violation}", std::any::type_name::<F>());
             return (seed, violation);
         }
@@ -141,4 +199,20 @@ fn a_job_that_settles_twice_is_found() {
 fn a_cancellation_that_is_not_journaled_is_found() {
     let rule = found::<mutations::CancelUnwritten>().1.rule;
     assert_eq!(rule, "a cancellation is durable before it is answered");
+}
+
+#[test]
+fn a_run_of_another_home_that_is_not_journaled_is_found() {
+    let rule = found_in_a_mesh::<mutations::GuestUnwritten>().1.rule;
+    assert_eq!(rule, "a guest is written before its home hears of it");
+}
+
+#[test]
+fn a_run_that_gives_way_to_an_older_one_is_found() {
+    assert_eq!(found_in_a_mesh::<mutations::GuestEpochUnchecked>().1.rule, "a run gives way to a newer epoch only");
+}
+
+#[test]
+fn an_ending_that_is_forgotten_before_its_home_has_it_is_found() {
+    assert_eq!(found_in_a_mesh::<mutations::GuestForgotten>().1.rule, "an ending is kept until its home has it");
 }

@@ -36,6 +36,30 @@ pub struct Counters {
     pub leases_ended: u64,
     /// Workers that attached, again or for the first time.
     pub attachments: u64,
+    /// Of the runs handed over, those that were offered to peers.
+    pub peer_offers: u64,
+    /// Of these, those that peers declined.
+    pub peer_declines: u64,
+    /// Peers that attached, again or for the first time.
+    pub peer_attachments: u64,
+    /// Hints that were not within their bounds.
+    pub hints_refused: u64,
+    /// Searches for peers that have what a job needs.
+    pub seeks: u64,
+    /// Runs of other homes taken.
+    pub guests_taken: u64,
+    /// Runs of other homes declined when they were offered.
+    pub guests_declined: u64,
+    /// Runs of other homes that ended, however.
+    pub guests_ended: u64,
+    /// Of these, those that were lost with their worker, or by it.
+    pub guests_lost: u64,
+    /// Runs of other homes taken back after a restart.
+    pub guests_restored: u64,
+    /// Runs of other homes that gave way to a newer epoch.
+    pub guests_replaced: u64,
+    /// Endings that were dropped because their home did not come back for them.
+    pub guests_dropped: u64,
     /// Jobs settled, by state.
     pub settled: BTreeMap<State, u64>,
     /// Settled jobs forgotten.

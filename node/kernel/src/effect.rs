@@ -2,11 +2,17 @@
 //!
 //! Invariant: an effect other than [`Effect::Write`] leaves the node only after every `Write` that came before it is
 //! durable. The runtime holds it back; the kernel only has to emit in the right order.
+//!
+//! What goes to a peer. [`Effect::Greet`], [`Effect::Offer`] and [`Effect::ToHome`] name its node. [`Effect::Attached`],
+//! [`Effect::Cancel`], [`Effect::Settled`] and [`Effect::Detach`] go to whoever has this [`WorkerId`], which of a peer is
+//! [`ObjectId::of_node`]: on its wire they are `Welcome`, `Cancel`, `Settled`, and the end of the connection.
 
+use shoal_protocol::object::function::Needs;
 use shoal_protocol::object::job::{Job, Receipt};
 use shoal_protocol::object::worker::Worker;
+use shoal_protocol::wire::peer::{PeerMessage, RunOffer};
 use shoal_protocol::wire::worker::{Run, Start};
-use shoal_protocol::{ObjectId, Problem, WorkerId};
+use shoal_protocol::{NodeId, ObjectId, Problem, WorkerId};
 
 use crate::input::RequestId;
 use crate::record::Record;
@@ -23,7 +29,7 @@ pub enum Effect {
         /// The answer.
         reply: Result<Reply, Problem>,
     },
-    /// Welcome a worker that has attached.
+    /// Welcome a worker or a peer that has attached.
     Attached {
         /// Which.
         worker: WorkerId,
@@ -34,7 +40,42 @@ pub enum Effect {
         /// Runs that it holds and that no longer count.
         drop: Vec<Run>,
     },
-    /// Hand a run to a worker.
+    /// Say hello to a peer, as the first thing on this connection.
+    Greet {
+        /// Which.
+        peer: NodeId,
+        /// The connection.
+        connection: u64,
+        /// The runs of its jobs that are here: for [`shoal_protocol::wire::peer::Hello::runs`].
+        runs: Vec<Run>,
+    },
+    /// Offer a run to a peer, as its home.
+    Offer {
+        /// Which.
+        peer: NodeId,
+        /// What.
+        offer: Box<RunOffer>,
+    },
+    /// Say something to a home about its runs, as their executor: `Taken`, `Declined`, `Started`, `Progress`, `Ended` or
+    /// `Heartbeat`.
+    ToHome {
+        /// Which.
+        home: NodeId,
+        /// What.
+        message: PeerMessage,
+    },
+    /// Look for nodes that have what this job needs, beyond the peers that are attached: none of them has, or none of them
+    /// has room. Repeated as long as that is so, with a pause. The needs name a label or a capability at least.
+    Seek {
+        /// What is needed.
+        needs: Needs,
+    },
+    /// Connect to this node: it is the home of runs that are here, and away. Repeated with growing pauses.
+    Reach {
+        /// Which.
+        node: NodeId,
+    },
+    /// Hand a run to a worker of this node, whoever its home is.
     Start {
         /// Which.
         worker: WorkerId,
@@ -55,7 +96,7 @@ pub enum Effect {
         /// Which.
         run: Run,
     },
-    /// Close a worker's connection.
+    /// Close a worker's or a peer's connection.
     Detach {
         /// Which.
         worker: WorkerId,
@@ -93,6 +134,31 @@ pub enum Reply {
     Done,
     /// The load.
     Load(Load),
+    /// The peers, by their place among the workers.
+    Peers(Vec<PeerView>),
+}
+
+/// A peer, as the kernel knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerView {
+    /// Which.
+    pub node: NodeId,
+    /// Its name, as it says itself.
+    pub name: String,
+    /// Whether its connection stands.
+    pub attached: bool,
+    /// It takes no new runs.
+    pub leaving: bool,
+    /// Slots of the workers that it tells of.
+    pub slots: u32,
+    /// Of these, what is believed to be free.
+    pub free_slots: u32,
+    /// Runs of this home that it holds.
+    pub placed: u64,
+    /// Runs of its own that this node holds.
+    pub guests: u64,
+    /// What it declines at the moment, in its words.
+    pub declining: Vec<String>,
 }
 
 /// What waits and runs at this node.
@@ -100,9 +166,11 @@ pub enum Reply {
 pub struct Load {
     /// Jobs that wait.
     pub waiting: u64,
-    /// Jobs at a worker.
+    /// Jobs at a worker or a peer.
     pub running: u64,
-    /// Attached workers.
+    /// Runs of other homes that are under way here.
+    pub guests: u64,
+    /// Attached workers of this node.
     pub workers: u32,
     /// Slots of all attached workers.
     pub slots: u32,

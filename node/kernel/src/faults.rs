@@ -21,6 +21,12 @@ pub trait Faults {
     const SETTLED_STAYS: bool = false;
     /// A cancellation of a run is answered without being journaled.
     const CANCEL_UNWRITTEN: bool = false;
+    /// A run of another home is taken without being journaled.
+    const GUEST_UNWRITTEN: bool = false;
+    /// A run of another home replaces the one that is here whatever their epochs.
+    const GUEST_EPOCH_UNCHECKED: bool = false;
+    /// The ending of a run of another home is forgotten as soon as it was reported once.
+    const GUEST_FORGOTTEN: bool = false;
 }
 
 /// No bugs that we know of.

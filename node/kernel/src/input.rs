@@ -1,4 +1,9 @@
 //! What the edges hand in. Every value here is already authenticated and within the bounds of `protocol::limits`.
+//!
+//! To the home of a job a peer is one more worker: what it says as an executor comes in as [`Input::Heartbeat`],
+//! [`Input::Started`], [`Input::Progress`], [`Input::Ended`] and [`Input::Declined`], with [`ObjectId::of_node`] as its
+//! worker's id. Of a connection between two nodes the edge hands in [`Input::PeerConnected`], then what comes on it: a
+//! hello as [`Input::PeerAttached`], a welcome as [`Input::HomeAttached`], and [`Input::PeerDetached`] at its end.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +12,9 @@ use shoal_protocol::object::function::{Function, Needs, RunLimits};
 use shoal_protocol::object::job::{JobPatch, Outcome, Payload, Progress};
 use shoal_protocol::object::project::Project;
 use shoal_protocol::object::worker::{Offer, WorkerPatch};
+use shoal_protocol::wire::peer::{Hint, RunOffer};
 use shoal_protocol::wire::worker::Run;
-use shoal_protocol::{ObjectId, Problem, Traceparent, WorkerId};
+use shoal_protocol::{NodeId, ObjectId, Problem, Traceparent, WorkerId};
 
 /// The time at which an input is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,7 +93,7 @@ pub enum Input {
         /// How far.
         progress: Progress,
     },
-    /// A run has ended; its blobs are durable.
+    /// A run has ended; its blobs are durable at this node: of a peer's run they were fetched before.
     Ended {
         /// Which worker says so.
         worker: WorkerId,
@@ -104,6 +110,75 @@ pub enum Input {
         run: Run,
         /// Why.
         problem: Problem,
+    },
+    /// A connection to a peer stands, and nothing was said on it yet; a former one counts no more. Answered by
+    /// [`crate::Effect::Greet`].
+    PeerConnected {
+        /// Which.
+        node: NodeId,
+        /// Numbers the connection; unique at this node, among those of workers too.
+        connection: u64,
+    },
+    /// A peer's hello has come. Answered by [`crate::Effect::Attached`].
+    PeerAttached(Box<PeerAttached>),
+    /// A peer's connection ended.
+    PeerDetached {
+        /// Which.
+        node: NodeId,
+        /// The connection that ended: an old one's end says nothing of the new one.
+        connection: u64,
+    },
+    /// What a peer could run now. One that is not within its bounds is counted, and says nothing.
+    PeerHint {
+        /// Which.
+        node: NodeId,
+        /// What it says.
+        hint: Box<Hint>,
+        /// There and back, in microseconds, as measured last.
+        rtt_us: u64,
+    },
+    /// A peer has taken a run of this home.
+    PeerTaken {
+        /// Which.
+        node: NodeId,
+        /// Which run.
+        run: Run,
+        /// The name of its worker that has it.
+        worker: String,
+    },
+    /// A home has welcomed this node on this connection, as the executor of its runs.
+    HomeAttached {
+        /// Which.
+        home: NodeId,
+        /// The connection.
+        connection: u64,
+        /// Length of its leases, in milliseconds.
+        lease_ms: u64,
+        /// Runs of it that are here and no longer count.
+        drop: Vec<Run>,
+    },
+    /// A home offers a run. Answered by `Taken` or `Declined` in [`crate::Effect::ToHome`].
+    Offered {
+        /// Which.
+        home: NodeId,
+        /// The connection on which it does.
+        connection: u64,
+        /// What.
+        offer: Box<RunOffer>,
+    },
+    /// A home wants a run to stop.
+    HomeCancel {
+        /// Which.
+        home: NodeId,
+        /// Which run.
+        run: Run,
+    },
+    /// To a home the ending of this run is durable, or counts for nothing.
+    HomeSettled {
+        /// Which.
+        home: NodeId,
+        /// Which run.
+        run: Run,
     },
     /// A worker takes no new runs and leaves.
     Leaving {
@@ -135,6 +210,21 @@ pub struct WorkerAttached {
     pub runs: Vec<Run>,
 }
 
+/// A peer whose hello has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerAttached {
+    /// Which.
+    pub node: NodeId,
+    /// The connection.
+    pub connection: u64,
+    /// Its name, as it says itself.
+    pub name: String,
+    /// The runs of this home's jobs that it holds, under way or ended and not yet settled.
+    pub runs: Vec<Run>,
+    /// There and back, in microseconds, as far as it is known.
+    pub rtt_us: u64,
+}
+
 /// What somebody asks for.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
@@ -155,12 +245,14 @@ pub enum Command {
         /// Who submitted it.
         owner: ObjectId,
     },
-    /// The workers. Answered by [`crate::Reply::Workers`].
+    /// The workers of this node. Answered by [`crate::Reply::Workers`].
     Workers,
     /// Change a worker. Operators only.
     PatchWorker(WorkerId, WorkerPatch),
     /// Send a worker away: its runs are lost. Operators only.
     DetachWorker(WorkerId),
+    /// The peers. Answered by [`crate::Reply::Peers`].
+    Peers,
     /// How many jobs there are. Answered by [`crate::Reply::Load`].
     Load,
 }

@@ -10,8 +10,9 @@ use std::collections::BTreeMap;
 use shoal_protocol::limits::ATTEMPTS_KEPT_MAX;
 use shoal_protocol::name::Labels;
 use shoal_protocol::object::job::{Attempt, Ending, Outcome, Progress, State};
+use shoal_protocol::wire::peer::RunOffer;
 use shoal_protocol::wire::worker::{Run, Start};
-use shoal_protocol::{ObjectId, WorkerId};
+use shoal_protocol::{NodeId, ObjectId, WorkerId};
 
 use crate::record::{Accepted, Standing, VERSION};
 
@@ -43,7 +44,7 @@ pub(crate) enum Phase {
     Queued { since_ms: u64 },
     /// It waits until then, and after that in the queue.
     Backoff { until_ms: u64 },
-    /// A worker has it, or will have it as soon as its epoch is durable.
+    /// A worker or a peer has it, or will have it as soon as its epoch is durable.
     Placed(Placed),
 }
 
@@ -63,6 +64,13 @@ pub(crate) struct Placed {
     pub(crate) cancel_ms: Option<u64>,
     /// It is from before a restart, and its worker has not attached since.
     pub(crate) recovering: bool,
+}
+
+impl Placed {
+    /// A run that is handed to a worker now.
+    pub(crate) fn new(worker: WorkerId, turn: u64, now_ms: u64) -> Self {
+        Self { worker, offered_ms: now_ms, turn, seen: false, started_ms: None, cancel_ms: None, recovering: false }
+    }
 }
 
 impl Job {
@@ -113,7 +121,7 @@ impl Job {
     }
 
     /// Starts the next run in the books: a new epoch, a new attempt.
-    pub(crate) fn begin_attempt(&mut self, worker: WorkerId, worker_name: &str, wall_ms: u64) {
+    pub(crate) fn begin_attempt(&mut self, worker: WorkerId, name: &str, node: Option<NodeId>, wall_ms: u64) {
         self.epoch += 1;
         self.attempts_total += 1;
         if self.attempts.len() >= ATTEMPTS_KEPT_MAX {
@@ -122,7 +130,8 @@ impl Job {
         self.attempts.push(Attempt {
             epoch: self.epoch,
             worker,
-            worker_name: worker_name.to_owned(),
+            worker_name: name.to_owned(),
+            node,
             offered_ms: wall_ms,
             started_ms: None,
             ended_ms: None,
@@ -181,21 +190,30 @@ impl Job {
 
     /// What the worker is sent.
     pub(crate) fn start(&self) -> Start {
-        let accepted = &self.accepted;
-        Start {
-            run: self.run(),
-            attempt: self.attempts_total,
-            component: accepted.component,
-            name: accepted.function_name.clone(),
-            args: accepted.args.clone(),
-            env: accepted.env.clone(),
-            input: accepted.input.clone(),
-            memory_mb: accepted.needs.memory(),
-            limits: accepted.limits,
-            grants: accepted.grants.iter().copied().collect(),
-            trace: accepted.trace.clone(),
-            traceparent: accepted.traceparent,
-        }
+        start(&self.accepted, self.run(), self.attempts_total)
+    }
+
+    /// What a peer is sent.
+    pub(crate) fn run_offer(&self) -> RunOffer {
+        RunOffer { run: self.run(), attempt: self.attempts_total, accepted: self.accepted.clone() }
+    }
+}
+
+/// What a worker is sent of a job, whoever its home is.
+pub(crate) fn start(accepted: &Accepted, run: Run, attempt: u32) -> Start {
+    Start {
+        run,
+        attempt,
+        component: accepted.component,
+        name: accepted.function_name.clone(),
+        args: accepted.args.clone(),
+        env: accepted.env.clone(),
+        input: accepted.input.clone(),
+        memory_mb: accepted.needs.memory(),
+        limits: accepted.limits,
+        grants: accepted.grants.iter().copied().collect(),
+        trace: accepted.trace.clone(),
+        traceparent: accepted.traceparent,
     }
 }
 

@@ -9,7 +9,9 @@
 //! | [`machine`] | what each input does: the way of a job from submission to its end |
 //! | [`rights`] | who may do what |
 //! | `queue` | which job is next |
-//! | `placement` | which worker gets it |
+//! | `placement` | which worker or peer gets it |
+//! | `peers` | what a peer is believed to have left |
+//! | `guests` | what is held of other homes' runs |
 //! | [`lease`] | how long a silent worker keeps its runs |
 //! | `reason` | what is said about a job that does not run |
 //! | [`view`] | what readers see of a job |
@@ -20,11 +22,13 @@ pub mod counters;
 pub mod effect;
 pub mod faults;
 mod functions;
+mod guests;
 pub mod input;
 mod jobs;
 pub mod kv;
 pub mod lease;
 pub mod machine;
+mod peers;
 mod placement;
 mod queue;
 mod reason;
@@ -36,9 +40,9 @@ mod workers;
 
 pub use config::{Config, Prefetch};
 pub use counters::Counters;
-pub use effect::{Effect, Load, Reply};
-pub use input::{Command, Input, NewJob, Now, Principal, RequestId, WorkerAttached};
-pub use record::{Accepted, Record, Standing};
+pub use effect::{Effect, Load, PeerView, Reply};
+pub use input::{Command, Input, NewJob, Now, PeerAttached, Principal, RequestId, WorkerAttached};
+pub use record::{Accepted, GuestEnd, GuestRun, Record, Standing};
 
 /// The kernel that production runs: the machine without any of the faults that the simulator can put in.
 pub type Kernel = machine::Machine<faults::Sound>;

@@ -1,27 +1,36 @@
-//! What each input does. The parts: [`submit`] takes jobs in, [`schedule`] hands them to workers, [`runs`] follows a run
-//! to its end, [`attachment`] follows workers, [`commands`] answers everything else.
+//! What each input does. The parts: [`submit`] takes jobs in, [`schedule`] hands them to workers and peers, [`runs`]
+//! follows a run to its end, [`attachment`] follows workers, [`peers`] what peers do beyond that, [`seek`] looks for more
+//! of them, [`guests`] runs what other homes offer, [`homes`] talks with these homes, [`commands`] answers everything else.
 //!
 //! Invariant: a run is offered only after its epoch is written, in the same list of effects (`runs::offer`).
 //! Invariant: a job settles once: settling takes it out of memory, and what is not in memory cannot settle.
 //! Invariant: a result counts only for the current epoch at the current worker (`Jobs::current`).
 //! Invariant: every job in memory is in exactly one place: the queue, a pause with a timer, or one worker's runs.
+//! Invariant: a run of another home is taken, and its ending reported, only after that is written (`guests`).
 
 mod attachment;
 mod commands;
+mod guests;
+mod homes;
+mod peers;
 mod runs;
 mod schedule;
+mod seek;
 mod submit;
 
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
+use shoal_protocol::object::function::Needs;
 use shoal_protocol::object::job::State;
-use shoal_protocol::{ObjectId, Problem, WorkerId};
+use shoal_protocol::{NodeId, ObjectId, Problem, WorkerId};
 
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::effect::{Effect, Load};
 use crate::faults::Faults;
 use crate::functions::Functions;
+use crate::guests::Guests;
 use crate::input::{Input, Now};
 use crate::jobs::{Job, Jobs, Phase, Placed};
 use crate::queue::Queue;
@@ -36,6 +45,7 @@ pub struct Machine<F> {
     jobs: Jobs,
     queue: Queue,
     workers: Workers,
+    guests: Guests,
     functions: Functions,
     timers: Timers,
     counters: Counters,
@@ -45,6 +55,10 @@ pub struct Machine<F> {
     pausing: usize,
     /// Offers so far.
     turn: u64,
+    /// The worker that the last step kept free for a job that has waited for long.
+    reserved: Option<WorkerId>,
+    /// For which needs peers were looked for.
+    seeks: BTreeMap<Needs, seek::Sought>,
     /// Something has changed that placement looks at.
     placeable: bool,
     /// What the last [`Effect::Wake`] said.
@@ -60,12 +74,15 @@ impl<F: Faults> Machine<F> {
             jobs: Jobs::default(),
             queue: Queue::default(),
             workers: Workers::default(),
+            guests: Guests::default(),
             functions: Functions::default(),
             timers: Timers::default(),
             counters: Counters::default(),
             refusing: None,
             pausing: 0,
             turn: 0,
+            reserved: None,
+            seeks: BTreeMap::new(),
             placeable: false,
             wake_ms: None,
             faults: PhantomData,
@@ -75,11 +92,11 @@ impl<F: Faults> Machine<F> {
     /// Takes the unsettled jobs of a journal back: first of all inputs, after a start. Settled ones are skipped.
     ///
     /// A job that was at a worker stays there for one lease (the grantor's count): the worker may still run it, and says
-    /// so when it attaches. Afterwards the edges hand in what they know again: [`Input::Function`] and
+    /// so when it attaches. [`Self::restore_guests`] follows. Afterwards the edges hand in what they know again: [`Input::Function`] and
     /// [`Input::Project`] for each that is there, [`Input::FunctionGone`] for each deleted one.
     pub fn restore(&mut self, now: Now, jobs: impl Iterator<Item = (Accepted, Standing)>, effects: &mut Vec<Effect>) {
         for (accepted, standing) in jobs.filter(|(_, standing)| !standing.state.is_settled()) {
-            let at = standing.attempts.last().map(|attempt| (attempt.worker, attempt.worker_name.clone()));
+            let at = standing.attempts.last().map(|at| (at.worker, at.worker_name.clone(), at.node));
             let offered = standing.state == State::Offered;
             if offered && F::OFFERED_FORGOTTEN {
                 continue;
@@ -90,7 +107,7 @@ impl<F: Faults> Machine<F> {
             self.counters.restored += 1;
             self.jobs.insert(job);
             match at.filter(|_| offered) {
-                Some((worker, name)) => self.restore_run(now, id, worker, &name),
+                Some((worker, name, node)) => self.restore_run(now, id, worker, &name, node),
                 None => self.enqueue(now, id),
             }
             if cancelled && !offered {
@@ -115,24 +132,44 @@ impl<F: Faults> Machine<F> {
             Input::Started { worker, run } => self.started(now, worker, run, effects),
             Input::Progress { worker, run, progress } => self.progress(worker, run, progress, effects),
             Input::Ended { worker, run, outcome } => self.ended(now, worker, run, *outcome, effects),
-            Input::Declined { worker, run, problem } => self.declined(now, worker, run, &problem, effects),
+            Input::Declined { worker, run, problem } => self.declined(now, worker, run, problem, effects),
             Input::Leaving { worker } => self.leaving(worker),
             Input::Refuse(problem) => self.refusing = Some(problem),
             Input::Accept => {
                 self.refusing = None;
                 self.placeable = true;
             }
+            other => self.handle_peer(now, other, effects),
         }
         self.finish(now, effects);
+    }
+
+    /// The inputs that come from other nodes.
+    fn handle_peer(&mut self, now: Now, input: Input, effects: &mut Vec<Effect>) {
+        match input {
+            Input::PeerConnected { node, connection } => self.peer_connected(now, node, connection, effects),
+            Input::PeerAttached(attached) => self.attach_peer(now, *attached, effects),
+            Input::PeerDetached { node, connection } => self.detach_peer(now, node, connection, effects),
+            Input::PeerHint { node, hint, rtt_us } => self.hint(node, *hint, rtt_us),
+            Input::PeerTaken { node, run, worker } => self.taken(node, run, worker, effects),
+            Input::HomeAttached { home, connection, lease_ms, drop } => {
+                self.home_attached(now, home, connection, lease_ms, &drop, effects);
+            }
+            Input::Offered { home, connection, offer } => self.offered(now, home, connection, *offer, effects),
+            Input::HomeCancel { home, run } => self.home_cancel(now, home, run, effects),
+            Input::HomeSettled { home, run } => self.home_settled(home, run, effects),
+            _ => {}
+        }
     }
 
     /// How many jobs wait and run, and what could run them.
     pub fn load(&self) -> Load {
         let waiting = self.queue.len() + self.pausing;
-        let attached = self.workers.iter().filter(|worker| worker.attached());
+        let attached = self.workers.own().filter(|worker| worker.attached());
         Load {
             waiting: waiting as u64,
             running: self.jobs.len().saturating_sub(waiting) as u64,
+            guests: self.guests.placed() as u64,
             workers: attached.clone().map(|_| 1).sum(),
             slots: attached.map(|worker| worker.offer.slots).fold(0, u32::saturating_add),
         }
@@ -149,6 +186,8 @@ impl<F: Faults> Machine<F> {
             match timer {
                 Timer::Lease(worker) => self.lease_due(now, worker, effects),
                 Timer::Backoff(job) => self.backoff_over(now, job),
+                Timer::Beat(home) => self.beat(now, home, effects),
+                Timer::Guest(job) => self.guest_is_old(now, job, effects),
                 Timer::Place => self.placeable = true,
             }
         }
@@ -172,24 +211,20 @@ impl<F: Faults> Machine<F> {
     }
 
     /// Puts a job of the table where it was before a restart.
-    fn restore_run(&mut self, now: Now, id: ObjectId, worker: WorkerId, name: &str) {
+    fn restore_run(&mut self, now: Now, id: ObjectId, worker: WorkerId, name: &str, node: Option<NodeId>) {
         self.turn += 1;
         let Some(job) = self.jobs.get_mut(id) else { return };
-        job.phase = Phase::Placed(Placed {
-            worker,
-            offered_ms: now.mono_ms,
-            turn: self.turn,
-            seen: false,
-            started_ms: None,
-            cancel_ms: job.cancelled.then_some(now.mono_ms),
-            recovering: true,
-        });
-        let memory_mb = job.accepted.needs.memory();
+        let mut placed = Placed::new(worker, self.turn, now.mono_ms);
+        placed.cancel_ms = job.cancelled.then_some(now.mono_ms);
+        placed.recovering = true;
+        job.phase = Phase::Placed(placed);
         if self.workers.get(worker).is_none() {
-            self.meet(now, worker, name);
+            // Of a peer the attempt knows the name of the worker there.
+            let name = node.map_or_else(|| name.to_owned(), |node| node.short());
+            self.meet(now, worker, &name, node);
         }
-        if let Some(worker) = self.workers.get_mut(worker) {
-            worker.take(id, memory_mb);
+        if let (Some(job), Some(worker)) = (self.jobs.get(id), self.workers.get_mut(worker)) {
+            worker.take(id, &job.accepted.needs);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Why a job does not run: always an answer, and one for each worker that could have taken it.
+//! Why a job does not run: always an answer, and one for each worker and peer that could have taken it.
 
 use shoal_protocol::WorkerId;
 use shoal_protocol::object::function::Needs;
@@ -8,13 +8,14 @@ use crate::jobs::Placed;
 use crate::placement::{Obstacle, examine};
 use crate::workers::{Worker, Workers};
 
-/// Workers that a reason names. Why 16: what a person reads.
+/// Workers and peers that a reason names, the node's own workers first. Why 16: what a person reads.
 const CANDIDATES_MAX: usize = 16;
 
 /// Why a job waits in the queue. `behind`: older jobs with the same needs wait too.
 pub(crate) fn queued(workers: &Workers, needs: &Needs, behind: bool, now_ms: u64) -> Reason {
     let findings: Vec<(&Worker, Option<Obstacle<'_>>)> = workers
-        .iter()
+        .own()
+        .chain(workers.peers())
         .filter(|worker| worker.attached())
         .map(|worker| (worker, examine(worker, needs, now_ms).err()))
         .collect();
@@ -28,19 +29,35 @@ pub(crate) fn queued(workers: &Workers, needs: &Needs, behind: bool, now_ms: u64
 fn summary(findings: &[(&Worker, Option<Obstacle<'_>>)], behind: bool) -> (ReasonCode, String) {
     let fitting = || findings.iter().filter(|(_, obstacle)| !obstacle.as_ref().is_some_and(Obstacle::is_misfit));
     let open = || fitting().filter(|(_, obstacle)| obstacle.as_ref().is_none_or(Obstacle::is_load));
-    let (all, fit, able) = (findings.len(), fitting().count(), open().count());
-    if all == 0 {
-        (ReasonCode::NoWorker, "no worker is attached to this node".into())
+    let (fit, able) = (fitting().count(), open().count());
+    if findings.is_empty() {
+        (ReasonCode::NoWorker, "no worker is attached to this node, and it has no peer".into())
     } else if fit == 0 {
-        (ReasonCode::NoFit, format!("none of the {all} attached workers has what the job needs"))
+        let all = numbers(findings.iter().map(|(worker, _)| *worker));
+        (ReasonCode::NoFit, format!("none of the {all} that are attached has what the job needs"))
     } else if able == 0 {
-        (ReasonCode::Cordoned, format!("the {fit} workers that fit take no new jobs"))
+        let fit = numbers(fitting().map(|(worker, _)| *worker));
+        (ReasonCode::Cordoned, format!("the {fit} that fit take no new jobs"))
     } else if behind {
         (ReasonCode::Behind, "older jobs with the same needs are before it".into())
     } else if open().any(|(_, obstacle)| obstacle.is_none()) {
         (ReasonCode::Behind, "a worker is free; older jobs are before it, or the node takes none at the moment".into())
     } else {
-        (ReasonCode::Busy, format!("the {able} workers that fit are busy"))
+        let able = numbers(open().map(|(worker, _)| *worker));
+        (ReasonCode::Busy, format!("the {able} that fit are busy"))
+    }
+}
+
+/// How many workers and peers these are, in words.
+fn numbers<'a>(of: impl Iterator<Item = &'a Worker>) -> String {
+    let (workers, peers) = of.fold((0, 0), |(workers, peers), worker| match worker.peer {
+        None => (workers + 1, peers),
+        Some(_) => (workers, peers + 1),
+    });
+    match (workers, peers) {
+        (_, 0) => format!("{workers} workers"),
+        (0, _) => format!("{peers} peers"),
+        _ => format!("{workers} workers and {peers} peers"),
     }
 }
 
@@ -49,7 +66,7 @@ fn candidate(worker: &Worker, obstacle: Option<&Obstacle<'_>>) -> Candidate {
         Some(obstacle) => (obstacle.code(), obstacle.message()),
         None => (ReasonCode::Behind, "is free, and others are before this job".into()),
     };
-    Candidate { worker: worker.id, name: worker.name.clone(), code, message }
+    Candidate { worker: worker.id, name: worker.name.clone(), node: worker.node(), code, message }
 }
 
 /// Why a job pauses.
@@ -61,16 +78,17 @@ pub(crate) fn backoff(until_ms: u64, now_ms: u64, tries: u32) -> Reason {
 /// Why a job that a worker has does not run; none when it runs.
 pub(crate) fn placed(placed: &Placed, worker: Option<&Worker>) -> Option<Reason> {
     let name = worker.map_or("unknown", |worker| worker.name.as_str());
+    let kind = if worker.is_some_and(|worker| worker.peer.is_some()) { "peer" } else { "worker" };
     let attached = worker.is_some_and(Worker::attached);
     if placed.recovering && !attached {
-        let message = format!("the node has started again and waits for worker {name}, which may still run it");
+        let message = format!("the node has started again and waits for {kind} {name}, which may still run it");
         return Some(plain(ReasonCode::Recovering, message));
     }
     if !attached {
-        let message = format!("worker {name} is out of reach; its lease has not ended");
+        let message = format!("{kind} {name} is out of reach; its lease has not ended");
         return Some(plain(ReasonCode::WorkerUnreachable, message));
     }
-    let starting = || plain(ReasonCode::Starting, format!("worker {name} has it and has not yet said that it runs"));
+    let starting = || plain(ReasonCode::Starting, format!("{kind} {name} has it and has not yet said that it runs"));
     placed.started_ms.is_none().then(starting)
 }
 

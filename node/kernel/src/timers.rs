@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use shoal_protocol::{ObjectId, WorkerId};
+use shoal_protocol::{NodeId, ObjectId, WorkerId};
 
 /// What is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -11,6 +11,10 @@ pub(crate) enum Timer {
     Lease(WorkerId),
     /// A job's pause is over.
     Backoff(ObjectId),
+    /// The next heartbeat to a home whose runs this node may hold, or the next attempt to reach one that is away.
+    Beat(NodeId),
+    /// An ending that no home has asked for is old.
+    Guest(ObjectId),
     /// Placement may find something that it did not find before.
     Place,
 }

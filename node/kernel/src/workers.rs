@@ -1,16 +1,19 @@
-//! The workers of this node: what they offer, what they hold, whether they are there.
+//! The places where a run can go: the workers of this node, and its peers, each of which stands among them as one more.
 //!
 //! A worker is remembered for a while after its connection ended, so that it comes back to its runs and stays cordoned.
+//! A peer is remembered as long as its lease lasts or it holds a run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use shoal_protocol::object::function::Needs;
 use shoal_protocol::object::worker::{Offer, Worker as View};
 use shoal_protocol::wire::worker::Run;
-use shoal_protocol::{BlobId, ObjectId, WorkerId};
+use shoal_protocol::{BlobId, NodeId, ObjectId, WorkerId};
 
 use crate::lease::Lease;
+use crate::peers::{PEERS_MAX, Peer};
 
-/// Workers that a node knows at once. Why 1,024: placement looks at each of them for each shape of needs.
+/// Workers of its own that a node knows at once. Why 1,024: placement looks at each of them for each shape of needs.
 pub(crate) const WORKERS_MAX: usize = 1024;
 
 /// How long a worker without runs is remembered after its connection ended, in milliseconds: ten minutes.
@@ -19,13 +22,15 @@ pub(crate) const REMEMBERED_MS: u64 = 600_000;
 /// Components that a worker is known to have compiled. Why 64: beyond it a preference is worth less than its memory.
 const WARM_MAX: usize = 64;
 
-/// One worker.
+/// One worker, or one peer.
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) id: WorkerId,
     pub(crate) name: String,
     pub(crate) local: bool,
+    /// What a peer offers stands in `peer`.
     pub(crate) offer: Offer,
+    pub(crate) peer: Option<Peer>,
     pub(crate) link: Link,
     /// Of the process that attached last; none: it has not attached since this node started.
     pub(crate) incarnation: Option<u64>,
@@ -73,6 +78,7 @@ impl Worker {
             name: name.to_owned(),
             local: false,
             offer: Offer::default(),
+            peer: None,
             link: Link::Never,
             incarnation: None,
             attached_ms: 0,
@@ -86,6 +92,11 @@ impl Worker {
             memory: BTreeMap::new(),
             warm: Vec::new(),
         }
+    }
+
+    /// The node, if this is a peer.
+    pub(crate) fn node(&self) -> Option<NodeId> {
+        self.peer.as_ref().map(|peer| peer.node)
     }
 
     pub(crate) fn attached(&self) -> bool {
@@ -139,9 +150,13 @@ impl Worker {
     }
 
     /// Takes a run in.
-    pub(crate) fn take(&mut self, job: ObjectId, memory_mb: u32) {
+    pub(crate) fn take(&mut self, job: ObjectId, needs: &Needs) {
+        let memory_mb = needs.memory();
         if self.runs.insert(job, memory_mb).is_none() {
             *self.memory.entry(memory_mb).or_default() += 1;
+        }
+        if let Some(peer) = &mut self.peer {
+            peer.take(job, needs);
         }
     }
 
@@ -149,11 +164,17 @@ impl Worker {
     pub(crate) fn release(&mut self, job: ObjectId) {
         if let Some(memory_mb) = self.runs.remove(&job) {
             self.free(memory_mb);
+            if let Some(peer) = &mut self.peer {
+                peer.release(job);
+            }
         }
     }
 
     /// A run counts no more, but may still be under way here.
     pub(crate) fn abandon(&mut self, run: Run) {
+        if let Some(peer) = &mut self.peer {
+            peer.abandon(run.job);
+        }
         if let Some(memory_mb) = self.runs.remove(&run.job)
             && self.strays.insert(run, memory_mb).is_some()
         {
@@ -225,7 +246,7 @@ impl Worker {
     }
 }
 
-/// All known workers, by id.
+/// All known workers and peers, by id.
 #[derive(Debug, Default)]
 pub(crate) struct Workers {
     table: BTreeMap<WorkerId, Worker>,
@@ -244,9 +265,24 @@ impl Workers {
         self.table.values()
     }
 
-    /// Whether one more is welcome.
+    /// The workers of this node.
+    pub(crate) fn own(&self) -> impl Iterator<Item = &Worker> + Clone {
+        self.table.values().filter(|worker| worker.peer.is_none())
+    }
+
+    /// Its peers.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &Worker> + Clone {
+        self.table.values().filter(|worker| worker.peer.is_some())
+    }
+
+    /// Whether one more of its own is welcome.
     pub(crate) fn has_room(&self) -> bool {
-        self.table.len() < WORKERS_MAX
+        self.own().count() < WORKERS_MAX
+    }
+
+    /// Whether one more peer is welcome.
+    pub(crate) fn has_room_for_peer(&self) -> bool {
+        self.peers().count() < PEERS_MAX
     }
 
     pub(crate) fn insert(&mut self, worker: Worker) {
@@ -272,16 +308,20 @@ mod tests {
         ObjectId::from_parts(n, 0, [0; 8])
     }
 
+    fn needs(memory_mb: u32) -> Needs {
+        Needs { memory_mb: Some(memory_mb), ..Needs::default() }
+    }
+
     #[test]
     fn memory_is_that_of_the_largest_runs_that_fit_the_slots() {
         let mut worker = worker(2);
         assert_eq!(worker.memory_with(100), 100);
-        worker.take(job(1), 300);
+        worker.take(job(1), &needs(300));
         assert_eq!(worker.memory_with(100), 400);
-        worker.take(job(2), 50);
+        worker.take(job(2), &needs(50));
         assert_eq!(worker.memory_with(100), 400, "the third runs beside one of the others only");
         assert_eq!(worker.memory_with(400), 700);
-        worker.take(job(3), 300);
+        worker.take(job(3), &needs(300));
         assert_eq!(worker.memory_with(10), 600);
         worker.release(job(1));
         worker.release(job(3));
@@ -292,7 +332,7 @@ mod tests {
     fn an_abandoned_run_occupies_its_slot_until_it_is_gone() {
         let mut worker = worker(1);
         let run = Run { job: job(1), epoch: 1 };
-        worker.take(job(1), 100);
+        worker.take(job(1), &needs(100));
         worker.abandon(run);
         assert_eq!((worker.free_slots(), worker.has_runs(), worker.memory_with(10)), (0, false, 100));
         assert!(worker.stray_gone(run) && !worker.stray_gone(run));

@@ -49,7 +49,7 @@ fn write(html: &mut String, node: &Node, now_ms: u64, refresh_s: Option<u32>) ->
         html,
         "<h1>{name}</h1><p class=\"soft\">A Shoal node, version {}, up {}.",
         Escaped(&node.version),
-        Span(now_ms.saturating_sub(node.started_ms))
+        Span(now_ms.saturating_sub(node.started_ms.unwrap_or(now_ms)))
     )?;
     html.push_str(if refresh_s.is_some() {
         " <a href=\"/\">Do not refresh</a></p>"
@@ -68,14 +68,15 @@ fn write(html: &mut String, node: &Node, now_ms: u64, refresh_s: Option<u32>) ->
 }
 
 fn numbers(html: &mut String, node: &Node) -> fmt::Result {
+    let (jobs, blobs) = (node.jobs.unwrap_or_default(), node.blobs.unwrap_or_default());
     html.push_str("<h2>Work</h2><table>");
     row(html, "Workers", format_args!("{}, {} slots", node.workers, node.slots))?;
-    row(html, "Jobs waiting", format_args!("{}", node.jobs.waiting))?;
-    row(html, "Jobs running", format_args!("{}", node.jobs.running))?;
-    row(html, "Jobs settled", format_args!("{}", node.jobs.settled))?;
-    row(html, "Jobs accepted, ever", format_args!("{} ({} forgotten)", node.jobs.accepted, node.jobs.swept))?;
-    row(html, "Blobs", format_args!("{}, {}", node.blobs.count, Size(node.blobs.bytes)))?;
-    row(html, "Memory", format_args!("{}", Size(node.resident_bytes)))?;
+    row(html, "Jobs waiting", format_args!("{}", jobs.waiting))?;
+    row(html, "Jobs running", format_args!("{}", jobs.running))?;
+    row(html, "Jobs settled", format_args!("{}", jobs.settled))?;
+    row(html, "Jobs accepted, ever", format_args!("{} ({} forgotten)", jobs.accepted, jobs.swept))?;
+    row(html, "Blobs", format_args!("{}, {}", blobs.count, Size(blobs.bytes)))?;
+    row(html, "Memory", format_args!("{}", Size(node.resident_bytes.unwrap_or_default())))?;
     html.push_str("</table>");
     Ok(())
 }
@@ -88,7 +89,10 @@ fn identity(html: &mut String, node: &Node) -> fmt::Result {
     for address in &node.addresses {
         row(html, "Clients and workers", format_args!("<code>{}</code>", Escaped(address)))?;
     }
-    row(html, "HTTP", format_args!("<code>{}</code>", Escaped(&node.http)))?;
+    for address in &node.mesh_addresses {
+        row(html, "Join by", format_args!("<code>{}</code>", Escaped(address)))?;
+    }
+    row(html, "HTTP", format_args!("<code>{}</code>", Escaped(node.http.as_deref().unwrap_or_default())))?;
     for (key, value) in &node.labels {
         row(html, "Label", format_args!("<code>{}={}</code>", Escaped(key), Escaped(value)))?;
     }
@@ -104,7 +108,7 @@ fn links(html: &mut String, node: &Node) -> fmt::Result {
     html.push_str(
         "<p>Everything else needs the token in the file <code>token</code> of the node's data folder:</p><pre>",
     );
-    let http = Escaped(&node.http);
+    let http = Escaped(node.http.as_deref().unwrap_or_default());
     write!(html, "TOKEN=$(cat DATA/token)\ncurl -H \"authorization: Bearer $TOKEN\" {http}/job\n")?;
     write!(html, "curl -H \"authorization: Bearer $TOKEN\" -H 'content-type: application/json' \\\n     ")?;
     write!(html, "-d '{{\"function\":\"NAME\",\"input\":{{\"text\":\"hello\"}}}}' {http}/job\n</pre></html>")
@@ -186,14 +190,16 @@ mod tests {
             mesh: Mesh { name: "default".into(), key: SecretKey::of_open_mesh("default").public(), open: true },
             labels: [("site".into(), "<b>roof</b>".into())].into(),
             addresses: vec!["quic://07@127.0.0.1:7450".into()],
-            http: "http://127.0.0.1:7451".into(),
-            started_ms: 1_000,
+            mesh_addresses: vec!["07@10.0.0.7:7452".into()],
+            http: Some("http://127.0.0.1:7451".into()),
+            started_ms: Some(1_000),
             workers: 3,
             slots: 12,
-            jobs: JobCounts { accepted: 41, waiting: 5, running: 6, settled: 30, swept: 0 },
-            blobs: BlobTotals { count: 9, bytes: 3 << 20 },
-            resident_bytes: 50 << 20,
+            jobs: Some(JobCounts { accepted: 41, waiting: 5, running: 6, settled: 30, swept: 0 }),
+            blobs: Some(BlobTotals { count: 9, bytes: 3 << 20 }),
+            resident_bytes: Some(50 << 20),
             stopping: false,
+            peer: None,
         }
     }
 

@@ -48,14 +48,15 @@ pub(crate) async fn run(context: &Context, client: &Client, command: Node) -> Re
             }
             let mut table = Table::new(&["ID", "NAME", "WORKERS", "SLOTS", "WAITING", "RUNNING", "UP", "LABELS"]);
             for node in &page.items {
+                let waiting = node.jobs.map(|jobs| jobs.waiting).or(node.peer.as_ref().map(|peer| peer.waiting));
                 table.row([
                     node.id.short(),
                     node.name.clone(),
                     node.workers.to_string(),
                     node.slots.to_string(),
-                    node.jobs.waiting.to_string(),
-                    node.jobs.running.to_string(),
-                    age(node.started_ms),
+                    waiting.map_or_else(String::new, |waiting| waiting.to_string()),
+                    node.jobs.map_or_else(String::new, |jobs| jobs.running.to_string()),
+                    node.started_ms.map_or_else(String::new, age),
                     labels(&node.labels),
                 ]);
             }

@@ -5,15 +5,25 @@ use shoal_protocol::object::Class;
 
 use super::connect::Context;
 use super::failure::Failure;
+use super::key::Signer;
 use super::{output, table};
 use crate::config::Length;
-use crate::identity::token::{Narrowing, attenuate};
+use crate::identity::token::{Narrowing, attenuate, mint_for_user};
 
 /// What can be done with the token.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Token {
     /// Print the token that commands speak with
     Show,
+    /// Print a token that is rooted in your own key: it counts at every node that knows you
+    Mint {
+        /// It ends after so long, such as 10m or 7d
+        #[arg(long, value_name = "LENGTH")]
+        valid: Option<Length>,
+        /// It changes nothing
+        #[arg(long)]
+        read_only: bool,
+    },
     /// Print a token with less in it, to be handed on: it can be narrowed further, never widened
     Narrow {
         /// It ends after so long, such as 10m or 7d
@@ -37,14 +47,19 @@ fn parse_class(text: &str) -> Result<Class, String> {
     text.parse().map_err(|()| format!("the classes are {}", Class::ALL.map(Class::text).join(", ")))
 }
 
-pub(crate) fn run(context: &Context, command: Token) -> Result<(), Failure> {
-    let token = context.token()?;
+pub(crate) async fn run(context: &Context, command: Token) -> Result<(), Failure> {
+    let until = |valid: Option<Length>| valid.map(|valid| table::now_ms().saturating_add(valid.millis()));
     let token = match command {
-        Token::Show => token,
+        Token::Show => context.token()?,
+        Token::Mint { valid, read_only } => {
+            // The node knows whose token this is, and adds the key of this machine to their document.
+            let signer = Signer::of(&context.connect().await?).await?;
+            let narrowing = Narrowing { expires_ms: until(valid), read_only, ..Narrowing::default() };
+            mint_for_user(&signer.key, signer.user, narrowing).map_err(|error| Failure::new(error.to_string()))?
+        }
         Token::Narrow { valid, read_only, class } => {
-            let expires_ms = valid.map(|valid| table::now_ms().saturating_add(valid.millis()));
-            let narrowing = Narrowing { expires_ms, read_only, class, node: None };
-            attenuate(&token, narrowing).map_err(|error| Failure::new(error.to_string()))?
+            let narrowing = Narrowing { expires_ms: until(valid), read_only, class, node: None };
+            attenuate(&context.token()?, narrowing).map_err(|error| Failure::new(error.to_string()))?
         }
     };
     if context.json { output::json(&Shown { token }) } else { output::line(&token) }

@@ -11,9 +11,11 @@ use shoal_protocol::object::function::Function;
 use shoal_protocol::object::project::Project;
 use shoal_protocol::object::user::User;
 
-/// The documents that are not deleted.
+/// The documents that are not deleted, and whose all are.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
+    /// Of every document, the deleted ones included: what somebody wrote by their right does not go with it.
+    owners: BTreeMap<ObjectId, (DocumentClass, ObjectId)>,
     facts: BTreeMap<ObjectId, Arc<Facts>>,
     /// Class, name, owner, id. Of two with the same owner and name the lower id has the name.
     names: BTreeSet<(DocumentClass, String, ObjectId, ObjectId)>,
@@ -26,6 +28,10 @@ impl Directory {
         if let Some(former) = self.facts.remove(&id) {
             self.names.remove(&key(&former));
         }
+        match &facts {
+            Some(facts) => self.owners.insert(id, (facts.class(), facts.owner())),
+            None => self.owners.remove(&id),
+        };
         if let Some(facts) = facts.filter(|facts| !facts.deleted) {
             self.names.insert(key(&facts));
             self.facts.insert(id, facts);
@@ -40,6 +46,11 @@ impl Directory {
     /// One document.
     pub(crate) fn get(&self, id: ObjectId) -> Option<&Arc<Facts>> {
         self.facts.get(&id)
+    }
+
+    /// The class and the owner of a document, also of a deleted one. Neither ever changes.
+    pub(crate) fn owner(&self, id: ObjectId) -> Option<(DocumentClass, ObjectId)> {
+        self.owners.get(&id).copied()
     }
 
     /// The documents of a class, by rising id, after `after`.

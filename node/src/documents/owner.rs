@@ -1,18 +1,21 @@
 //! The thread that owns the replica.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
-use shoal_crdt::{Applied, Facts, Object, Outcome, Replica, Wanted};
+use shoal_crdt::reconcile::{Index, Stored};
+use shoal_crdt::{Applied, Facts, Object, Outcome, Refused, Replica, Wanted};
 use shoal_protocol::change::SignedChange;
 use shoal_protocol::key::{PublicKey, SecretKey};
+use shoal_protocol::wire::sync::SignedItem;
 use shoal_protocol::{BlobId, Kind, ObjectId, Problem, codec};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::{Ask, Directory};
-use crate::runtime::{Referrer, Runtime, reference_key};
+use super::{Ask, Published};
+use crate::replication::Origin;
+use crate::runtime::{Referrer, reference_key};
 use crate::store::{Mutation, Store, Table};
 
 /// Changes of one page while the store is read.
@@ -22,28 +25,39 @@ pub(super) struct Owner {
     mesh: PublicKey,
     replica: Replica,
     store: Store,
-    directory: Arc<RwLock<Directory>>,
-    kernel: Arc<OnceLock<Runtime>>,
+    published: Published,
     /// The place of the next change in the order of arrival.
     arrival: u64,
 }
 
+/// What the replica has taken and the disk has not.
+#[derive(Default)]
+struct Batch {
+    /// To be journaled, in this order.
+    accepted: Vec<SignedChange>,
+    /// The documents that say something else now.
+    changed: BTreeSet<ObjectId>,
+}
+
+impl Batch {
+    fn add(&mut self, applied: Applied) {
+        self.accepted.extend(applied.accepted);
+        self.changed.extend(applied.changed);
+    }
+}
+
 impl Owner {
-    pub(super) fn open(
-        mesh: PublicKey,
-        store: Store,
-        directory: Arc<RwLock<Directory>>,
-        kernel: Arc<OnceLock<Runtime>>,
-    ) -> Result<Self, Problem> {
-        let mut owner = Self { mesh, replica: Replica::new(mesh), store, directory, kernel, arrival: 1 };
+    pub(super) fn open(mesh: PublicKey, store: Store, published: Published) -> Result<Self, Problem> {
+        let mut owner = Self { mesh, replica: Replica::new(mesh), store, published, arrival: 1 };
         owner.rebuild()?;
         Ok(owner)
     }
 
-    /// Builds replica and directory from the changes that are durable.
+    /// Builds replica, index and directory from the changes that are durable.
     fn rebuild(&mut self) -> Result<(), Problem> {
         self.replica = Replica::new(self.mesh);
         self.arrival = 1;
+        let mut index = Index::new();
         let mut changed = BTreeSet::new();
         let mut after: Option<Vec<u8>> = None;
         loop {
@@ -53,21 +67,30 @@ impl Owner {
             for (key, row) in &page {
                 let place = <[u8; 8]>::try_from(key.as_ref()).map_or(self.arrival, u64::from_be_bytes);
                 self.arrival = place + 1;
-                match codec::decode::<SignedChange>(row)
-                    .map_err(|e| e.to_string())
-                    .and_then(|change| self.replica.apply(&change).map_err(|refused| refused.to_string()))
-                {
+                match self.replay(place, row, &mut index) {
                     Ok(applied) => changed.extend(applied.changed),
                     Err(reason) => tracing::warn!(place, reason, "a stored change cannot be read; it is left out"),
                 }
             }
         }
-        let mut directory = self.directory.write().unwrap_or_else(PoisonError::into_inner);
+        *self.published.index.write().unwrap_or_else(PoisonError::into_inner) = index;
+        let mut directory = self.published.directory.write().unwrap_or_else(PoisonError::into_inner);
         directory.clear();
         for id in changed {
             directory.set(id, self.replica.document(id).cloned().map(Arc::new));
         }
         Ok(())
+    }
+
+    /// Takes a change from its row.
+    fn replay(&mut self, place: u64, row: &[u8], index: &mut Index) -> Result<Applied, String> {
+        let change: SignedChange = codec::decode(row).map_err(|error| error.to_string())?;
+        let applied = self.replica.apply(&change).map_err(|refused| refused.to_string())?;
+        // What it follows is in a damaged row: it comes back from peers, and then this change has a row behind that.
+        if !matches!(applied.outcome, Outcome::HeldBack { .. }) {
+            index.insert(place, change.hash().into());
+        }
+        Ok(applied)
     }
 
     pub(super) fn run(mut self, runtime: &Handle, mut asks: mpsc::Receiver<Ask>) {
@@ -79,6 +102,9 @@ impl Owner {
                     drop(answer.send(self.replica.prepare(*wanted).map_err(|error| Problem::from(&error))));
                 }
                 Ask::Sign(wanted, key, answer) => drop(answer.send(runtime.block_on(self.sign(*wanted, &key)))),
+                Ask::Receive(items, origin, answer) => {
+                    drop(answer.send(runtime.block_on(self.receive(items, origin))));
+                }
             }
         }
     }
@@ -88,48 +114,72 @@ impl Owner {
         self.apply(&change.sign(key)).await
     }
 
-    /// Checks a change, makes it durable, publishes it.
+    /// Takes a client's change, which is to count now or is a problem.
     async fn apply(&mut self, change: &SignedChange) -> Result<(), Problem> {
         let applied = self.replica.apply(change).map_err(|refused| Problem::from(&refused))?;
-        match &applied.outcome {
+        let outcome = applied.outcome.clone();
+        let mut batch = Batch::default();
+        batch.add(applied);
+        self.keep(batch, Origin::Local).await?;
+        match outcome {
+            Outcome::Counted => Ok(()),
             Outcome::Duplicate => {
-                return Err(Problem::new(
-                    Kind::Conflict,
-                    "this change is already part of its document: nothing was done",
-                ));
+                Err(Problem::new(Kind::Conflict, "this change is already part of its document: nothing was done"))
             }
-            Outcome::HeldBack { missing } => {
-                return Err(Problem::new(
-                    Kind::Conflict,
-                    format!("{} changes that this one follows are not known here: send them first", missing.len()),
-                ));
+            Outcome::HeldBack { missing } => Err(Problem::new(
+                Kind::Conflict,
+                format!("{} changes that this one follows are not known here: send them first", missing.len()),
+            )),
+            Outcome::DoesNotCount(reason) => {
+                Err(Problem::new(Kind::ChangeRefused, format!("the change is kept, but does not count: {reason}")))
             }
-            Outcome::Counted | Outcome::DoesNotCount(_) => {}
         }
-        let rows = self.rows(&applied);
-        if let Err(problem) = self.store.commit(rows).await {
+    }
+
+    /// Takes a peer's changes. Those that wait for others count as taken: the peer is not to send them again.
+    async fn receive(&mut self, items: Vec<SignedItem>, origin: Origin) -> Result<Stored, Problem> {
+        let mut stored = Stored::default();
+        let mut batch = Batch::default();
+        for item in items {
+            match self.replica.apply(&SignedChange::from(item)) {
+                Ok(Applied { outcome: Outcome::Duplicate, .. }) => stored.idle += 1,
+                Ok(applied) => {
+                    stored.taken += 1;
+                    batch.add(applied);
+                }
+                Err(refused) if may_be_passed_on(&refused) => stored.idle += 1,
+                Err(refused) => {
+                    tracing::debug!(%refused, "a peer has sent a change that no node passes on");
+                    stored.refused += 1;
+                }
+            }
+        }
+        self.keep(batch, origin).await?;
+        Ok(stored)
+    }
+
+    /// Makes what the replica has taken durable as one commit, and publishes it.
+    async fn keep(&mut self, batch: Batch, origin: Origin) -> Result<(), Problem> {
+        if batch.accepted.is_empty() {
+            return Ok(());
+        }
+        if let Err(problem) = self.store.commit(self.rows(&batch)).await {
             // The replica is ahead of the disk: it begins anew from what is durable.
             self.rebuild()?;
             return Err(problem);
         }
-        self.arrival += applied.accepted.len() as u64;
-        self.publish(applied.changed).await;
-        match applied.outcome {
-            Outcome::DoesNotCount(reason) => {
-                Err(Problem::new(Kind::ChangeRefused, format!("the change is kept, but does not count: {reason}")))
-            }
-            _ => Ok(()),
-        }
+        self.publish(batch, origin).await;
+        Ok(())
     }
 
     /// The changes, and the references of functions to their code.
-    fn rows(&self, applied: &Applied) -> Vec<Mutation> {
+    fn rows(&self, batch: &Batch) -> Vec<Mutation> {
         let mut rows: Vec<Mutation> = (self.arrival..)
-            .zip(&applied.accepted)
+            .zip(&batch.accepted)
             .map(|(place, change)| Mutation::put(Table::Changes, place.to_be_bytes().to_vec(), codec::encode(change)))
             .collect();
-        let directory = self.directory.read().unwrap_or_else(PoisonError::into_inner);
-        for id in &applied.changed {
+        let directory = self.published.directory.read().unwrap_or_else(PoisonError::into_inner);
+        for id in &batch.changed {
             let before = components(directory.get(*id).map(AsRef::as_ref));
             let after = components(self.replica.document(*id).filter(|facts| !facts.deleted));
             let key = |blob: &BlobId| reference_key(*blob, Referrer::Function(*id), &[]);
@@ -141,23 +191,36 @@ impl Owner {
         rows
     }
 
-    /// Tells everybody what the documents say now.
-    async fn publish(&self, changed: BTreeSet<ObjectId>) {
+    /// Tells everybody what is durable now, each document once, however many changes it had.
+    async fn publish(&mut self, batch: Batch, origin: Origin) {
+        {
+            let mut index = self.published.index.write().unwrap_or_else(PoisonError::into_inner);
+            for change in &batch.accepted {
+                index.insert(self.arrival, change.hash().into());
+                self.arrival += 1;
+            }
+        }
         let mut inputs = Vec::new();
         {
-            let mut directory = self.directory.write().unwrap_or_else(PoisonError::into_inner);
-            for id in changed {
+            let mut directory = self.published.directory.write().unwrap_or_else(PoisonError::into_inner);
+            for id in batch.changed {
                 let facts = self.replica.document(id).cloned().map(Arc::new);
                 inputs.extend(facts.as_deref().and_then(super::directory::input));
                 directory.set(id, facts);
             }
         }
-        if let Some(kernel) = self.kernel.get() {
+        self.published.accepted.tell(origin, batch.accepted);
+        if let Some(kernel) = self.published.kernel.get() {
             for input in inputs {
                 kernel.input(input).await;
             }
         }
     }
+}
+
+/// Whether an honest node may have such a change: there is no room for it here, or it is of a newer program.
+fn may_be_passed_on(refused: &Refused) -> bool {
+    matches!(refused, Refused::Full { .. } | Refused::Equivocates { .. } | Refused::Version { .. })
 }
 
 /// The code that a document refers to.

@@ -19,9 +19,7 @@ use shoal_protocol::key::{PublicKey, SecretKey};
 use shoal_protocol::object::Class;
 use shoal_protocol::{Kind, NodeId, ObjectId, Problem};
 
-#[cfg(test)]
-use mint::mint_for_user;
-pub(crate) use mint::{Narrowing, attenuate};
+pub(crate) use mint::{Narrowing, attenuate, mint_for_user};
 pub(super) use mint::{Session, mint_session};
 
 /// A token's text, in bytes. Why 4 KiB: a dozen narrowings; an HTTP header takes twice that.
@@ -39,6 +37,8 @@ pub(crate) struct Token {
     pub(crate) operator: bool,
     /// What its checks leave of the user's rights.
     pub(crate) rights: Rights,
+    /// It is rooted in a key of the user's own: other nodes take it, too.
+    pub(crate) counts_elsewhere: bool,
 }
 
 /// What is to be done with an object, as checks in tokens name it: `operation("read")`, `operation("write")`.
@@ -146,7 +146,8 @@ impl Verifier {
                 rights
             }
         };
-        Ok(Token { user: verified.user, operator: verified.operator, rights })
+        let counts_elsewhere = matches!(verified.root, Root::User(_));
+        Ok(Token { user: verified.user, operator: verified.operator, rights, counts_elsewhere })
     }
 
     fn verify_signatures(&self, text: &str, keys_of: impl Fn(ObjectId) -> Vec<PublicKey>) -> Result<Verified, Problem> {

@@ -1,17 +1,17 @@
 //! The thread that owns the kernel.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_kernel::{Command, Effect, Input, Kernel, Reply, RequestId, WorkerAttached};
-use shoal_protocol::wire::worker::ToWorker;
+use shoal_kernel::{Command, Effect, Input, Kernel, Record, Reply, RequestId, WorkerAttached};
 use shoal_protocol::{Kind, NodeId, ObjectId, Problem, WorkerId};
 use tokio::sync::{mpsc, oneshot};
 
-use super::outbox::{Outbox, Outgoing, Reports};
+use super::outbox::{Outgoing, Reports};
+use super::posts::Posts;
 use super::rows::{self, Counts};
-use super::{Known, Message, Shared, now};
+use super::{Known, Message, OwnHint, Shared, Wish, now};
 use crate::metrics::Metrics;
 use crate::store::{Mutation, Store, Table};
 
@@ -35,7 +35,7 @@ pub(super) struct Driver {
     counts: Counts,
     requests: HashMap<RequestId, oneshot::Sender<Result<Reply, Problem>>>,
     next_request: RequestId,
-    outboxes: BTreeMap<WorkerId, Outbox>,
+    posts: Posts,
     wake_ms: Option<u64>,
     /// The store's generation that this kernel rests on.
     generation: u64,
@@ -64,7 +64,7 @@ impl Driver {
             counts: Counts::default(),
             requests: HashMap::new(),
             next_request: 0,
-            outboxes: BTreeMap::new(),
+            posts: Posts::new(node),
             wake_ms: None,
             failing: None,
             effects: Vec::new(),
@@ -84,12 +84,14 @@ impl Driver {
         if !open.is_empty() {
             tracing::info!(jobs = open.len(), "jobs restored from the store");
         }
+        let guests = rows::read_guests(&self.store)?;
         let mut gone: BTreeSet<ObjectId> = open.iter().map(|(accepted, _)| accepted.function).collect();
         let restored = open.into_iter().map(|(accepted, standing)| {
             let standing = standing.unwrap_or_else(|| accepted.standing());
             (accepted, standing)
         });
         self.kernel.restore(now(), restored, &mut self.effects);
+        self.kernel.restore_guests(now(), guests.into_iter(), &mut self.effects);
         for input in (self.known)() {
             if let Input::Function(function) = &input {
                 gone.remove(&function.id);
@@ -151,8 +153,8 @@ impl Driver {
                 Message::Stop(done) => stopped = Some(done),
                 message if self.failing.is_some() => refuse(message),
                 message => {
-                    if matches!(message, Message::Attach(..)) {
-                        // What was decided for the worker's former connection must not reach the new one.
+                    if matches!(message, Message::Attach(..) | Message::Connect(..)) {
+                        // What was decided for the former connection must not reach the new one.
                         self.commit().await;
                     }
                     self.take(message);
@@ -164,6 +166,7 @@ impl Driver {
             self.handle(Input::Tick);
         }
         self.commit().await;
+        self.tell_hint();
         match stopped {
             Some(done) => {
                 self.drain().await;
@@ -182,10 +185,12 @@ impl Driver {
     fn take(&mut self, message: Message) {
         match message {
             Message::Input(input) => {
-                if let Input::WorkerDetached { worker, connection, .. } = &input
-                    && self.outboxes.get(worker).is_some_and(|outbox| outbox.connection == *connection)
-                {
-                    self.outboxes.remove(worker);
+                match &input {
+                    Input::WorkerDetached { worker, connection, .. } => self.posts.ended(*worker, *connection),
+                    Input::PeerDetached { node, connection } => {
+                        self.posts.ended(WorkerId::of_node(node), *connection);
+                    }
+                    _ => {}
                 }
                 self.handle(input);
             }
@@ -197,8 +202,12 @@ impl Driver {
             }
             Message::Attach(attached, sender) => {
                 let WorkerAttached { worker, connection, .. } = *attached;
-                self.outboxes.insert(worker, Outbox { connection, sender });
+                self.posts.attach(worker, connection, sender);
                 self.handle(Input::WorkerAttached(attached));
+            }
+            Message::Connect(node, connection, sender) => {
+                self.posts.connect(&node, connection, sender);
+                self.handle(Input::PeerConnected { node, connection });
             }
             Message::Stop(_) => {}
         }
@@ -219,6 +228,9 @@ impl Driver {
         for effect in std::mem::take(&mut self.effects) {
             if let Effect::Write(record) = effect {
                 self.metrics.record(&record);
+                if let Record::GuestEnded(run, _) | Record::GuestGone(run) = &record {
+                    outgoing.push(Outgoing::GuestEnded(*run));
+                }
                 if let Err(problem) = rows::append(record, &self.store, &mut self.counts, &mut mutations) {
                     return self.fail(outgoing, &problem);
                 }
@@ -245,41 +257,33 @@ impl Driver {
 
     /// Finds out where an effect goes.
     fn prepare(&mut self, effect: Effect, outgoing: &mut Vec<Outgoing>) {
-        let (worker, message) = match effect {
-            Effect::Write(_) => return,
-            Effect::Wake { at_ms } => return self.wake_ms = Some(at_ms),
-            Effect::Changed { job, settled } => return outgoing.push(Outgoing::Changed(job, settled)),
+        match effect {
+            Effect::Wake { at_ms } => self.wake_ms = Some(at_ms),
+            Effect::Changed { job, settled } => outgoing.push(Outgoing::Changed(job, settled)),
             Effect::Reply { request, reply } => {
-                if let Some(sender) = self.requests.remove(&request) {
-                    outgoing.push(Outgoing::Reply(sender, reply));
-                }
-                return;
+                outgoing.extend(self.requests.remove(&request).map(|sender| Outgoing::Reply(sender, reply)));
             }
-            Effect::Attached { worker, lease_ms, drop, .. } => {
-                (worker, ToWorker::Attached { node: self.node, worker, lease_ms, drop })
-            }
-            Effect::Start { worker, start } => (worker, ToWorker::Start(start)),
-            Effect::Cancel { worker, run } => (worker, ToWorker::Cancel(run)),
-            Effect::Settled { worker, run } => (worker, ToWorker::Settled(run)),
-            Effect::Detach { worker, problem } => {
-                if let Some(outbox) = self.outboxes.remove(&worker) {
-                    outgoing.push(Outgoing::ToWorker(outbox, ToWorker::Refused(problem)));
-                }
-                return;
-            }
-        };
-        if let Some(outbox) = self.outboxes.get(&worker) {
-            outgoing.push(Outgoing::ToWorker(outbox.clone(), message));
+            Effect::Seek { needs } => outgoing.push(Outgoing::Wish(Wish::Seek(needs))),
+            Effect::Reach { node } => outgoing.push(Outgoing::Wish(Wish::Reach(node))),
+            said => outgoing.extend(self.posts.address(said)),
+        }
+    }
+
+    /// Tells what this node could run for others, where there are others and it is not what was said last.
+    fn tell_hint(&self) {
+        if self.posts.has_peers() {
+            let hint = OwnHint { workers: self.kernel.hints(), waiting: self.kernel.load().waiting };
+            self.shared.hint.send_if_modified(|last| {
+                let changed = *last != hint;
+                *last = hint;
+                changed
+            });
         }
     }
 
     fn notice_failures(&mut self) {
         for connection in self.reports.take_stuck() {
-            let stuck = self.outboxes.iter().find(|(_, outbox)| outbox.connection == connection);
-            if let Some(worker) = stuck.map(|(worker, _)| *worker) {
-                tracing::warn!(%worker, "a worker does not read what it is told; it is disconnected");
-                self.outboxes.remove(&worker);
-            }
+            self.posts.drop_stuck(connection);
         }
         // The second: a write failed just when the kernel was restored. It lost nothing, but somebody has to try again.
         let failed = self.store.generation() != self.generation || self.store.failure().is_some();
@@ -293,7 +297,7 @@ impl Driver {
     fn fail(&mut self, outgoing: Vec<Outgoing>, problem: &Problem) {
         self.failing = Some(now().mono_ms + RETRY_MS);
         self.effects.clear();
-        self.outboxes.clear();
+        self.posts.clear();
         let waiting = self.requests.drain().map(|(_, sender)| sender);
         let cut_off = outgoing.into_iter().filter_map(|effect| match effect {
             Outgoing::Reply(sender, _) => Some(sender),
@@ -338,10 +342,11 @@ fn refuse(message: Message) {
             Command::Show(_) => Ok(Reply::Job(None)),
             Command::Describe(_) => Ok(Reply::Jobs(Vec::new())),
             Command::Workers => Ok(Reply::Workers(Vec::new())),
+            Command::Peers => Ok(Reply::Peers(Vec::new())),
             Command::Load => Ok(Reply::Load(shoal_kernel::Load::default())),
             _ => Err(problem.retry_after(RETRY_MS)),
         };
         drop(reply.send(answer));
     }
-    // An attachment's outbox is dropped with the message: the worker comes back.
+    // An outbox is dropped with its message: the worker or peer comes back.
 }

@@ -3,27 +3,49 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use shoal_kernel::Reply;
-use shoal_protocol::wire::worker::ToWorker;
+use shoal_protocol::wire::peer::PeerMessage;
+use shoal_protocol::wire::worker::{Run, ToWorker};
 use shoal_protocol::{ObjectId, Problem};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::Shared;
+use super::{Shared, Wish};
 
 /// One effect, with all that is needed to carry it out.
 pub(super) enum Outgoing {
     Reply(oneshot::Sender<Result<Reply, Problem>>, Result<Reply, Problem>),
-    ToWorker(Outbox, ToWorker),
+    ToWorker(Outbox<ToWorker>, ToWorker),
+    ToPeer(Outbox<ToPeer>, ToPeer),
     Changed(ObjectId, Settled),
+    /// The run of another home has ended here.
+    GuestEnded(Run),
+    Wish(Wish),
+}
+
+/// What a connection to a peer is told.
+#[derive(Debug)]
+pub(crate) enum ToPeer {
+    /// Say hello, and that these runs of the peer's jobs are here.
+    Greet(Vec<Run>),
+    /// Say this.
+    Say(PeerMessage),
+    /// End the connection.
+    Close(Problem),
 }
 
 /// Whether a job has settled.
 pub(super) type Settled = bool;
 
-/// The way to one worker connection.
-#[derive(Clone)]
-pub(super) struct Outbox {
+/// The way to one connection, of a worker or of a peer.
+pub(super) struct Outbox<T> {
     pub(super) connection: u64,
-    pub(super) sender: mpsc::Sender<ToWorker>,
+    pub(super) sender: mpsc::Sender<T>,
+}
+
+impl<T> Clone for Outbox<T> {
+    fn clone(&self) -> Self {
+        Self { connection: self.connection, sender: self.sender.clone() }
+    }
 }
 
 /// What a release reports back to the driver.
@@ -37,7 +59,7 @@ pub(super) struct Reports {
 struct State {
     /// Commits that are on their way to the disk.
     outstanding: usize,
-    /// Connections whose worker does not read.
+    /// Connections at whose other end nobody reads.
     stuck: Vec<u64>,
 }
 
@@ -87,13 +109,19 @@ impl Reports {
                     }
                     shared.watchers.changed(job);
                 }
-                Outgoing::ToWorker(outbox, message) => {
-                    if let Err(mpsc::error::TrySendError::Full(_)) = outbox.sender.try_send(message) {
-                        self.state().stuck.push(outbox.connection);
-                        self.wake.notify_one();
-                    }
-                }
+                Outgoing::GuestEnded(run) => shared.logs.forget(run.job),
+                // Wishes are repeated as long as they last.
+                Outgoing::Wish(wish) => drop(shared.wishes.try_send(wish)),
+                Outgoing::ToWorker(outbox, message) => self.put(&outbox, message),
+                Outgoing::ToPeer(outbox, message) => self.put(&outbox, message),
             }
+        }
+    }
+
+    fn put<T>(&self, outbox: &Outbox<T>, message: T) {
+        if let Err(TrySendError::Full(_)) = outbox.sender.try_send(message) {
+            self.state().stuck.push(outbox.connection);
+            self.wake.notify_one();
         }
     }
 }

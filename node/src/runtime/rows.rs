@@ -1,5 +1,7 @@
 //! How the kernel's records stand in the store, and how they are read back.
 
+mod guests;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use shoal_kernel::{Accepted, Record, Standing};
@@ -9,6 +11,9 @@ use shoal_protocol::{BlobId, Kind, ObjectId, Problem, codec};
 
 use crate::logs::IsCurrent;
 use crate::store::{Mutation, Store, Table};
+
+pub(super) use guests::read_guests;
+pub(crate) use guests::{read_guest, read_guest_end};
 
 /// The row of [`Counts`].
 const COUNTS: &[u8] = b"job_counts";
@@ -30,6 +35,8 @@ pub(crate) enum Referrer {
     Function(ObjectId),
     /// A KV namespace: the value of a key.
     Kv(ObjectId),
+    /// A run of another home's job that is here: its input, result or log.
+    Guest(ObjectId),
 }
 
 impl Referrer {
@@ -41,6 +48,7 @@ impl Referrer {
             1 => Some(Self::Job(id)),
             2 => Some(Self::Function(id)),
             3 => Some(Self::Kv(id)),
+            4 => Some(Self::Guest(id)),
             _ => None,
         }
     }
@@ -52,6 +60,7 @@ pub(crate) fn reference_key(blob: BlobId, referrer: Referrer, place: &[u8]) -> B
         Referrer::Job(id) => (1, id),
         Referrer::Function(id) => (2, id),
         Referrer::Kv(id) => (3, id),
+        Referrer::Guest(id) => (4, id),
     };
     let mut key = Vec::with_capacity(49 + place.len());
     key.extend_from_slice(blob.as_bytes());
@@ -145,6 +154,9 @@ pub(super) fn append(
             rows.push(Mutation::delete(Table::Jobs, key_of(id)));
             rows.push(Mutation::delete(Table::Standings, key_of(id)));
         }
+        Record::GuestAccepted(guest) => guests::accepted(&guest, rows),
+        Record::GuestEnded(run, end) => guests::ended(run, &end, rows),
+        Record::GuestGone(run) => guests::gone(store, run, rows)?,
     }
     Ok(())
 }
@@ -177,9 +189,12 @@ pub(crate) fn read_job(store: &Store, id: ObjectId) -> Result<Option<(Accepted, 
 }
 
 /// Finds out whether a run is its job's current one and has not ended, as it is durable: an epoch is, before its run
-/// starts.
+/// starts, and so is a run of another home.
 pub(crate) fn current_runs(store: Store) -> IsCurrent {
     Box::new(move |run| {
+        if let Some(guest) = read_guest(&store, run.job).ok().flatten() {
+            return guest.run == run && matches!(read_guest_end(&store, run.job), Ok(None));
+        }
         let row = store.get(Table::Standings, &run.job.to_bytes()).ok().flatten();
         let standing = row.and_then(|row| decode::<Standing>("job", &row).ok());
         standing.is_some_and(|standing| standing.epoch == run.epoch && !standing.state.is_settled())

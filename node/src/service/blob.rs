@@ -30,7 +30,7 @@ use crate::store::{Mutation, Table};
 
 /// A blob's length, in bytes, that an upload may have. Why 16 TiB: no disk of an edge machine holds more; it only
 /// keeps sums from overflowing.
-const BLOB_LEN_MAX: u64 = 16 << 40;
+pub(super) const BLOB_LEN_MAX: u64 = 16 << 40;
 /// References that are looked at to find out whether somebody may read a blob. Why 256: whoever has a right to one of
 /// more than that can open it by name.
 const REFERENCES_READ_MAX: usize = 256;
@@ -74,7 +74,7 @@ pub(super) enum Found {
     Short(Bytes),
 }
 
-fn unavailable(id: BlobId) -> Problem {
+pub(super) fn unavailable(id: BlobId) -> Problem {
     Problem::new(Kind::BlobUnavailable, format!("blob {id} is not at this node, or you may not read it: put it first"))
 }
 
@@ -117,6 +117,7 @@ impl Service {
         self.0.blobs.put_durable(std::slice::from_ref(&held)).await.map_err(|error| problem(&error))?;
         let (id, size) = (held.id(), held.size());
         self.0.metrics.blob_put(size);
+        self.0.peers.tell_of_blob(id, size);
         let wanted = Info { owner: Some(owner), uploaded_ms: now().wall_ms, keep: upload.keep, name: upload.name };
         self.0
             .runtime
@@ -141,8 +142,8 @@ impl Service {
         Ok(BlobStored { id, size })
     }
 
-    /// Opens a blob that the caller may read.
-    pub(crate) async fn open_blob(
+    /// Opens a blob of this node that the caller may read.
+    pub(crate) async fn open_blob_here(
         &self,
         caller: &Caller,
         id: BlobId,
@@ -217,6 +218,11 @@ impl Service {
             let may = match Referrer::of_key(&key) {
                 Some(Referrer::Job(job)) => crate::runtime::read_job(self.0.runtime.store(), job)?
                     .is_some_and(|(job, _)| rights::may_read_job(principal, job.owner, job.function_owner)),
+                Some(Referrer::Guest(job)) => {
+                    crate::runtime::read_guest(self.0.runtime.store(), job)?.is_some_and(|guest| {
+                        rights::may_read_job(principal, guest.accepted.owner, guest.accepted.function_owner)
+                    })
+                }
                 Some(Referrer::Function(function)) => {
                     let directory = self.0.documents.directory();
                     directory.function(function).is_some_and(|function| {
@@ -234,7 +240,7 @@ impl Service {
         Ok(false)
     }
 
-    fn references(&self, id: BlobId) -> Result<u64, Problem> {
+    pub(super) fn references(&self, id: BlobId) -> Result<u64, Problem> {
         let mut count = 0;
         let mut after: Option<Vec<u8>> = None;
         loop {

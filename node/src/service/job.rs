@@ -100,7 +100,7 @@ impl Service {
         let input = match submit.input {
             Input::Text(text) => inline(text.into_bytes().into())?,
             Input::Bytes(octets) => inline(octets.0)?,
-            Input::Blob(id) => match self.find_blob(caller, id).await? {
+            Input::Blob(id) => match self.find_or_bring_blob(caller, id).await? {
                 Found::Short(bytes) => inline(bytes)?,
                 Found::Stored(size) => {
                     holds.extend(self.hold_blob(id).await?);
@@ -283,8 +283,8 @@ impl Service {
         Ok(jobs)
     }
 
-    /// Opens the result of a job that has one.
-    pub(crate) async fn open_result(&self, caller: &Caller, id: ObjectId, offset: u64) -> Result<Opened, Problem> {
+    /// Opens the result of a job of this home that has one.
+    pub(crate) async fn open_result_here(&self, caller: &Caller, id: ObjectId, offset: u64) -> Result<Opened, Problem> {
         let job = self.job(caller, id, false).await?;
         let (accepted, standing) = read_job(self.0.runtime.store(), id)?.unzip();
         let outcome = standing.flatten().and_then(|standing| standing.outcome);
@@ -322,8 +322,13 @@ impl Service {
         }
     }
 
-    /// A job's log: what the current run has written, then, if it is followed, what it writes until the job has settled.
-    pub(crate) async fn open_log(&self, caller: &Caller, id: ObjectId, follow: bool) -> Result<ByteStream, Problem> {
+    /// The log of a job of this home: what the current run has written, then, if it is followed, what it writes until the job has settled.
+    pub(crate) async fn open_log_here(
+        &self,
+        caller: &Caller,
+        id: ObjectId,
+        follow: bool,
+    ) -> Result<ByteStream, Problem> {
         self.job(caller, id, false).await?;
         if follow {
             let follower = Follower { service: self.clone(), job: id, seen: None, rest: None };

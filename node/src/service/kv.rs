@@ -1,9 +1,15 @@
 //! The key-value store: one namespace for each user, project and function.
 //!
-//! Here is what the edges and guests are offered; [`operations`] changes keys, [`rows`] knows how they are stored.
+//! Here is what the edges and guests are offered; [`operations`] changes keys, [`rows`] knows how they are stored. What is
+//! global is [`GlobalKv`]'s, whoever writes it: this node's callers, or its peers.
 
+mod admission;
+mod draft;
+mod global;
+mod ledger;
 mod operations;
 mod rows;
+mod standing;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,6 +26,7 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, Body, Format, PageRequest};
 use super::{Caller, Service, target};
+pub(crate) use global::GlobalKv;
 use operations::{Author, Done};
 use rows::{Bounds, list_keys, read};
 

@@ -5,17 +5,19 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 use shoal_kernel::{Command, Load, Principal, Reply, rights};
+use shoal_mesh::PeerInfo;
 use shoal_protocol::name::{self, Labels};
-use shoal_protocol::object::node::{Mesh, Node};
-use shoal_protocol::object::{Class, Page};
-use shoal_protocol::{Kind, Problem};
+use shoal_protocol::object::Class;
+use shoal_protocol::object::node::{Mesh, Node, Peer, Replica};
+use shoal_protocol::wire::peer::{Hint, WorkerHint};
+use shoal_protocol::{BlobId, Kind, Problem};
 use tokio::sync::{Notify, watch};
 
 use super::answer::{Answer, Body, Format, PageRequest};
 use super::{Caller, Service, target};
 use crate::config::Config;
 use crate::metrics;
-use crate::runtime::job_counts;
+use crate::runtime::{job_counts, now};
 use crate::store::{Mutation, Table};
 
 /// The row of what was set of this node.
@@ -97,15 +99,39 @@ impl Service {
             mesh: facts.mesh.clone(),
             labels,
             addresses: vec![facts.gateway()],
-            http: facts.http.clone(),
-            started_ms: facts.started_ms,
+            mesh_addresses: self.0.peers.mesh().addresses(),
+            http: Some(facts.http.clone()),
+            started_ms: Some(facts.started_ms),
             workers: load.workers,
             slots: load.slots,
-            jobs: job_counts(self.0.runtime.store(), load.running).unwrap_or_default(),
-            blobs: self.blob_totals().await,
-            resident_bytes: crate::metrics::resident_bytes().unwrap_or(0),
+            jobs: job_counts(self.0.runtime.store(), load.running).ok(),
+            blobs: Some(self.blob_totals().await),
+            resident_bytes: crate::metrics::resident_bytes(),
             stopping: self.is_stopping(),
+            peer: None,
         }
+    }
+
+    /// Its name, as it is set now.
+    pub(crate) fn node_name(&self) -> String {
+        self.0.node.settings().name
+    }
+
+    /// Its labels, as they are set now.
+    pub(crate) fn node_labels(&self) -> Labels {
+        self.0.node.settings().labels
+    }
+
+    /// Other nodes, as this one sees them: those that it has a way to, the neighbours first, then those that it had.
+    fn peer_nodes(&self) -> Vec<Node> {
+        let digest = self.0.replicas.digest();
+        let peers = &self.0.peers;
+        let mut infos = peers.mesh().peers();
+        infos.sort_by_key(|info| (!info.connected, !info.neighbour, info.node));
+        infos
+            .into_iter()
+            .map(|info| peer_node(&self.0.node.mesh, &info, peers.known().get(&info.node), digest))
+            .collect()
     }
 
     /// Whether the node takes requests: not while it stops, and not while it cannot write.
@@ -126,13 +152,15 @@ impl Service {
     /// Brings the gauges up to date that nobody moves when they change.
     pub(crate) async fn measure(&self) {
         let node = self.node().await;
+        let jobs = node.jobs.unwrap_or_default();
         let metrics = self.metrics();
         metrics.load(metrics::Load {
-            waiting: node.jobs.waiting,
-            running: node.jobs.running,
+            waiting: jobs.waiting,
+            running: jobs.running,
             workers: u64::from(node.workers),
             slots: u64::from(node.slots),
         });
+        metrics.mesh(&self.0.peers.mesh().counters(), self.0.replicas.counts());
         let store = self.0.runtime.store();
         metrics.journal_failures(store.generation(), store.failure().is_some());
     }
@@ -144,9 +172,13 @@ impl Service {
 
     pub(super) async fn list_nodes(&self, page: PageRequest, format: Format) -> Result<Answer, Problem> {
         page.only(&["name"])?;
-        let node = self.node().await;
-        let shown = page.filter("name").is_none_or(|name| name == node.name) && page.cursor.is_none();
-        Answer::new(200, format, &Page { items: shown.then_some(node).into_iter().collect(), next: None })
+        let mut nodes = vec![self.node().await];
+        nodes.extend(self.peer_nodes());
+        let after =
+            page.cursor.as_deref().and_then(|cursor| nodes.iter().position(|node| node.id.to_string() == cursor));
+        let rest = nodes.into_iter().skip(after.map_or(0, |place| place + 1));
+        let shown = rest.filter(|node| page.filter("name").is_none_or(|name| name == node.name));
+        Answer::new(200, format, &page.page(shown.map(|node| (node.id.to_string(), node))))
     }
 
     fn check_is_this(&self, object: &str) -> Result<(), Problem> {
@@ -162,7 +194,11 @@ impl Service {
     }
 
     pub(super) async fn show_node(&self, object: &str, format: Format) -> Result<Answer, Problem> {
-        self.check_is_this(object)?;
+        if let Err(problem) = self.check_is_this(object) {
+            let others = self.peer_nodes();
+            let other = others.iter().find(|node| node.id.to_string() == object || node.name == object);
+            return Answer::object(200, format, other.ok_or(problem)?);
+        }
         Answer::object(200, format, &self.node().await)
     }
 
@@ -190,5 +226,43 @@ impl Service {
         self.check_is_this(object)?;
         self.0.node.stop.notify_one();
         Answer::new(202, format, &serde_json::json!({ "stopping": true }))
+    }
+}
+
+/// A peer as a node: what the mesh knows of it, and what it says of itself.
+fn peer_node(mesh: &Mesh, info: &PeerInfo, hint: Option<Hint>, digest: BlobId) -> Node {
+    let hint = hint.unwrap_or_default();
+    let replica = match hint.replica {
+        None => Replica::Unknown,
+        Some(theirs) if theirs == digest => Replica::Equal,
+        Some(_) => Replica::Differs,
+    };
+    let sum = |count: fn(&WorkerHint) -> u32| hint.workers.iter().map(count).fold(0, u32::saturating_add);
+    let since = u64::try_from(info.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Node {
+        id: info.node,
+        name: if hint.name.is_empty() { info.node.short() } else { hint.name.clone() },
+        version: info.version.clone(),
+        mesh: mesh.clone(),
+        labels: hint.labels.clone(),
+        addresses: Some(hint.gateway.clone()).filter(|gateway| !gateway.is_empty()).into_iter().collect(),
+        mesh_addresses: info.addresses.clone(),
+        http: None,
+        started_ms: None,
+        workers: u32::try_from(hint.workers.len()).unwrap_or(u32::MAX),
+        slots: sum(|worker| worker.offer.slots),
+        jobs: None,
+        blobs: None,
+        resident_bytes: None,
+        stopping: hint.stopping,
+        peer: Some(Peer {
+            path: info.connected.then_some(info.path),
+            rtt_us: info.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+            neighbour: info.neighbour,
+            replica,
+            free_slots: sum(|worker| worker.free_slots),
+            waiting: hint.waiting,
+            since_ms: now().wall_ms.saturating_sub(since),
+        }),
     }
 }

@@ -1,21 +1,29 @@
 //! What a running guest asks for, through its worker. The run's own rights count: the worker is only where it runs.
 
 use shoal_kernel::{Accepted, Principal, rights};
+use shoal_protocol::limits::COMPONENT_LEN_MAX;
 use shoal_protocol::object::function::Grant;
+use shoal_protocol::object::job::Payload;
 use shoal_protocol::wire::client::{BlobStored, Reply};
 use shoal_protocol::wire::worker::{Answer, Ask, Run};
 use shoal_protocol::{BlobId, Kind, Problem, WorkerId};
 
+use super::blob::BLOB_LEN_MAX;
 use super::{ByteStream, Caller, Opened, Service, Upload, blob};
-use crate::runtime::read_job;
+use crate::runtime::{read_guest, read_guest_end, read_job};
 
 impl Service {
-    /// The job of a run, if the run is the current one and this worker has it.
+    /// The job of a run, if the run is the current one and this worker has it: of this home, or of another one.
     fn run(&self, worker: WorkerId, run: Run) -> Result<Accepted, Problem> {
         let superseded = || {
             Problem::new(Kind::Conflict, "this run does not count any more: the job goes on elsewhere or has settled")
         };
-        let (accepted, standing) = read_job(self.0.runtime.store(), run.job)?.ok_or_else(superseded)?;
+        let store = self.0.runtime.store();
+        if let Some(guest) = read_guest(store, run.job)? {
+            let current = guest.run == run && guest.worker == worker && read_guest_end(store, run.job)?.is_none();
+            return if current { Ok(guest.accepted) } else { Err(superseded()) };
+        }
+        let (accepted, standing) = read_job(store, run.job)?.ok_or_else(superseded)?;
         let current = standing.is_some_and(|standing| {
             standing.epoch == run.epoch
                 && !standing.state.is_settled()
@@ -48,13 +56,12 @@ impl Service {
         len: Option<u64>,
     ) -> Result<Opened, Problem> {
         let accepted = self.run(worker, run)?;
-        let size = self.blob_size(id).await?;
         let own = id == accepted.component || accepted.input.blob() == Some(id);
         if !own && !accepted.grants.contains(&Grant::Blob) {
             return Err(not_granted(Grant::Blob));
         }
         let principal = |user| Principal { user: Some(user), operator: false };
-        let Some(size) = size else {
+        let Some(size) = self.here_or_fetched(&accepted, id, own).await? else {
             // Short bytes of another job are no blob, but are opened like one.
             let short = self.short(id, |job| {
                 [accepted.owner, accepted.function_owner]
@@ -73,6 +80,28 @@ impl Service {
             return Err(Problem::new(Kind::Forbidden, detail));
         }
         self.open_range(id, size, blob::range(size, offset, len)?).await
+    }
+
+    /// The length of a blob that is here, if need be since just now: code, input and what global KV names are fetched from
+    /// the home of the job or from who has them.
+    async fn here_or_fetched(&self, accepted: &Accepted, id: BlobId, own: bool) -> Result<Option<u64>, Problem> {
+        if let Some(size) = self.blob_size(id).await? {
+            return Ok(Some(size));
+        }
+        if !own && self.references(id)? == 0 {
+            return Ok(None);
+        }
+        let home = read_guest(self.0.runtime.store(), accepted.id)?.map(|guest| guest.home);
+        let len_max = match &accepted.input {
+            Payload::Blob { id: input, size } if *input == id => *size,
+            _ if id == accepted.component => COMPONENT_LEN_MAX,
+            _ => BLOB_LEN_MAX,
+        };
+        match self.fetch_for_run(id, len_max, home).await {
+            Ok(held) => Ok(Some(held.size())),
+            Err(problem) if problem.kind == Kind::BlobUnavailable => Ok(None),
+            Err(problem) => Err(problem),
+        }
     }
 
     /// Stores bytes that a run has made. They belong to who submitted the job.

@@ -30,8 +30,8 @@ use shoal_protocol::{BlobId, ObjectId, Problem, WorkerId, codec};
 use tokio::sync::{Notify, mpsc};
 
 use super::*;
-use crate::config::{Listen, LogFormat};
-use crate::runtime::current_runs;
+use crate::config::{Listen, LogFormat, MeshConfig};
+use crate::runtime::{Started, current_runs};
 use crate::store::Store;
 
 /// How long anything may take before a test fails.
@@ -64,9 +64,10 @@ impl World {
         let blobs = shoal_blobs::Store::open(&config.data.join("blobs"), Default::default()).await.unwrap();
         let logs = Arc::new(LogBook::new(current_runs(store.clone())));
         let known = Box::new(documents.known());
-        let (runtime, _thread) =
+        let Started { runtime, .. } =
             Runtime::start(identity.node_id(), store, known, metrics.clone(), logs.clone()).unwrap();
         documents.connect(runtime.clone());
+        let kv = GlobalKv::open(key, runtime.clone(), documents.clone()).unwrap();
         let node = NodeFacts {
             mesh: Mesh { name: mesh.into(), key, open: true },
             gateway: String::new(),
@@ -78,8 +79,22 @@ impl World {
             replace_worker: None,
         };
         let removal = BlobDoor::default();
-        let parts =
-            Parts { runtime: runtime.clone(), documents, blobs, logs, identity, metrics, config, node, removal };
+        let peers = Peers::new(crate::node::start_mesh(&config, &identity).await.unwrap().0);
+        let replicas = Sets::new(documents.clone(), kv.clone());
+        let parts = Parts {
+            runtime: runtime.clone(),
+            documents,
+            kv,
+            blobs,
+            logs,
+            identity,
+            metrics,
+            config,
+            node,
+            removal,
+            peers,
+            replicas,
+        };
         let principal = Principal { user: Some(user), operator: true };
         let operator = Caller { principal, ..Caller::ANONYMOUS };
         Self { service: Service::new(parts), runtime, operator, _folder: folder }
@@ -163,6 +178,7 @@ fn config(folder: &std::path::Path) -> Config {
         worker: false,
         blob_grace_ms: 0,
         log: LogFormat::Text,
+        mesh: MeshConfig { listen, join: Vec::new(), mdns: false, view: 4, dht_k: 4, hole_punching: false },
     }
 }
 

@@ -27,11 +27,15 @@ pub(crate) enum Table {
     Open = 9,
     /// Hash of short bytes in a job's record, and the job's id → nothing.
     Short = 10,
+    /// Id of another home's job → the run of it that this node has taken.
+    Guests = 11,
+    /// Id of another home's job → how that run ended.
+    GuestEnds = 12,
 }
 
 impl Table {
     /// Every table.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Jobs,
         Self::Standings,
         Self::Changes,
@@ -42,6 +46,8 @@ impl Table {
         Self::Meta,
         Self::Open,
         Self::Short,
+        Self::Guests,
+        Self::GuestEnds,
     ];
 
     /// The name in redb.
@@ -57,6 +63,8 @@ impl Table {
             Self::Meta => "meta",
             Self::Open => "open",
             Self::Short => "short",
+            Self::Guests => "guests",
+            Self::GuestEnds => "guest_ends",
         }
     }
 

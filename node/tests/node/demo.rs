@@ -209,8 +209,11 @@ fn the_demo_runs_to_its_end_and_frames_the_face() {
     let said = String::from_utf8(demo.stdout).unwrap();
     assert!(demo.status.success(), "{said}{}", String::from_utf8_lossy(&demo.stderr));
     assert!(said.contains("coffee: no face"), "{said}");
-    let worker = std::fs::read_to_string(out.path().join("node/worker/lock")).unwrap();
-    assert!(!Path::new("/proc").join(worker.trim()).exists(), "the demo's worker lives on as process {worker}");
+    for node in ["desk", "camera", "attic"] {
+        let worker = std::fs::read_to_string(out.path().join(node).join("worker/lock")).unwrap();
+        assert!(!Path::new("/proc").join(worker.trim()).exists(), "a worker of the demo lives on as process {worker}");
+    }
+    assert!(said.contains("ran at the worker attic-local"), "{said}");
 
     let original = Picture::fixture("astronaut.png");
     let framed = Picture::read(&std::fs::read(out.path().join("astronaut-found.png")).unwrap());

@@ -7,6 +7,7 @@ mod bench;
 mod commands;
 mod demo;
 mod local_worker;
+mod mesh;
 mod trace;
 mod upgrade;
 

@@ -1,10 +1,13 @@
 //! What must always hold. Looked at in two places: when the kernel decides (against all that it has written before,
 //! durable or not), and when something leaves the node (against what is durable by then).
 
+mod guests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_kernel::lease::granted_ms;
-use shoal_kernel::{Accepted, Effect, Input, Load, Record, Reply, Standing};
+use shoal_kernel::{Accepted, Effect, GuestEnd, GuestRun, Input, Load, Record, Reply, Standing};
+use shoal_protocol::object::function::Needs;
 use shoal_protocol::object::job::{Ending, Payload, Receipt, State};
 use shoal_protocol::object::worker::Offer;
 use shoal_protocol::wire::worker::{Run, Start};
@@ -34,8 +37,14 @@ pub enum Asked {
 /// What the checks remember.
 #[derive(Debug, Default)]
 pub struct Checks {
+    /// The tag of the jobs of this home.
+    home: [u8; 8],
     /// What the kernel has written, durable or not.
     emitted: BTreeMap<ObjectId, (Accepted, Standing)>,
+    /// The runs of other homes that the kernel has written, durable or not, and how they ended.
+    guests: BTreeMap<ObjectId, (GuestRun, Option<GuestEnd>)>,
+    /// The connections of attached peers.
+    peers: BTreeMap<WorkerId, u64>,
     /// What the attached workers offer.
     offers: BTreeMap<WorkerId, (u64, Offer)>,
     /// When the lease of each worker was last granted or renewed.
@@ -50,15 +59,31 @@ pub struct Checks {
     seen: BTreeMap<ObjectId, Standing>,
 }
 
+fn epoch_is_durable(run: Run, disk: &Disk) -> Result<(), Broken> {
+    let durable = disk.epochs.get(&run.job).copied().unwrap_or(0);
+    if durable < run.epoch {
+        let detail = format!("{run:?} leaves, {durable} is durable");
+        return Err(("an epoch is durable before anybody hears of it", detail));
+    }
+    Ok(())
+}
+
 /// What a guest in the simulator writes as its result: which run it was.
 pub fn output_of(run: Run) -> Payload {
     Payload::Inline(codec::encode(&run).into())
 }
 
 impl Checks {
+    /// For a home whose jobs' ids have this tag.
+    pub fn new(home: [u8; 8]) -> Self {
+        Self { home, ..Self::default() }
+    }
+
     /// The node starts from this disk.
     pub fn restarted(&mut self, disk: &Disk, now_ms: u64) {
         self.emitted = disk.jobs.clone();
+        self.guests = disk.guests.clone();
+        self.peers.clear();
         self.offers.clear();
         self.heard_ms.clear();
         self.started_ms = now_ms;
@@ -74,13 +99,13 @@ impl Checks {
     ) -> Result<(), Broken> {
         self.note_input(now_ms, input);
         let late = self.late_result(input);
+        self.guests_go_for_a_reason(input, effects)?;
         for effect in effects {
-            self.effect(effect)?;
             match effect {
                 Effect::Write(Record::Standing(id, standing)) if late == Some(*id) && standing.state.is_settled() => {
                     return Err(("a late result never counts", format!("{id} was settled by {input:?}")));
                 }
-                _ => {}
+                _ => self.effect(effect)?,
             }
         }
         self.books(now_ms, load)
@@ -103,12 +128,15 @@ impl Checks {
             let detail = format!("the kernel holds {load:?}, its journal {total} unsettled, {running} at workers");
             return Err(("accepted = waiting + running + settled + swept", detail));
         }
-        Ok(())
+        self.guest_books(load)
     }
 
     fn note_input(&mut self, now_ms: u64, input: Option<&Input>) {
+        self.note_peer(now_ms, input);
         match input {
-            Some(Input::Heartbeat { worker, .. }) if self.offers.contains_key(worker) => {
+            Some(Input::Heartbeat { worker, .. })
+                if self.offers.contains_key(worker) || self.peers.contains_key(worker) =>
+            {
                 self.heard_ms.insert(*worker, now_ms);
             }
             Some(Input::WorkerAttached(attached)) => {
@@ -140,7 +168,12 @@ impl Checks {
     fn effect(&mut self, effect: &Effect) -> Result<(), Broken> {
         match effect {
             Effect::Write(record) => self.write(record),
+            Effect::Start { worker, start } if self.guests.contains_key(&start.run.job) => {
+                self.guest_starts(*worker, start)
+            }
             Effect::Start { worker, start } => self.start(*worker, start),
+            Effect::Offer { peer, offer } => self.offer(WorkerId::of_node(peer), offer.run),
+            Effect::ToHome { home, message } => self.to_home(*home, message),
             Effect::Reply { reply: Ok(Reply::Receipts(receipts)), .. } => {
                 for receipt in receipts {
                     if let Receipt::Accepted { id } = receipt
@@ -160,6 +193,7 @@ impl Checks {
             },
             Effect::Detach { worker, .. } => {
                 self.offers.remove(worker);
+                self.peers.remove(worker);
                 Ok(())
             }
             _ => Ok(()),
@@ -180,6 +214,7 @@ impl Checks {
                 Ok(())
             }
             Record::Standing(id, standing) => self.standing(*id, standing),
+            Record::GuestAccepted(_) | Record::GuestEnded(..) | Record::GuestGone(_) => self.guest_record(record),
         }
     }
 
@@ -216,6 +251,12 @@ impl Checks {
 
     fn start(&self, worker: WorkerId, start: &Start) -> Result<(), Broken> {
         let run = start.run;
+        let accepted = self.run_of_ours(worker, run)?;
+        self.fits(worker, run, &accepted.needs)
+    }
+
+    /// A run of this home that goes to a worker or a peer: its job, if it may.
+    fn run_of_ours(&self, worker: WorkerId, run: Run) -> Result<&Accepted, Broken> {
         let Some((accepted, standing)) = self.emitted.get(&run.job) else {
             return Err(("accepted, then started", format!("{run:?}")));
         };
@@ -225,10 +266,14 @@ impl Checks {
         if standing.cancelled {
             return Err(("what is cancelled does not start", format!("{run:?}")));
         }
+        Ok(accepted)
+    }
+
+    /// Whether a worker of this node can have one more run, which is already in the books.
+    fn fits(&self, worker: WorkerId, run: Run, needs: &Needs) -> Result<(), Broken> {
         let Some((_, offer)) = self.offers.get(&worker) else {
             return Err(("only attached workers get runs", format!("{run:?} goes to {worker}")));
         };
-        let needs = &accepted.needs;
         let labelled = needs.labels.iter().all(|(key, value)| offer.labels.get(key) == Some(value));
         if !labelled || !needs.capabilities.is_subset(&offer.capabilities) {
             return Err(("a worker has what its runs need", format!("{run:?} goes to {offer:?}")));
@@ -236,8 +281,10 @@ impl Checks {
         let here = |standing: &Standing| {
             standing.state == State::Offered && standing.attempts.last().is_some_and(|last| last.worker == worker)
         };
-        let at_worker = self.emitted.values().filter(|(_, standing)| here(standing));
-        let mut memory: Vec<u32> = at_worker.map(|(accepted, _)| accepted.needs.memory()).collect();
+        let ours = self.emitted.values().filter(|(_, standing)| here(standing)).map(|(accepted, _)| accepted);
+        let guests = self.guests.values().filter(|(guest, end)| guest.worker == worker && end.is_none());
+        let at_worker = ours.chain(guests.map(|(guest, _)| &guest.accepted));
+        let mut memory: Vec<u32> = at_worker.map(|accepted| accepted.needs.memory()).collect();
         memory.sort_unstable_by(|a, b| b.cmp(a));
         let in_use: u64 = memory.iter().take(offer.slots as usize).copied().map(u64::from).sum();
         if in_use > u64::from(offer.memory_mb) {
@@ -249,14 +296,10 @@ impl Checks {
     /// Something leaves the node.
     pub fn leaves(&mut self, effect: &Effect, asked: Option<Asked>, disk: &Disk) -> Result<(), Broken> {
         match effect {
-            Effect::Start { start, .. } => {
-                let durable = disk.epochs.get(&start.run.job).copied().unwrap_or(0);
-                if durable < start.run.epoch {
-                    let detail = format!("{:?} leaves, {durable} is durable", start.run);
-                    return Err(("an epoch is durable before anybody hears of it", detail));
-                }
-                Ok(())
-            }
+            Effect::Start { start, .. } if start.run.job.tag() != self.home => guests::start_leaves(start.run, disk),
+            Effect::Start { start, .. } => epoch_is_durable(start.run, disk),
+            Effect::Offer { offer, .. } => epoch_is_durable(offer.run, disk),
+            Effect::ToHome { home, message } => guests::message_leaves(*home, message, disk),
             Effect::Settled { worker, run } => match disk.jobs.get(&run.job) {
                 Some((_, standing))
                     if standing.state == State::Offered

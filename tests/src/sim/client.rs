@@ -1,6 +1,7 @@
 //! People: they submit jobs, look at them, cancel some, forget some; give up waiting for an answer, and submit again.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use shoal_kernel::faults::Faults;
 use shoal_kernel::{Command, NewJob, Principal, Reply, RequestId};
@@ -11,12 +12,8 @@ use shoal_protocol::{ObjectId, Problem};
 use super::Violation;
 use super::random::Random;
 use super::worker::Behaviour;
-use super::world::{Event, FAULTS_MS, World};
+use super::world::{Event, World};
 
-/// Jobs that each client must have had acknowledged before faults end.
-const JOBS_MIN: usize = 60;
-/// Jobs after which a client submits no more.
-const JOBS_MAX: usize = 130;
 /// How long a client waits for an answer, in milliseconds.
 const PATIENCE_MS: u64 = 5_000;
 
@@ -58,19 +55,22 @@ pub struct Client {
     /// Its acknowledged jobs, and whether it has seen them gone from the node's memory.
     jobs: BTreeMap<ObjectId, bool>,
     accepted: usize,
+    /// Jobs that it must have had acknowledged before faults end, and after which it submits no more.
+    wanted: Range<usize>,
 }
 
 impl Client {
     /// A client who has not asked for anything.
-    pub fn new(user: ObjectId) -> Self {
-        Self { user, open: None, again: None, jobs: BTreeMap::new(), accepted: 0 }
+    pub fn new(user: ObjectId, wanted: Range<usize>) -> Self {
+        Self { user, open: None, again: None, jobs: BTreeMap::new(), accepted: 0, wanted }
     }
 
     fn wish(&mut self, hurry: bool, random: &mut Random) -> Wish {
         if let Some(drafts) = self.again.take() {
             return Wish::Submit(drafts);
         }
-        let wants_more = self.accepted < JOBS_MAX && (random.percent(60) || (hurry && self.accepted < JOBS_MIN));
+        let wants_more =
+            self.accepted < self.wanted.end && (random.percent(60) || (hurry && self.accepted < self.wanted.start));
         let some = |jobs: &BTreeMap<ObjectId, bool>, settled: bool, random: &mut Random| {
             let fitting: Vec<ObjectId> =
                 jobs.iter().filter(|(_, gone)| !settled || **gone).map(|(id, _)| *id).collect();
@@ -121,10 +121,10 @@ fn drafts(random: &mut Random) -> Vec<Draft> {
 impl<F: Faults> World<F> {
     /// A client thinks of something.
     pub(crate) fn client_acts(&mut self, index: usize) {
-        if self.now_ms >= FAULTS_MS {
+        if self.now_ms >= self.setting.faults_ms {
             return;
         }
-        let hurry = self.now_ms > FAULTS_MS * 4 / 5;
+        let hurry = self.now_ms > self.setting.faults_ms * 4 / 5;
         let think_ms = if hurry { self.random.within(50..500) } else { self.random.within(200..6_000) };
         self.after(think_ms, Event::ClientActs { client: index });
         let Some(life) = self.node.as_ref().map(|node| node.life) else { return };

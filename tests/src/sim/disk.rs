@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use shoal_kernel::{Accepted, Record, Standing};
+use shoal_kernel::{Accepted, GuestEnd, GuestRun, Record, Standing};
 use shoal_protocol::ObjectId;
 use shoal_protocol::object::job::State;
 
@@ -22,6 +22,10 @@ pub struct Census {
 pub struct Disk {
     /// What a restart would find.
     pub jobs: BTreeMap<ObjectId, (Accepted, Standing)>,
+    /// Runs of other homes that a restart would find, and how they ended.
+    pub guests: BTreeMap<ObjectId, (GuestRun, Option<GuestEnd>)>,
+    /// The highest epoch of each job of another home that was ever taken.
+    pub guest_epochs: BTreeMap<ObjectId, u64>,
     /// Records ever written.
     pub written: u64,
     /// Of these, durable ones.
@@ -111,6 +115,22 @@ impl Disk {
                     }
                 }
             }
+            Record::GuestAccepted(guest) => {
+                let run = guest.run;
+                let epoch = self.guest_epochs.entry(run.job).or_default();
+                *epoch = run.epoch.max(*epoch);
+                if let Some((other, _)) = self.guests.insert(run.job, (*guest, None)) {
+                    return Err(format!("{run:?} was taken while {:?} was here", other.run));
+                }
+            }
+            Record::GuestEnded(run, end) => match self.guests.get_mut(&run.job) {
+                Some((guest, ended @ None)) if guest.run == run => *ended = Some(*end),
+                other => return Err(format!("{run:?} ended and stood as {other:?}")),
+            },
+            Record::GuestGone(run) => match self.guests.remove(&run.job) {
+                Some((guest, _)) if guest.run == run => {}
+                other => return Err(format!("{run:?} is gone and stood as {other:?}")),
+            },
         }
         Ok(())
     }

@@ -11,14 +11,15 @@ use shoal_protocol::{BlobId, Kind, Problem};
 
 use super::Violation;
 use super::network::{ConnectionId, Way};
+use super::peers::Outgoing;
 use super::plan::Fault;
 use super::worker::{Behaviour, Link, Next, behaviour_of};
-use super::world::{Event, FAULTS_MS, LEASE_MS, World};
+use super::world::{Event, LEASE_MS, World};
 
 impl<F: Faults> World<F> {
     /// A fault happens, and the next one is planned.
     pub(crate) fn fault(&mut self, fault: Option<Fault>) -> Result<(), Violation> {
-        if self.now_ms >= FAULTS_MS {
+        if self.now_ms >= self.setting.faults_ms {
             return Ok(());
         }
         let (next, pause_ms) = self.plan.next(&mut self.random);
@@ -26,7 +27,7 @@ impl<F: Faults> World<F> {
         let Some(fault) = fault else { return Ok(()) };
         self.trace("fault", &fault);
         self.coverage.hit(fault.text());
-        let worker = self.random.within(0..self.workers.len() as u64) as usize;
+        let worker = self.random.within(0..self.workers.len().max(1) as u64) as usize;
         match fault {
             Fault::NodeCrash => return self.node_crashes(),
             Fault::NodeRefuses => {
@@ -96,6 +97,8 @@ impl<F: Faults> World<F> {
         let Some(place) = self.functions.get_mut(behaviour) else { return Ok(()) };
         let old = std::mem::replace(place, new.clone());
         self.deleted.insert(old.id);
+        self.outbox.push(Outgoing::FunctionGone(old.id));
+        self.outbox.push(Outgoing::Function(Box::new(new.clone())));
         self.input(Input::FunctionGone(old.id))?;
         self.input(Input::Function(Box::new(new)))
     }
@@ -107,6 +110,7 @@ impl<F: Faults> World<F> {
         function.current = BlobId::of(&[behaviour as u8, number as u8]);
         function.versions.push(Version { number, component: function.current, size: 1 });
         let function = function.clone();
+        self.outbox.push(Outgoing::Function(Box::new(function.clone())));
         self.input(Input::Function(Box::new(function)))
     }
 

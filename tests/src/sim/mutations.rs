@@ -31,4 +31,10 @@ mutations! {
     SettledStays = SETTLED_STAYS;
     /// Cancellations are answered without being journaled.
     CancelUnwritten = CANCEL_UNWRITTEN;
+    /// Runs of other homes are taken without being journaled.
+    GuestUnwritten = GUEST_UNWRITTEN;
+    /// A run of another home gives way to any other epoch.
+    GuestEpochUnchecked = GUEST_EPOCH_UNCHECKED;
+    /// The ending of a run of another home is forgotten before it is settled.
+    GuestForgotten = GUEST_FORGOTTEN;
 }

@@ -7,9 +7,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use shoal_kernel::faults::Faults;
 use shoal_kernel::machine::Machine;
-use shoal_kernel::{Accepted, Command, Config, Effect, Input, Now, Principal, RequestId, Standing, WorkerAttached};
+use shoal_kernel::{
+    Accepted, Command, Config, Effect, GuestEnd, GuestRun, Input, Now, Principal, RequestId, Standing, WorkerAttached,
+};
 use shoal_protocol::id::IdSource;
 use shoal_protocol::key::PublicKey;
+use shoal_protocol::object::function::Function;
 use shoal_protocol::object::job::State;
 use shoal_protocol::wire::worker::{FromWorker, Run, ToWorker};
 use shoal_protocol::{NodeId, ObjectId, WorkerId};
@@ -17,20 +20,21 @@ use shoal_protocol::{NodeId, ObjectId, WorkerId};
 use super::Violation;
 use super::checks::Asked;
 use super::network::{ConnectionId, Way};
+use super::peers::{self, Outgoing, PeerLink};
 use super::world::{Event, LEASE_MS, World};
-
-const NODE: NodeId = NodeId([7; 32]);
 
 /// One life of the node's process.
 #[derive(Debug)]
 pub struct Node<F> {
-    kernel: Machine<F>,
+    pub(crate) kernel: Machine<F>,
     /// Numbers the lives.
     pub(crate) life: u64,
-    /// What waits for records to become durable: for how many, and what.
-    held: VecDeque<(u64, Effect)>,
+    /// What waits for records to become durable: for how many, and what; to a peer on which connection.
+    held: VecDeque<(u64, Effect, Option<ConnectionId>)>,
     /// The connection of each worker, and whether its welcome has been sent on it.
     links: BTreeMap<WorkerId, (ConnectionId, bool)>,
+    /// The connection of each peer.
+    pub(crate) peers: BTreeMap<NodeId, PeerLink>,
     /// Who has asked what.
     asked: BTreeMap<RequestId, (Option<usize>, Asked)>,
     /// Mints ids for jobs.
@@ -38,13 +42,15 @@ pub struct Node<F> {
     syncing: bool,
     /// Jobs that were at a worker when this life began.
     restored: Vec<(Accepted, Standing)>,
+    /// Runs of other homes that were here when this life began.
+    restored_guests: Vec<(GuestRun, Option<GuestEnd>)>,
     inputs: Vec<(Now, Input)>,
     effects: Vec<Effect>,
     started: Now,
 }
 
-fn config() -> Config {
-    let mut config = Config::new(NODE);
+fn config(id: NodeId) -> Config {
+    let mut config = Config::new(id);
     config.lease_ms = LEASE_MS;
     config.jobs_max = 150;
     config
@@ -61,24 +67,28 @@ impl<F: Faults> World<F> {
         let restored: Vec<_> = self.disk.unsettled().cloned().collect();
         let newest = self.disk.epochs.keys().chain(self.disk.jobs.keys()).max().copied();
         let mut node = Node {
-            kernel: Machine::new(config()),
+            kernel: Machine::new(config(self.setting.id)),
             life: self.lives,
             held: VecDeque::new(),
             links: BTreeMap::new(),
+            peers: BTreeMap::new(),
             asked: BTreeMap::new(),
-            ids: IdSource::new(&PublicKey::from(NODE), newest),
+            ids: IdSource::new(&PublicKey::from(self.setting.id), newest),
             syncing: false,
             restored,
+            restored_guests: self.disk.guests.values().cloned().collect(),
             inputs: Vec::new(),
             effects: Vec::new(),
             started: self.now(),
         };
         let mut effects = Vec::new();
         node.kernel.restore(node.started, node.restored.iter().cloned(), &mut effects);
+        node.kernel.restore_guests(node.started, node.restored_guests.iter().cloned(), &mut effects);
         self.checks.restarted(&self.disk, self.now_ms);
         self.node = Some(node);
         self.decided(None, effects)?;
-        for function in self.functions.clone() {
+        let foreign: Vec<Function> = self.foreign.values().cloned().collect();
+        for function in self.functions.clone().into_iter().chain(foreign) {
             self.input(Input::Function(Box::new(function)))?;
         }
         for function in self.deleted.clone() {
@@ -90,6 +100,8 @@ impl<F: Faults> World<F> {
         for worker in dead {
             self.input(Input::WorkerDetached { worker, connection: 0, dead: true })?;
         }
+        self.outbox.push(Outgoing::Up);
+        self.after(500, Event::HintDue { life: self.lives });
         Ok(())
     }
 
@@ -105,6 +117,7 @@ impl<F: Faults> World<F> {
         self.trace("node crashes, records lost", &lost);
         self.coverage.add("records lost in a crash", lost);
         self.fsync_stall_ms = 0;
+        self.outbox.push(Outgoing::Down);
         for worker in 0..self.workers.len() {
             self.break_connection(worker, false);
         }
@@ -118,9 +131,10 @@ impl<F: Faults> World<F> {
     pub(crate) fn end_life(&mut self) -> Result<(), Violation> {
         let Some(node) = &self.node else { return Ok(()) };
         self.coverage.add_kernel(node.kernel.counters());
-        let mut kernel = Machine::<F>::new(config());
+        let mut kernel = Machine::<F>::new(config(self.setting.id));
         let mut effects = Vec::new();
         kernel.restore(node.started, node.restored.iter().cloned(), &mut effects);
+        kernel.restore_guests(node.started, node.restored_guests.iter().cloned(), &mut effects);
         for (now, input) in &node.inputs {
             kernel.handle(*now, input.clone(), &mut effects);
         }
@@ -203,7 +217,11 @@ impl<F: Faults> World<F> {
             match effect {
                 Effect::Write(record) => self.disk.append(record.clone()),
                 Effect::Wake { at_ms } => wake = Some(*at_ms),
-                other => node.held.push_back((self.disk.written, other.clone())),
+                other => {
+                    // A peer is told on the connection that stands when it is decided, or not at all.
+                    let peer = peers::peer_of(other, &node.peers);
+                    node.held.push_back((self.disk.written, other.clone(), peer.map(|link| link.connection)));
+                }
             }
         }
         node.effects.extend(effects);
@@ -244,14 +262,14 @@ impl<F: Faults> World<F> {
     /// Lets out what waits for nothing more.
     fn release(&mut self) -> Result<(), Violation> {
         while let Some(node) = &mut self.node {
-            let ready = node.held.front().is_some_and(|(needs, _)| *needs <= self.disk.durable);
-            let Some((_, effect)) = node.held.pop_front_if(|_| ready) else { break };
-            self.perform(effect)?;
+            let ready = node.held.front().is_some_and(|(needs, ..)| *needs <= self.disk.durable);
+            let Some((_, effect, connection)) = node.held.pop_front_if(|_| ready) else { break };
+            self.perform(effect, connection)?;
         }
         Ok(())
     }
 
-    fn perform(&mut self, effect: Effect) -> Result<(), Violation> {
+    fn perform(&mut self, effect: Effect, to_peer: Option<ConnectionId>) -> Result<(), Violation> {
         let Some(node) = &mut self.node else { return Ok(()) };
         let asked = match &effect {
             Effect::Reply { request, .. } => node.asked.remove(request),
@@ -259,6 +277,10 @@ impl<F: Faults> World<F> {
         };
         let verdict = self.checks.leaves(&effect, asked.map(|(_, asked)| asked), &self.disk);
         verdict.map_err(|broken| self.violation(broken))?;
+        if let Some(connection) = to_peer {
+            self.tell_peer(connection, effect);
+            return Ok(());
+        }
         match effect {
             Effect::Reply { request, reply } => {
                 if let Some((Some(client), _)) = asked {
@@ -267,13 +289,17 @@ impl<F: Faults> World<F> {
                 }
             }
             Effect::Attached { worker, connection, lease_ms, drop } => {
-                self.welcome(worker, connection, ToWorker::Attached { node: NODE, worker, lease_ms, drop });
+                self.welcome(worker, connection, ToWorker::Attached { node: self.setting.id, worker, lease_ms, drop });
             }
             Effect::Start { worker, start } => self.tell(worker, ToWorker::Start(start)),
             Effect::Cancel { worker, run } => self.tell(worker, ToWorker::Cancel(run)),
             Effect::Settled { worker, run } => self.tell(worker, ToWorker::Settled(run)),
             Effect::Detach { worker, .. } => self.close(worker),
+            Effect::Seek { needs } => self.outbox.push(Outgoing::Seek(needs)),
+            Effect::Reach { node } => self.outbox.push(Outgoing::Reach(node)),
             Effect::Write(_) | Effect::Changed { .. } | Effect::Wake { .. } => {}
+            // To a peer whose connection is gone.
+            Effect::Greet { .. } | Effect::Offer { .. } | Effect::ToHome { .. } => {}
         }
         Ok(())
     }

@@ -80,15 +80,15 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Four to nine kinds, and how often they come.
-    pub fn new(random: &mut Random) -> Self {
+    /// Four to nine kinds, and how often they come: so many times less often than usual.
+    pub fn new(calm: u64, random: &mut Random) -> Self {
         let mut kinds = Fault::ALL.to_vec();
         let keep = random.within(4..10) as usize;
         while kinds.len() > keep {
             let place = random.within(0..kinds.len() as u64) as usize;
             kinds.swap_remove(place);
         }
-        Self { kinds, pause_ms: random.within(3_000..15_000) }
+        Self { kinds, pause_ms: calm * random.within(3_000..15_000) }
     }
 
     /// The next fault, and how long after the last it comes.

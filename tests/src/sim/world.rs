@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Range;
 
 use shoal_kernel::faults::Faults;
 use shoal_kernel::{Now, Reply, RequestId};
 use shoal_protocol::object::function::{Function, Grant, Needs, RunLimits, Version};
+use shoal_protocol::object::job::{Ending, FailureCode, Outcome};
 use shoal_protocol::object::worker::Offer;
 use shoal_protocol::wire::worker::{FromWorker, Run, ToWorker};
-use shoal_protocol::{BlobId, ObjectId, Problem};
+use shoal_protocol::{BlobId, NodeId, ObjectId, Problem};
 
 use super::checks::{Broken, Checks};
 use super::client::Client;
@@ -16,6 +18,7 @@ use super::coverage::Coverage;
 use super::disk::Disk;
 use super::network::{ConnectionId, Network};
 use super::node::Node;
+use super::peers::Outgoing;
 use super::plan::{Fault, Plan};
 use super::random::Random;
 use super::worker::{Behaviour, Worker};
@@ -28,6 +31,47 @@ pub const FAULTS_MS: u64 = 600_000;
 pub const SETTLE_MS: u64 = 900_000;
 /// Length of a lease.
 pub const LEASE_MS: u64 = 15_000;
+
+/// What a world is made of, and how much goes on in it.
+#[derive(Debug, Clone)]
+pub(crate) struct Setting {
+    /// Among which nodes of a mesh this one is; none: it is alone.
+    pub(crate) place: Option<usize>,
+    /// The node.
+    pub(crate) id: NodeId,
+    /// How long faults happen, in milliseconds.
+    pub(crate) faults_ms: u64,
+    /// Faults come so many times less often than a node that is alone has them.
+    pub(crate) calm: u64,
+    /// What its workers offer, and whether the node has started them.
+    pub(crate) workers: Vec<(Offer, bool)>,
+    /// How many clients it has.
+    pub(crate) clients: u64,
+    /// Jobs that each client must have had acknowledged before faults end, and after which it submits no more.
+    pub(crate) jobs: Range<usize>,
+}
+
+impl Setting {
+    /// A node that is alone.
+    fn alone() -> Self {
+        let zone = |zone: &str| [("zone".to_owned(), zone.to_owned())].into();
+        let offer = |slots, memory_mb, name| Offer { slots, memory_mb, labels: zone(name), ..Offer::default() };
+        Self {
+            place: None,
+            id: NodeId([7; 32]),
+            faults_ms: FAULTS_MS,
+            calm: 1,
+            workers: vec![
+                (offer(2, 2_048, "a"), true),
+                (offer(1, 1_024, "b"), false),
+                (offer(4, 1_200, "a"), false),
+                (offer(2, 4_096, "b"), false),
+            ],
+            clients: 4,
+            jobs: 60..130,
+        }
+    }
+}
 
 /// What happens at some time.
 #[derive(Debug)]
@@ -52,11 +96,14 @@ pub(crate) enum Event {
     Fault(Option<Fault>),
     Accepts,
     WorkerRecovers { worker: usize },
+    HintDue { life: u64 },
+    Fetched { life: u64, peer: NodeId, run: Run, outcome: Box<Outcome> },
 }
 
 /// The whole simulated world.
 #[derive(Debug)]
 pub struct World<F> {
+    pub(crate) setting: Setting,
     pub(crate) random: Random,
     pub(crate) now_ms: u64,
     pub(crate) wall_offset_ms: u64,
@@ -72,6 +119,10 @@ pub struct World<F> {
     /// The functions that are there, one for each behaviour.
     pub(crate) functions: Vec<Function>,
     pub(crate) deleted: BTreeSet<ObjectId>,
+    /// Functions of other nodes that replaced none of ours.
+    pub(crate) foreign: BTreeMap<ObjectId, Function>,
+    /// What leaves for other nodes.
+    pub(crate) outbox: Vec<Outgoing>,
     pub(crate) functions_made: u64,
     pub(crate) checks: Checks,
     pub(crate) coverage: Coverage,
@@ -85,9 +136,16 @@ pub struct World<F> {
 impl<F: Faults> World<F> {
     /// The world of a seed, before anything has happened. `print` shows every input and effect.
     pub fn new(seed: u64, print: bool) -> Self {
+        let mut world = Self::with(Setting::alone(), seed, print);
+        world.functions = (0..Behaviour::ALL.len()).map(|behaviour| world.make_function(behaviour)).collect();
+        world
+    }
+
+    /// The same with another setting, and without functions.
+    pub(crate) fn with(setting: Setting, seed: u64, print: bool) -> Self {
         let mut random = Random::new(seed);
-        let plan = Plan::new(&mut random);
-        let mut world = Self {
+        let plan = Plan::new(setting.calm, &mut random);
+        Self {
             random,
             now_ms: 1_000,
             wall_offset_ms: 1_700_000_000_000,
@@ -96,43 +154,39 @@ impl<F: Faults> World<F> {
             lives: 0,
             fsync_stall_ms: 0,
             network: Network::default(),
-            workers: workers(),
-            clients: (0..4).map(|n| Client::new(user(n))).collect(),
+            workers: workers(&setting),
+            clients: (0..setting.clients).map(|n| Client::new(user(n), setting.jobs.clone())).collect(),
             requests: 0,
             functions: Vec::new(),
             deleted: BTreeSet::new(),
+            foreign: BTreeMap::new(),
+            outbox: Vec::new(),
             functions_made: 0,
-            checks: Checks::default(),
+            checks: Checks::new(setting.id.tag()),
             coverage: Coverage::default(),
             plan,
             events: BTreeMap::new(),
             order: 0,
             trace: blake3::Hasher::new(),
             print,
-        };
-        world.functions = (0..Behaviour::ALL.len()).map(|behaviour| world.make_function(behaviour)).collect();
-        world
+            setting,
+        }
     }
 
     /// Lets everything happen, and says what it has shown, or which rule did not hold.
     pub fn run(mut self) -> Result<Report, Violation> {
-        self.after(0, Event::NodeStarts);
-        for worker in 0..self.workers.len() {
-            self.after(10 * worker as u64, Event::WorkerStarts { worker });
-        }
-        for client in 0..self.clients.len() {
-            self.after(500, Event::ClientActs { client });
-        }
-        self.after(5_000, Event::Fault(None));
+        self.begin();
         let mut healed = false;
         let mut look_ms = 0;
-        while let Some(((at_ms, _), event)) = self.events.pop_first() {
-            self.now_ms = self.now_ms.max(at_ms);
-            if self.now_ms >= FAULTS_MS && !healed {
+        while let Some(at_ms) = self.next_ms() {
+            if at_ms.max(self.now_ms) >= FAULTS_MS && !healed {
                 healed = true;
+                self.now_ms = self.now_ms.max(at_ms);
                 self.heal()?;
             }
-            self.happen(event)?;
+            self.step()?;
+            // Nobody hears what it says to other nodes.
+            self.outbox.clear();
             if healed && self.now_ms >= look_ms {
                 look_ms = self.now_ms + 1_000;
                 if self.is_quiet() || self.now_ms > FAULTS_MS + SETTLE_MS {
@@ -142,6 +196,30 @@ impl<F: Faults> World<F> {
             }
         }
         self.finish()
+    }
+
+    /// The node and the workers start, clients come, and after a while the first fault.
+    pub(crate) fn begin(&mut self) {
+        self.after(0, Event::NodeStarts);
+        for worker in 0..self.workers.len() {
+            self.after(10 * worker as u64, Event::WorkerStarts { worker });
+        }
+        for client in 0..self.clients.len() {
+            self.after(500, Event::ClientActs { client });
+        }
+        self.after(5_000, Event::Fault(None));
+    }
+
+    /// When something happens next.
+    pub(crate) fn next_ms(&self) -> Option<u64> {
+        self.events.first_key_value().map(|((at_ms, _), _)| *at_ms)
+    }
+
+    /// Lets the next thing happen.
+    pub(crate) fn step(&mut self) -> Result<(), Violation> {
+        let Some(((at_ms, _), event)) = self.events.pop_first() else { return Ok(()) };
+        self.now_ms = self.now_ms.max(at_ms);
+        self.happen(event)
     }
 
     fn happen(&mut self, event: Event) -> Result<(), Violation> {
@@ -199,25 +277,34 @@ impl<F: Faults> World<F> {
             Event::Fault(fault) => self.fault(fault),
             Event::Accepts => self.input(shoal_kernel::Input::Accept),
             Event::WorkerRecovers { worker } => self.worker_recovers(worker),
+            Event::HintDue { life } => {
+                self.hint_due(life);
+                Ok(())
+            }
+            Event::Fetched { life, peer, run, outcome } => self.fetched(life, peer, run, outcome),
         }
     }
 
     /// Everything has settled, is durable, and is forgotten by the workers.
-    fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         self.disk.unsettled().next().is_none()
+            && self.disk.guests.is_empty()
             && self.disk.written == self.disk.durable
             && self.node.is_some()
             && self.workers.iter().all(|worker| worker.runs.is_empty())
     }
 
-    fn finish(mut self) -> Result<Report, Violation> {
+    /// All is over: whether everything is as it should be by then, and what was shown.
+    pub(crate) fn finish(mut self) -> Result<Report, Violation> {
         self.checks.at_the_end(&self.disk).map_err(|broken| self.violation(broken))?;
         if !self.is_quiet() {
             let held: Vec<_> = self.workers.iter().map(|worker| (&worker.name, worker.runs.keys())).collect();
-            let detail = format!("workers still hold {held:?}");
+            let guests = self.disk.guests.keys();
+            let detail = format!("workers still hold {held:?}, the node runs of other homes {guests:?}");
             return Err(self.violation(("every ending is acknowledged", detail)));
         }
         self.end_life()?;
+        self.count_runs_at_peers();
         Ok(Report {
             trace: self.trace.finalize().to_hex().to_string(),
             acknowledged: self.checks.acknowledged.len() as u64,
@@ -225,6 +312,19 @@ impl<F: Faults> World<F> {
             fault_kinds: self.coverage.fault_kinds(),
             coverage: self.coverage,
         })
+    }
+
+    fn count_runs_at_peers(&mut self) {
+        let attempts = self.disk.jobs.values().flat_map(|(_, standing)| &standing.attempts);
+        for attempt in attempts.filter(|attempt| attempt.node.is_some()) {
+            match &attempt.ending {
+                Some(Ending::Succeeded) => self.coverage.hit("runs at peers succeeded"),
+                Some(Ending::Failed(failure)) if failure.code == FailureCode::WorkerLost => {
+                    self.coverage.hit("runs lost with peers");
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Something happens after so many milliseconds; of things at the same time the one that was planned first.
@@ -250,7 +350,8 @@ impl<F: Faults> World<F> {
     pub(crate) fn trace(&mut self, what: &str, line: &dyn fmt::Debug) {
         let line = format!("{:>8} {what} {line:?}\n", self.now_ms);
         if self.print {
-            print!("{line}");
+            let place = self.setting.place.map_or(String::new(), |place| format!("node {place} "));
+            print!("{place}{line}");
         }
         self.trace.update(line.as_bytes());
     }
@@ -258,14 +359,16 @@ impl<F: Faults> World<F> {
     /// A function with this behaviour.
     pub(crate) fn make_function(&mut self, behaviour: usize) -> Function {
         self.functions_made += 1;
-        let component = BlobId::of(&self.functions_made.to_be_bytes());
+        // Functions that two nodes of a mesh make are two functions.
+        let number = self.functions_made + 1_000_000 * self.setting.place.unwrap_or(0) as u64;
+        let component = BlobId::of(&number.to_be_bytes());
         let (run_ms, attempts) = match Behaviour::ALL.get(behaviour) {
             Some(Behaviour::Hanging) => (5_000, 3),
             Some(Behaviour::Unlucky) => (150_000, 5),
             _ => (150_000, 3),
         };
         Function {
-            id: ObjectId::from_parts(self.functions_made, 0, *b"function"),
+            id: ObjectId::from_parts(number, 0, *b"function"),
             name: format!("function-{behaviour}"),
             owner: user(9),
             project: None,
@@ -286,12 +389,10 @@ pub(crate) fn user(n: u64) -> ObjectId {
     ObjectId::from_parts(n + 1, 0, *b"theusers")
 }
 
-fn workers() -> Vec<Worker> {
-    let sizes = [(2, 2_048, "a", true), (1, 1_024, "b", false), (4, 1_200, "a", false), (2, 4_096, "b", false)];
-    let worker = |(n, (slots, memory_mb, zone, local)): (usize, (u32, u32, &str, bool))| {
-        let labels = [("zone".to_owned(), zone.to_owned())].into();
-        let offer = Offer { slots, memory_mb, labels, capabilities: Default::default() };
-        Worker::new(ObjectId::from_parts(n as u64 + 1, 0, *b"aworkers"), format!("w{n}"), local, offer)
+fn workers(setting: &Setting) -> Vec<Worker> {
+    let worker = |(n, (offer, local)): (usize, &(Offer, bool))| {
+        let id = ObjectId::from_parts(n as u64 + 1, 0, *b"aworkers");
+        Worker::new(id, format!("w{n}"), *local, offer.clone())
     };
-    sizes.into_iter().enumerate().map(worker).collect()
+    setting.workers.iter().enumerate().map(worker).collect()
 }

@@ -1,17 +1,21 @@
-//! Workers that come, speak and go, and what that means for their runs.
+//! Workers that come, speak and go, and what that means for their runs. Peers do as workers do, once they have attached
+//! ([`super::peers`]); a worker's runs are this home's and those of others ([`super::guests`]).
 
 use std::collections::BTreeSet;
 
+use shoal_protocol::limits::PEER_RUNS_MAX;
 use shoal_protocol::object::job::{Ending, State};
 use shoal_protocol::wire::worker::Run;
-use shoal_protocol::{Kind, ObjectId, Problem, WorkerId};
+use shoal_protocol::{Kind, NodeId, ObjectId, Problem, WorkerId};
 
 use super::Machine;
 use super::runs::{Loss, empty_outcome};
 use crate::effect::Effect;
 use crate::faults::Faults;
 use crate::input::{Now, WorkerAttached};
+use crate::jobs::Placed;
 use crate::lease::{Lease, granted_ms};
+use crate::peers::Peer;
 use crate::timers::Timer;
 use crate::workers::{Link, REMEMBERED_MS, WORKERS_MAX, Worker};
 
@@ -20,13 +24,18 @@ impl<F: Faults> Machine<F> {
     /// lists; of the runs that it lists those count that it is believed to hold.
     pub(super) fn attach(&mut self, now: Now, attached: WorkerAttached, effects: &mut Vec<Effect>) {
         let id = attached.worker;
+        if self.workers.get(id).is_some_and(|known| known.peer.is_some()) {
+            let problem = Problem::new(Kind::Conflict, "this id is that of a peer");
+            effects.push(Effect::Detach { worker: id, problem });
+            return;
+        }
         if self.workers.get(id).is_none() {
             if !self.workers.has_room() {
                 let detail = format!("this node knows {WORKERS_MAX} workers, the most that it takes");
                 effects.push(Effect::Detach { worker: id, problem: Problem::new(Kind::Full, detail) });
                 return;
             }
-            self.meet(now, id, &attached.name);
+            self.meet(now, id, &attached.name, None);
         }
         let lease = Lease::grant(now.mono_ms, self.config.lease_ms);
         self.look_after(id, lease.until_ms);
@@ -46,29 +55,39 @@ impl<F: Faults> Machine<F> {
             worker.cool_down();
         }
         self.counters.attachments += 1;
+        self.welcome(now, id, attached.connection, attached.runs, reborn, effects);
+    }
+
+    /// Compares what a worker or a peer lists with what it is believed to hold, and tells it what counts no more.
+    pub(super) fn welcome(
+        &mut self,
+        now: Now,
+        id: WorkerId,
+        connection: u64,
+        runs: Vec<Run>,
+        reborn: bool,
+        effects: &mut Vec<Effect>,
+    ) {
         self.placeable = true;
-        let listed: BTreeSet<Run> = attached.runs.into_iter().collect();
+        let listed: BTreeSet<Run> = runs.into_iter().collect();
         let held = if reborn { BTreeSet::new() } else { self.reconcile(id, &listed) };
         let drop = listed.iter().filter(|run| !held.contains(run)).copied().collect();
-        effects.push(Effect::Attached {
-            worker: id,
-            connection: attached.connection,
-            lease_ms: self.config.lease_ms,
-            drop,
-        });
+        effects.push(Effect::Attached { worker: id, connection, lease_ms: self.config.lease_ms, drop });
         self.lose_unlisted(now, id, &held, reborn, effects);
         self.repeat_cancels(now, id, effects);
     }
 
-    /// A worker that is not known yet.
-    pub(super) fn meet(&mut self, now: Now, id: WorkerId, name: &str) {
+    /// A worker that is not known yet, or a peer.
+    pub(super) fn meet(&mut self, now: Now, id: WorkerId, name: &str, node: Option<NodeId>) {
         let lease = Lease::grant(now.mono_ms, self.config.lease_ms);
         self.timers.set(lease.until_ms, Timer::Lease(id));
-        self.workers.insert(Worker::new(id, name, lease));
+        let mut worker = Worker::new(id, name, lease);
+        worker.peer = node.map(Peer::new);
+        self.workers.insert(worker);
     }
 
     /// Moves the timer of a worker.
-    fn look_after(&mut self, id: WorkerId, at_ms: u64) {
+    pub(super) fn look_after(&mut self, id: WorkerId, at_ms: u64) {
         if let Some(worker) = self.workers.get_mut(id) {
             self.timers.remove(worker.due_ms, Timer::Lease(id));
             worker.due_ms = at_ms;
@@ -80,7 +99,7 @@ impl<F: Faults> Machine<F> {
     fn reconcile(&mut self, id: WorkerId, listed: &BTreeSet<Run>) -> BTreeSet<Run> {
         let mut held = BTreeSet::new();
         for run in listed {
-            if let Some(placed) = self.jobs.current_mut(id, *run).and_then(|job| job.placed_mut()) {
+            if let Some(placed) = self.placed_mut(id, *run) {
                 placed.seen = true;
                 placed.recovering = false;
                 held.insert(*run);
@@ -111,11 +130,12 @@ impl<F: Faults> Machine<F> {
     /// A cancellation may have been lost with the former connection.
     fn repeat_cancels(&mut self, now: Now, id: WorkerId, effects: &mut Vec<Effect>) {
         for (job, run, _) in self.runs_of(id) {
-            let Some(job) = self.jobs.get_mut(job).filter(|job| job.cancelled) else { continue };
-            if let Some(placed) = job.placed_mut() {
+            let cancelled = self.jobs.get(job).is_some_and(|job| job.cancelled)
+                || self.guests.get(job).is_some_and(|guest| guest.cancelled);
+            if let Some(placed) = self.placed_mut(id, run).filter(|_| cancelled) {
                 placed.cancel_ms = Some(now.mono_ms);
+                effects.push(Effect::Cancel { worker: id, run });
             }
-            effects.push(Effect::Cancel { worker: id, run });
         }
     }
 
@@ -125,9 +145,8 @@ impl<F: Faults> Machine<F> {
         match worker.link {
             Link::Up(current) if current == connection => {
                 worker.link = Link::Down { connection, since_ms: now.mono_ms };
-                for (job, _, _) in self.runs_of(id) {
-                    effects.push(Effect::Changed { job, settled: false });
-                }
+                let jobs = self.runs_of(id).into_iter().map(|(job, _, _)| job).filter(|job| self.jobs.contains(*job));
+                effects.extend(jobs.map(|job| Effect::Changed { job, settled: false }));
             }
             Link::Down { connection: last, .. } if last == connection => {}
             Link::Never => {}
@@ -145,8 +164,11 @@ impl<F: Faults> Machine<F> {
     /// hold is missed only after a whole lease; and then it may still arrive late, so a `Cancel` follows it. A run that
     /// it has once shown to hold (its messages come in order) must be listed until we have answered its ending, and
     /// that we have not: it is in our books. One that is not listed is lost, then and there.
-    pub(super) fn heartbeat(&mut self, now: Now, id: WorkerId, runs: Vec<Run>, effects: &mut Vec<Effect>) {
+    pub(super) fn heartbeat(&mut self, now: Now, id: WorkerId, mut runs: Vec<Run>, effects: &mut Vec<Effect>) {
         let Some(worker) = self.workers.get_mut(id).filter(|worker| worker.attached()) else { return };
+        if worker.peer.is_some() {
+            runs.truncate(PEER_RUNS_MAX);
+        }
         worker.lease = Lease::grant(now.mono_ms, self.config.lease_ms);
         let listed: BTreeSet<Run> = runs.into_iter().collect();
         self.placeable |= worker.keep_strays(&listed);
@@ -169,28 +191,32 @@ impl<F: Faults> Machine<F> {
     }
 
     fn offered_for(&self, now: Now, id: ObjectId) -> u64 {
-        let placed = self.jobs.get(id).and_then(|job| job.placed());
-        placed.map_or(0, |placed| now.mono_ms.saturating_sub(placed.offered_ms))
+        self.placed(id).map_or(0, |placed| now.mono_ms.saturating_sub(placed.offered_ms))
     }
 
     /// Backstops for a worker that lives but does not do what it should: it ends runs that have their time, and stops
     /// runs that are cancelled. One lease after it should have, the job settles without it.
     fn check_overdue(&mut self, now: Now, id: ObjectId, grace_ms: u64, effects: &mut Vec<Effect>) {
-        let Some(job) = self.jobs.get_mut(id) else { return };
-        let run_ms_max = job.accepted.limits.run_ms().saturating_add(grace_ms);
-        let Some(placed) = job.placed() else { return };
+        let job = self.jobs.get(id).map(|job| job.accepted.limits);
+        let limits = job.or_else(|| self.guests.get(id).map(|guest| guest.accepted.limits));
+        let (Some(limits), Some(placed)) = (limits, self.placed(id)) else { return };
         let since = |ms: Option<u64>| ms.map_or(0, |ms| now.mono_ms.saturating_sub(ms));
         let (ending, state) = if since(placed.cancel_ms) > grace_ms {
             (Ending::Cancelled, State::Cancelled)
-        } else if since(placed.started_ms) > run_ms_max {
+        } else if since(placed.started_ms) > limits.run_ms().saturating_add(grace_ms) {
             (Ending::TimedOut, State::TimedOut)
         } else {
             return;
         };
-        job.end_attempt(&ending, now.wall_ms);
         self.counters.overdue += 1;
         self.abandon(id, effects);
-        self.settle(now, id, state, Some(empty_outcome(ending)), effects);
+        match self.jobs.get_mut(id) {
+            Some(job) => {
+                job.end_attempt(&ending, now.wall_ms);
+                self.settle(now, id, state, Some(empty_outcome(ending)), effects);
+            }
+            None => self.end_guest(now, id, empty_outcome(ending), effects),
+        }
     }
 
     /// A worker takes no new runs.
@@ -219,11 +245,12 @@ impl<F: Faults> Machine<F> {
             self.lose_all(now, id, "the worker was out of reach until its lease ended", effects);
         }
         let Some(worker) = self.workers.get(id) else { return };
+        let remembered_ms = if worker.peer.is_some() { 0 } else { REMEMBERED_MS };
         let since_ms = match worker.link {
             Link::Down { since_ms, .. } => since_ms,
             Link::Never | Link::Up(_) => 0,
         };
-        let forget_ms = since_ms.saturating_add(REMEMBERED_MS);
+        let forget_ms = since_ms.saturating_add(remembered_ms);
         if worker.link == Link::Never || (forget_ms <= now.mono_ms && !worker.has_runs()) {
             self.workers.remove(id);
         } else {
@@ -241,9 +268,29 @@ impl<F: Faults> Machine<F> {
         }
     }
 
-    /// The current runs at a worker, and whether it has shown that it holds them.
+    /// The current runs at a worker, of this home and of others, and whether it has shown that it holds them.
     fn runs_of(&self, id: WorkerId) -> Vec<(ObjectId, Run, bool)> {
-        let jobs = self.workers.get(id).into_iter().flat_map(Worker::runs).filter_map(|job| self.jobs.get(job));
-        jobs.filter_map(|job| job.placed().map(|placed| (job.id(), job.run(), placed.seen))).collect()
+        let jobs = self.workers.get(id).into_iter().flat_map(Worker::runs);
+        let run = |job| {
+            let own = self.jobs.get(job).map(|job| job.run());
+            own.or_else(|| self.guests.get(job).map(|guest| guest.run))
+        };
+        jobs.filter_map(|job| Some((job, run(job)?, self.placed(job)?.seen))).collect()
+    }
+
+    /// Where a run is, whoever its home is.
+    pub(super) fn placed(&self, job: ObjectId) -> Option<&Placed> {
+        match self.jobs.get(job) {
+            Some(job) => job.placed(),
+            None => self.guests.get(job).and_then(|guest| guest.placed()),
+        }
+    }
+
+    /// The same, if this run is the current one and at this worker.
+    pub(super) fn placed_mut(&mut self, worker: WorkerId, run: Run) -> Option<&mut Placed> {
+        match self.jobs.current_mut(worker, run) {
+            Some(job) => job.placed_mut(),
+            None => self.guests.current_mut(worker, run).and_then(|guest| guest.placed_mut()),
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::faults::Faults;
 use crate::input::{Command, Now, Principal, RequestId};
 use crate::jobs::{Job, Phase};
 use crate::record::Record;
-use crate::workers::Link;
+use crate::workers::{Link, Worker};
 use crate::{reason, rights, view};
 
 impl<F: Faults> Machine<F> {
@@ -35,6 +35,7 @@ impl<F: Faults> Machine<F> {
             Command::Workers => self.list_workers(&principal),
             Command::PatchWorker(id, patch) => self.patch_worker(&principal, id, &patch),
             Command::DetachWorker(id) => self.detach_worker(now, &principal, id, effects),
+            Command::Peers => self.list_peers(now, &principal),
             Command::Load => Ok(Reply::Load(self.load())),
         };
         effects.push(Effect::Reply { request, reply });
@@ -126,19 +127,26 @@ impl<F: Faults> Machine<F> {
         if !rights::may_see_workers(principal) {
             return Err(rights::refusal(principal, "see the workers"));
         }
-        let visible = |id| self.jobs.get(id).is_some_and(|job| readable(principal, job));
-        let workers = self.workers.iter().filter(|worker| worker.link != Link::Never);
+        let visible = |id| self.readable(principal, id);
+        let workers = self.workers.own().filter(|worker| worker.link != Link::Never);
         Ok(Reply::Workers(workers.map(|worker| worker.view(visible)).collect()))
+    }
+
+    /// Whether they may see a run at one of our workers, whoever its home is.
+    fn readable(&self, principal: &Principal, id: ObjectId) -> bool {
+        let accepted = self.jobs.get(id).map(|job| &job.accepted);
+        let accepted = accepted.or_else(|| self.guests.get(id).map(|guest| &guest.accepted));
+        accepted.is_some_and(|accepted| rights::may_read_job(principal, accepted.owner, accepted.function_owner))
     }
 
     fn patch_worker(&mut self, principal: &Principal, id: WorkerId, patch: &WorkerPatch) -> Result<Reply, Problem> {
         if !rights::may_operate(principal) {
             return Err(rights::refusal(principal, "change a worker"));
         }
-        let worker = self.workers.get_mut(id).ok_or_else(|| unknown_worker(id))?;
+        let worker = self.own_worker(id)?;
         worker.cordoned = patch.cordoned.unwrap_or(worker.cordoned);
         self.placeable = true;
-        let visible = |id| self.jobs.get(id).is_some_and(|job| readable(principal, job));
+        let visible = |id| self.readable(principal, id);
         let worker = self.workers.get(id).ok_or_else(|| unknown_worker(id))?;
         Ok(Reply::Worker(Box::new(worker.view(visible))))
     }
@@ -154,7 +162,7 @@ impl<F: Faults> Machine<F> {
         if !rights::may_operate(principal) {
             return Err(rights::refusal(principal, "send a worker away"));
         }
-        let worker = self.workers.get_mut(id).ok_or_else(|| unknown_worker(id))?;
+        let worker = self.own_worker(id)?;
         if let Link::Up(connection) = worker.link {
             worker.link = Link::Down { connection, since_ms: now.mono_ms };
             let problem = Problem::new(Kind::Unavailable, "an operator has sent this worker away");
@@ -162,6 +170,11 @@ impl<F: Faults> Machine<F> {
         }
         self.lose_all(now, id, "an operator has sent the worker away", effects);
         Ok(Reply::Done)
+    }
+
+    /// A worker of this node: a peer is its own master.
+    fn own_worker(&mut self, id: WorkerId) -> Result<&mut Worker, Problem> {
+        self.workers.get_mut(id).filter(|worker| worker.peer.is_none()).ok_or_else(|| unknown_worker(id))
     }
 
     /// A job in memory that they may change.
@@ -203,10 +216,6 @@ impl<F: Faults> Machine<F> {
         };
         view
     }
-}
-
-fn readable(principal: &Principal, job: &Job) -> bool {
-    rights::may_read_job(principal, job.accepted.owner, job.accepted.function_owner)
 }
 
 fn unknown_job(id: ObjectId) -> Problem {

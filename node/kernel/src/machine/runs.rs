@@ -3,7 +3,7 @@
 use shoal_protocol::limits::MESSAGE_LEN_MAX;
 use shoal_protocol::object::job::{Ending, Failure, FailureCode, Outcome, Payload, Progress, State, Usage};
 use shoal_protocol::wire::worker::Run;
-use shoal_protocol::{ObjectId, Problem, WorkerId};
+use shoal_protocol::{Kind, ObjectId, Problem, WorkerId};
 
 use super::Machine;
 use crate::backoff::pause_ms;
@@ -35,34 +35,35 @@ pub(super) enum Loss {
 }
 
 impl<F: Faults> Machine<F> {
-    /// Hands a job to a worker: a new epoch, written before anybody hears of it.
+    /// Hands a job to a worker or a peer: a new epoch, written before anybody hears of it.
     pub(super) fn offer(&mut self, now: Now, id: ObjectId, to: WorkerId, effects: &mut Vec<Effect>) {
         let (Some(job), Some(worker)) = (self.jobs.get_mut(id), self.workers.get_mut(to)) else { return };
         self.queue.remove(&job.accepted.needs, id);
         self.turn += 1;
-        job.begin_attempt(to, &worker.name, now.wall_ms);
-        job.phase = Phase::Placed(Placed {
-            worker: to,
-            offered_ms: now.mono_ms,
-            turn: self.turn,
-            seen: false,
-            started_ms: None,
-            cancel_ms: None,
-            recovering: false,
-        });
-        worker.take(id, job.accepted.needs.memory());
+        let node = worker.node();
+        job.begin_attempt(to, &worker.name, node, now.wall_ms);
+        job.phase = Phase::Placed(Placed::new(to, self.turn, now.mono_ms));
+        worker.take(id, &job.accepted.needs);
         self.counters.offers += 1;
         if !F::EPOCH_UNWRITTEN {
             effects.push(Effect::Write(Record::Standing(id, Box::new(job.standing()))));
         }
-        effects.push(Effect::Start { worker: to, start: Box::new(job.start()) });
+        match node {
+            Some(peer) => {
+                self.counters.peer_offers += 1;
+                effects.push(Effect::Offer { peer, offer: Box::new(job.run_offer()) });
+            }
+            None => effects.push(Effect::Start { worker: to, start: Box::new(job.start()) }),
+        }
         effects.push(Effect::Changed { job: id, settled: false });
     }
 
     /// The guest of a run has started.
     pub(super) fn started(&mut self, now: Now, worker: WorkerId, run: Run, effects: &mut Vec<Effect>) {
         let Some(job) = self.jobs.current_mut(worker, run) else {
-            effects.push(Effect::Cancel { worker, run });
+            if !self.guest_started(now, worker, run, effects) {
+                effects.push(Effect::Cancel { worker, run });
+            }
             return;
         };
         if let Some(attempt) = job.attempts.last_mut() {
@@ -81,10 +82,11 @@ impl<F: Faults> Machine<F> {
     }
 
     /// A run says how far it is.
-    pub(super) fn progress(&mut self, worker: WorkerId, run: Run, mut progress: Progress, effects: &mut Vec<Effect>) {
-        let Some(job) = self.jobs.current_mut(worker, run) else { return };
-        let end = progress.message.floor_char_boundary(MESSAGE_LEN_MAX);
-        progress.message.truncate(end);
+    pub(super) fn progress(&mut self, worker: WorkerId, run: Run, progress: Progress, effects: &mut Vec<Effect>) {
+        let progress = Progress { message: cut(progress.message), ..progress };
+        let Some(job) = self.jobs.current_mut(worker, run) else {
+            return self.guest_progress(worker, run, progress, effects);
+        };
         job.progress = Some(progress);
         effects.push(Effect::Changed { job: run.job, settled: false });
     }
@@ -96,9 +98,19 @@ impl<F: Faults> Machine<F> {
         if let Some(worker) = self.workers.get_mut(from) {
             worker.stray_gone(run);
         }
+        if self.guests.current(from, run).is_some() {
+            self.end_guest(now, run.job, outcome, effects);
+            effects.push(Effect::Settled { worker: from, run });
+            return;
+        }
         let counts = self.jobs.current(from, run).is_some() || (F::LATE_RESULT_COUNTS && self.jobs.contains(run.job));
         if !counts {
             self.counters.fenced += 1;
+            effects.push(Effect::Settled { worker: from, run });
+            return;
+        }
+        if let Some(why) = self.lost_at_peer(from, &outcome.ending) {
+            self.lose(now, run.job, Loss::WithWorker, why, effects);
             effects.push(Effect::Settled { worker: from, run });
             return;
         }
@@ -117,38 +129,54 @@ impl<F: Faults> Machine<F> {
     }
 
     /// A worker does not take a run: it goes elsewhere, and is not counted.
-    pub(super) fn declined(
-        &mut self,
-        now: Now,
-        from: WorkerId,
-        run: Run,
-        problem: &Problem,
-        effects: &mut Vec<Effect>,
-    ) {
+    pub(super) fn declined(&mut self, now: Now, from: WorkerId, run: Run, problem: Problem, effects: &mut Vec<Effect>) {
         self.placeable = true;
         if let Some(worker) = self.workers.get_mut(from) {
             worker.stray_gone(run);
         }
-        if self.jobs.current(from, run).is_none() {
+        let here = self.jobs.current(from, run).is_some();
+        if !here && self.guests.current(from, run).is_none() {
             return;
         }
+        let why = cut(problem.detail.clone());
+        let needs = self.jobs.get(run.job).map(|job| &job.accepted.needs);
+        let Some(worker) = self.workers.get_mut(from) else { return };
+        let until_ms = match (&mut worker.peer, needs) {
+            (Some(peer), Some(needs)) => {
+                self.counters.peer_declines += 1;
+                peer.declined(needs, problem.kind == Kind::Full, why, now.mono_ms)
+            }
+            _ => {
+                let until_ms = now.mono_ms + DECLINE_PAUSE_MS;
+                worker.pause = Some(Pause { until_ms, why });
+                until_ms
+            }
+        };
+        let by_peer = worker.peer.is_some();
+        self.timers.set(until_ms, Timer::Place);
         self.counters.declined += 1;
-        if let Some(worker) = self.workers.get_mut(from) {
-            let until_ms = now.mono_ms + DECLINE_PAUSE_MS;
-            worker.pause = Some(Pause { until_ms, why: problem.detail.clone() });
-            self.timers.set(until_ms, Timer::Place);
+        if !here {
+            return self.decline_guest(run.job, problem, effects);
         }
         self.release(run.job);
         let Some(job) = self.jobs.get_mut(run.job) else { return };
         job.strike_attempt();
-        job.fruitless = job.fruitless.saturating_add(1);
-        let pause = pause_ms(run.job, job.fruitless);
+        // That a peer does not take it says nothing of the job, and the next one may: it is the peer that pauses.
+        let pause = if by_peer {
+            0
+        } else {
+            job.fruitless = job.fruitless.saturating_add(1);
+            pause_ms(run.job, job.fruitless)
+        };
         self.requeue(now, run.job, pause, effects);
     }
 
     /// A run is gone without an ending. The caller has seen to its worker's books, or does not care.
     pub(super) fn lose(&mut self, now: Now, id: ObjectId, loss: Loss, why: &str, effects: &mut Vec<Effect>) {
         self.placeable = true;
+        if self.guests.contains(id) {
+            return self.lose_guest(now, id, loss, why, effects);
+        }
         self.release(id);
         let Some(job) = self.jobs.get_mut(id) else { return };
         let started = job.placed().is_some_and(|placed| placed.started_ms.is_some());
@@ -180,17 +208,17 @@ impl<F: Faults> Machine<F> {
 
     /// Gives a run up that may still be under way: it is stopped, and occupies its slot until the worker has let go.
     pub(super) fn abandon(&mut self, id: ObjectId, effects: &mut Vec<Effect>) {
-        let Some(job) = self.jobs.get(id) else { return };
-        let (Some(placed), run) = (job.placed(), job.run()) else { return };
-        if let Some(worker) = self.workers.get_mut(placed.worker) {
+        let run = self.jobs.get(id).map(|job| job.run()).or_else(|| self.guests.get(id).map(|guest| guest.run));
+        let (Some(run), Some(at)) = (run, self.placed(id).map(|placed| placed.worker)) else { return };
+        if let Some(worker) = self.workers.get_mut(at) {
             worker.abandon(run);
         }
-        effects.push(Effect::Cancel { worker: placed.worker, run });
+        effects.push(Effect::Cancel { worker: at, run });
     }
 
     /// Takes a run off its worker's books.
-    fn release(&mut self, id: ObjectId) {
-        let worker = self.jobs.get(id).and_then(|job| job.placed()).map(|placed| placed.worker);
+    pub(super) fn release(&mut self, id: ObjectId) {
+        let worker = self.placed(id).map(|placed| placed.worker);
         if let Some(worker) = worker.and_then(|worker| self.workers.get_mut(worker)) {
             worker.release(id);
         }
@@ -312,6 +340,12 @@ fn transient(ending: &Ending, cancelled: bool) -> Option<Failure> {
 
 fn outcome_of(failure: Failure, outcome: Outcome) -> Outcome {
     Outcome { ending: Ending::Failed(failure), ..outcome }
+}
+
+/// The text up to [`MESSAGE_LEN_MAX`] bytes.
+pub(super) fn cut(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MESSAGE_LEN_MAX));
+    text
 }
 
 /// What came out of a run that brought nothing.

@@ -9,9 +9,11 @@ use super::Machine;
 use crate::effect::Effect;
 use crate::faults::Faults;
 use crate::input::Now;
-use crate::jobs::{Job, Phase};
+use crate::jobs::{Phase, Placed};
+use crate::peers::{Peer, Room};
 use crate::placement::{self, Obstacle, Request};
 use crate::queue::ShapeId;
+use crate::record::Accepted;
 use crate::timers::Timer;
 use crate::workers::Worker;
 
@@ -35,9 +37,18 @@ impl<F: Faults> Machine<F> {
     ///
     /// While the node refuses jobs nothing is placed either: it is stopping, or cannot journal an epoch.
     pub(super) fn place(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        if self.refusing.is_some() || !self.any_capacity() {
+        if self.refusing.is_some() {
             return;
         }
+        if self.any_capacity() {
+            self.place_all(now, effects);
+            self.rebalance(now, effects);
+        }
+        self.seek(now, effects);
+    }
+
+    /// Gives every job that waits its turn.
+    fn place_all(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let mut heads: BinaryHeap<Reverse<(ObjectId, ShapeId)>> = self.queue.heads().map(Reverse).collect();
         let mut claims = Claims::default();
         // Within a step capacity only shrinks: a shape that was refused once is not looked at again.
@@ -51,12 +62,14 @@ impl<F: Faults> Machine<F> {
                 None => self.claim(now, id, shape, &mut claims),
             }
         }
-        self.rebalance(now, effects);
+        self.reserved = claims.reserved;
     }
 
-    /// Whether any worker takes one more run at all: most steps under load end here.
+    /// Whether any worker or peer takes one more run at all: most steps under load end here.
     fn any_capacity(&self) -> bool {
-        self.workers.iter().any(|worker| worker.attached() && worker.occupied() < self.occupied_max(worker))
+        let own = |worker: &Worker| worker.occupied() < self.occupied_max(worker);
+        let room = |peer: &Peer| peer.rooms().iter().any(Room::has_slot);
+        self.workers.iter().any(|worker| worker.attached() && worker.peer.as_ref().map_or_else(|| own(worker), room))
     }
 
     /// Runs that a worker may hold: its slots, and what it is handed ahead.
@@ -72,18 +85,47 @@ impl<F: Faults> Machine<F> {
         let job = self.jobs.get(id)?;
         let request =
             Request { needs, component: job.accepted.component, avoid: job.failed_at(), reserved: claims.reserved };
-        let free = placement::choose(self.workers.iter(), &request, now.mono_ms).map(|worker| (worker, false));
-        free.or_else(|| self.find_ahead(now, job, &request, claims).map(|worker| (worker, true)))
+        self.find_own(now, job.accepted.function, &request, claims).or_else(|| {
+            let peer = placement::choose_peer(self.workers.peers(), &request, now.mono_ms);
+            peer.map(|worker| (worker, false))
+        })
+    }
+
+    /// The worker of this node that has a run now, or promises to have it soon: the second says which.
+    fn find_own(
+        &self,
+        now: Now,
+        function: ObjectId,
+        request: &Request<'_>,
+        claims: &Claims,
+    ) -> Option<(WorkerId, bool)> {
+        let free = placement::choose(self.workers.own(), request, now.mono_ms).map(|worker| (worker, false));
+        free.or_else(|| self.find_ahead(now, function, request, claims).map(|worker| (worker, true)))
+    }
+
+    /// Where a run of another home goes. It has what this home's jobs leave: no place that is kept for one of them, and
+    /// nothing ahead of those that wait.
+    pub(super) fn find_for_guest(&self, now: Now, accepted: &Accepted) -> Option<WorkerId> {
+        let request = Request {
+            needs: &accepted.needs,
+            component: accepted.component,
+            avoid: None,
+            reserved: self.reserved.filter(|_| self.queue.len() > 0),
+        };
+        if self.queue.len() > 0 {
+            return placement::choose(self.workers.own(), &request, now.mono_ms);
+        }
+        self.find_own(now, accepted.function, &request, &Claims::default()).map(|(worker, _)| worker)
     }
 
     /// The busy worker that will come to this job first, if that promises to be soon. Only asked when no worker that
     /// fits has a free slot.
-    fn find_ahead(&self, now: Now, job: &Job, request: &Request<'_>, claims: &Claims) -> Option<WorkerId> {
+    fn find_ahead(&self, now: Now, function: ObjectId, request: &Request<'_>, claims: &Claims) -> Option<WorkerId> {
         // A first run of a function may take any time: it does not wait behind others, nor others behind it.
-        self.functions.run_us(job.accepted.function)?;
+        self.functions.run_us(function)?;
         let wait_us_max = self.config.prefetch.wait_ms * 1_000;
         self.workers
-            .iter()
+            .own()
             .filter(|worker| !claims.awaited.contains(&worker.id) && request.avoid != Some(worker.id))
             .filter(|worker| worker.occupied() < self.occupied_max(worker))
             .filter(|worker| {
@@ -104,9 +146,9 @@ impl<F: Faults> Machine<F> {
             return None;
         }
         let mut left_us: u64 = 0;
-        for job in worker.runs().filter_map(|id| self.jobs.get(id)) {
-            let run_us = self.functions.run_us(job.accepted.function)?;
-            let started_ms = job.placed().and_then(|placed| placed.started_ms);
+        for (function, placed) in worker.runs().filter_map(|id| Some((self.function_of(id)?, self.placed(id)?))) {
+            let run_us = self.functions.run_us(function)?;
+            let started_ms = placed.started_ms;
             let past_us = started_ms.map_or(0, |ms| now.mono_ms.saturating_sub(ms).saturating_mul(1_000));
             // A run beyond its average may take any time: the longer it has taken, the longer it is expected to.
             left_us = left_us.saturating_add(if past_us <= run_us { run_us - past_us } else { past_us });
@@ -114,15 +156,21 @@ impl<F: Faults> Machine<F> {
         Some(left_us / u64::from(worker.offer.slots.max(1)))
     }
 
+    /// The function of a run, whoever its home is.
+    fn function_of(&self, job: ObjectId) -> Option<ObjectId> {
+        let own = self.jobs.get(job).map(|job| job.accepted.function);
+        own.or_else(|| self.guests.get(job).map(|guest| guest.accepted.function))
+    }
+
     /// Notes what a job that found no place waits for, before younger ones of other shapes have their turn.
     fn claim(&self, now: Now, id: ObjectId, shape: ShapeId, claims: &mut Claims) {
         let (Some(needs), Some(job)) = (self.queue.needs(shape), self.jobs.get(id)) else { return };
         let busy =
             |worker: &&Worker| placement::examine(worker, needs, now.mono_ms).is_err_and(|obstacle| obstacle.is_load());
-        claims.awaited.extend(self.workers.iter().filter(busy).map(|worker| worker.id));
+        claims.awaited.extend(self.workers.own().filter(busy).map(|worker| worker.id));
         let Phase::Queued { since_ms } = job.phase else { return };
         if claims.reserved.is_none() && now.mono_ms.saturating_sub(since_ms) >= RESERVE_AFTER_MS {
-            claims.reserved = placement::reserve(self.workers.iter(), needs, now.mono_ms);
+            claims.reserved = placement::reserve(self.workers.own(), needs, now.mono_ms);
         }
     }
 
@@ -130,12 +178,15 @@ impl<F: Faults> Machine<F> {
     /// its turn; only what the worker cannot have begun: a worker runs what it was handed first, so the first runs, as
     /// many as it has slots, may be under way although it has not said so yet (it may be compiling).
     fn rebalance(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        if !self.workers.iter().any(|worker| worker.attached() && worker.free_slots() > 0) {
+        let own = |worker: &Worker| worker.free_slots() > 0;
+        let idle = |peer: &Peer| peer.rooms().iter().any(Room::has_slot);
+        let idle = |worker: &Worker| worker.peer.as_ref().map_or_else(|| own(worker), idle);
+        if !self.workers.iter().any(|worker| worker.attached() && idle(worker)) {
             return;
         }
         let withdraw_ms = self.config.prefetch.withdraw_ms;
         let mut waiting: Vec<(u64, ObjectId)> = Vec::new();
-        for worker in self.workers.iter().filter(|worker| worker.attached()) {
+        for worker in self.workers.own().filter(|worker| worker.attached()) {
             waiting.extend(self.waiting_at(worker));
         }
         let mut next_ms: Option<u64> = None;
@@ -160,26 +211,24 @@ impl<F: Faults> Machine<F> {
         if worker.occupied() <= slots {
             return Vec::new();
         }
-        let mut runs: Vec<(u64, &Job)> = worker
-            .runs()
-            .filter_map(|id| self.jobs.get(id))
-            .filter_map(|job| job.placed().map(|placed| (placed.turn, job)))
-            .collect();
-        runs.sort_unstable_by_key(|(turn, _)| *turn);
-        let ahead = runs.into_iter().skip(slots).map(|(_, job)| job).filter(|job| !job.cancelled);
+        let placed = worker.runs().filter_map(|id| self.placed(id).map(|placed| (placed, id)));
+        let mut runs: Vec<(&Placed, ObjectId)> = placed.collect();
+        runs.sort_unstable_by_key(|(placed, _)| placed.turn);
+        let ahead = runs.into_iter().skip(slots).filter(|(placed, _)| placed.started_ms.is_none());
+        // Runs of other homes stay where they are: their homes take them back if they want to.
         ahead
-            .filter_map(|job| job.placed().map(|placed| (placed, job.id())))
-            .filter(|(placed, _)| placed.started_ms.is_none())
+            .filter(|(_, id)| self.jobs.get(*id).is_some_and(|job| !job.cancelled))
             .map(|(placed, id)| (placed.offered_ms, id))
             .collect()
     }
 
-    /// A worker that could start a placed job at once.
+    /// A worker that could start a placed job at once, or else a peer.
     fn idle_place(&self, now: Now, id: ObjectId) -> Option<WorkerId> {
         let job = self.jobs.get(id)?;
         let accepted = &job.accepted;
         let request =
             Request { needs: &accepted.needs, component: accepted.component, avoid: job.failed_at(), reserved: None };
-        placement::choose(self.workers.iter(), &request, now.mono_ms)
+        let own = placement::choose(self.workers.own(), &request, now.mono_ms);
+        own.or_else(|| placement::choose_peer(self.workers.peers(), &request, now.mono_ms))
     }
 }

@@ -1,9 +1,10 @@
 //! Taking jobs in: each is accepted or refused by itself, and all are answered at once.
 
-use shoal_protocol::limits::{ARGS_LEN_MAX, ARGS_MAX, SUBMIT_BATCH_LEN_MAX};
+use shoal_protocol::limits::SUBMIT_BATCH_LEN_MAX;
 use shoal_protocol::object::function::Function;
 use shoal_protocol::object::job::Receipt;
-use shoal_protocol::{Kind, ObjectId, Problem, name};
+use shoal_protocol::record::check_texts;
+use shoal_protocol::{Kind, ObjectId, Problem};
 
 use super::Machine;
 use crate::effect::{Effect, Reply};
@@ -73,7 +74,7 @@ impl<F: Faults> Machine<F> {
         if !rights::may_run(principal, function, self.functions.members(function)) {
             return Err(rights::refusal(principal, &format!("run the function {}", function.name)));
         }
-        check_texts(&job)?;
+        check_texts(&job.name, &job.labels, &job.input, &job.args, &job.env)?;
         let accepted = accept(now, owner, function, job)?;
         if !self.queue.has_room(&accepted.needs) {
             return Err(full("jobs of too many different needs wait at this node".into()));
@@ -121,30 +122,4 @@ fn accept(now: Now, owner: ObjectId, function: &Function, job: NewJob) -> Result
         name: job.name,
         labels: job.labels,
     })
-}
-
-fn check_texts(job: &NewJob) -> Result<(), Problem> {
-    let invalid = |detail: String| Err(Problem::new(Kind::InvalidField, detail));
-    if !job.name.is_empty() {
-        name::check("name", &job.name)?;
-    }
-    name::check_labels("labels", &job.labels)?;
-    if !job.input.within_bounds() {
-        return Err(Problem::new(Kind::TooLarge, "input: what is longer than 16 KiB is a blob"));
-    }
-    if job.args.len() > ARGS_MAX || job.env.len() > ARGS_MAX {
-        return invalid(format!("args, env: at most {ARGS_MAX} arguments and as many environment variables"));
-    }
-    let pairs = job.env.iter().flat_map(|(key, value)| [key, value]);
-    let len: usize = job.args.iter().chain(pairs.clone()).map(String::len).sum();
-    if len > ARGS_LEN_MAX {
-        return invalid(format!("args, env: {len} bytes together, at most {ARGS_LEN_MAX}"));
-    }
-    if job.args.iter().chain(pairs).any(|text| text.contains('\0')) {
-        return invalid("args, env: a text holds a zero byte, which no program can read".into());
-    }
-    match job.env.keys().find(|key| key.is_empty() || key.contains('=')) {
-        Some(key) => invalid(format!("env: {key:?} cannot name a variable")),
-        None => Ok(()),
-    }
 }

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use shoal_kernel::{
-    Accepted, Command, Config, Effect, Input, Kernel, NewJob, Now, Principal, Record, Reply, Standing, WorkerAttached,
+    Accepted, Command, Config, Effect, GuestEnd, GuestRun, Input, Kernel, NewJob, Now, PeerAttached, Principal, Record,
+    Reply, Standing, WorkerAttached,
 };
 use shoal_protocol::object::function::{Function, Needs, RunLimits, Version};
 use shoal_protocol::object::job::{Ending, Failure, FailureCode, Job, Outcome, Payload, Reason, Receipt, State, Usage};
 use shoal_protocol::object::worker::Offer;
+use shoal_protocol::wire::peer::{Hint, PeerMessage, WorkerHint};
 use shoal_protocol::wire::worker::Run;
-use shoal_protocol::{BlobId, NodeId, ObjectId, Problem, WorkerId};
+use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem, WorkerId};
 
 pub(crate) const LEASE_MS: u64 = 1_000;
 /// What the grantor waits: a fifth longer.
@@ -103,7 +105,11 @@ pub(crate) struct Node {
     pub(crate) now: Now,
     pub(crate) journal: Vec<Record>,
     pub(crate) jobs: BTreeMap<ObjectId, (Accepted, Standing)>,
+    pub(crate) guests: BTreeMap<ObjectId, (GuestRun, Option<GuestEnd>)>,
+    config: Config,
     connections: u64,
+    /// The connection to each peer.
+    links: BTreeMap<u8, u64>,
 }
 
 impl Node {
@@ -123,22 +129,27 @@ impl Node {
         config.lease_ms = LEASE_MS;
         change(&mut config);
         Self {
-            kernel: Kernel::new(config),
+            kernel: Kernel::new(config.clone()),
+            config,
+            guests: BTreeMap::new(),
             now: Now { mono_ms: 10_000, wall_ms: 1_000_000 },
             journal: Vec::new(),
             jobs: BTreeMap::new(),
             connections: 0,
+            links: BTreeMap::new(),
         }
     }
 
     /// A node that starts from this one's journal.
     pub(crate) fn restarted(&self) -> (Self, Vec<Effect>) {
-        let mut node = Self::empty(|_| {});
+        let mut node = Self::empty(|config| *config = self.config.clone());
         node.now = self.now;
         node.jobs = self.jobs.clone();
+        node.guests = self.guests.clone();
         node.connections = self.connections;
         let mut effects = Vec::new();
         node.kernel.restore(node.now, self.jobs.values().cloned(), &mut effects);
+        node.kernel.restore_guests(node.now, self.guests.values().cloned(), &mut effects);
         node.apply(&effects);
         node.handle(Input::Function(Box::new(function(FUNCTION))));
         (node, effects)
@@ -163,6 +174,16 @@ impl Node {
                 Record::Swept(job) => {
                     self.jobs.remove(job);
                 }
+                Record::GuestAccepted(guest) => {
+                    let before = self.guests.insert(guest.run.job, ((**guest).clone(), None));
+                    assert!(before.is_none(), "the older run is gone before");
+                }
+                Record::GuestEnded(run, end) => {
+                    let (guest, ended) = self.guests.get_mut(&run.job).unwrap();
+                    assert_eq!((guest.run, ended.is_none()), (*run, true));
+                    *ended = Some((**end).clone());
+                }
+                Record::GuestGone(run) => assert_eq!(self.guests.remove(&run.job).unwrap().0.run, *run),
             }
         }
     }
@@ -273,6 +294,106 @@ impl Node {
         let placed = self.jobs.values().filter(|(_, standing)| standing.state == State::Offered).count() as u64;
         assert_eq!(load.running, placed);
     }
+}
+
+/// A peer's node id.
+pub(crate) fn peer(n: u8) -> NodeId {
+    NodeId([n; 32])
+}
+
+/// A peer's place among the workers of a home.
+pub(crate) fn at(n: u8) -> WorkerId {
+    WorkerId::of_node(&peer(n))
+}
+
+/// What peers do as a home's executors, and what a node's homes do.
+impl Node {
+    /// Connects a peer on both sides: it has said hello, and has welcomed us.
+    pub(crate) fn meet(&mut self, n: u8, runs: Vec<Run>) -> (u64, Vec<Effect>) {
+        self.connections += 1;
+        let (node, connection) = (peer(n), self.connections);
+        self.links.insert(n, connection);
+        let mut effects = self.handle(Input::PeerConnected { node, connection });
+        let attached = PeerAttached { node, connection, name: format!("p{n}"), runs, rtt_us: 1_000 };
+        effects.extend(self.handle(Input::PeerAttached(Box::new(attached))));
+        effects.extend(self.welcomed(n, connection, Vec::new()));
+        (connection, effects)
+    }
+
+    pub(crate) fn welcomed(&mut self, n: u8, connection: u64, drop: Vec<Run>) -> Vec<Effect> {
+        self.handle(Input::HomeAttached { home: peer(n), connection, lease_ms: LEASE_MS, drop })
+    }
+
+    pub(crate) fn part(&mut self, n: u8, connection: u64) -> Vec<Effect> {
+        self.handle(Input::PeerDetached { node: peer(n), connection })
+    }
+
+    pub(crate) fn hint(&mut self, n: u8, workers: Vec<WorkerHint>) -> Vec<Effect> {
+        let hint = Box::new(Hint { name: format!("p{n}"), workers, ..Hint::default() });
+        self.handle(Input::PeerHint { node: peer(n), hint, rtt_us: 1_000 })
+    }
+
+    /// A peer with one worker of so many free slots, and plenty of memory.
+    pub(crate) fn peer(&mut self, n: u8, slots: u32) -> u64 {
+        let (connection, _) = self.meet(n, Vec::new());
+        self.hint(n, vec![free(offer(slots, 64 * 1024))]);
+        connection
+    }
+
+    pub(crate) fn peer_taken(&mut self, n: u8, run: Run) -> Vec<Effect> {
+        self.handle(Input::PeerTaken { node: peer(n), run, worker: format!("w-of-p{n}") })
+    }
+
+    pub(crate) fn peer_declined(&mut self, n: u8, run: Run, why: &str) -> Vec<Effect> {
+        self.handle(Input::Declined { worker: at(n), run, problem: Problem::new(Kind::NotFound, why) })
+    }
+
+    pub(crate) fn peer_started(&mut self, n: u8, run: Run) -> Vec<Effect> {
+        self.handle(Input::Started { worker: at(n), run })
+    }
+
+    pub(crate) fn peer_ended(&mut self, n: u8, run: Run, outcome: Outcome) -> Vec<Effect> {
+        self.handle(Input::Ended { worker: at(n), run, outcome: Box::new(outcome) })
+    }
+
+    pub(crate) fn peer_heartbeat(&mut self, n: u8, runs: &[Run]) -> Vec<Effect> {
+        self.handle(Input::Heartbeat { worker: at(n), runs: runs.to_vec() })
+    }
+
+    /// The connection to a peer.
+    pub(crate) fn link(&self, n: u8) -> u64 {
+        self.links[&n]
+    }
+}
+
+/// A worker of a peer, all free.
+pub(crate) fn free(offer: Offer) -> WorkerHint {
+    WorkerHint { free_slots: offer.slots, free_memory_mb: offer.memory_mb, offer }
+}
+
+/// The runs that are offered to peers by these effects.
+pub(crate) fn offers(effects: &[Effect]) -> Vec<(NodeId, Run)> {
+    let offers = effects.iter().filter_map(|effect| match effect {
+        Effect::Offer { peer, offer } => Some((*peer, offer.run)),
+        _ => None,
+    });
+    offers.collect()
+}
+
+/// The one run that is offered to a peer by these effects.
+pub(crate) fn offered(effects: &[Effect]) -> (NodeId, Run) {
+    let offers = offers(effects);
+    assert_eq!(offers.len(), 1, "{effects:?}");
+    offers[0]
+}
+
+/// What these effects say to a home.
+pub(crate) fn to_home(effects: &[Effect], n: u8) -> Vec<PeerMessage> {
+    let said = effects.iter().filter_map(|effect| match effect {
+        Effect::ToHome { home, message } if *home == peer(n) => Some(message.clone()),
+        _ => None,
+    });
+    said.collect()
 }
 
 /// The runs that are started by these effects, with their workers.

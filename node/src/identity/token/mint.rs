@@ -46,10 +46,8 @@ pub(in crate::identity) fn mint_session(
     build(key, narrow(block, narrowing).map_err(failed)?)
 }
 
-/// A token rooted in a user's own key: it counts at every node that knows this user, and never makes an operator. Made by
-/// the user's own tools; what this program must do is verify them.
-#[cfg(test)]
-pub(super) fn mint_for_user(key: &SecretKey, user: ObjectId, narrowing: Narrowing) -> Result<String, Error> {
+/// A token rooted in a user's own key: it counts at every node that knows this user, and never makes an operator.
+pub(crate) fn mint_for_user(key: &SecretKey, user: ObjectId, narrowing: Narrowing) -> Result<String, Error> {
     let block = BlockBuilder::new().fact(fact("user", &[string(&user.to_string())])).map_err(failed)?;
     build(key, narrow(block, narrowing).map_err(failed)?)
 }

@@ -54,7 +54,7 @@ fn a_session_certificate_counts_at_its_node() {
     let here = Setting::new();
     let token = here.session(Narrowing::default());
     assert!(token.len() < 400, "{} characters", token.len());
-    let expected = Token { user: here.user, operator: true, rights: Rights::ALL };
+    let expected = Token { user: here.user, operator: true, rights: Rights::ALL, counts_elsewhere: false };
     assert_eq!(here.verify(&token), Ok(expected));
     assert_eq!(here.verify(&format!(" {token}\n")), Ok(expected), "as read from a file");
     let elsewhere = Verifier::new(SecretKey::from_bytes([9; 32]).public().into());
@@ -69,7 +69,10 @@ fn a_session_certificate_counts_at_its_node() {
 fn a_user_rooted_token_counts_as_long_as_the_user_has_the_key() {
     let here = Setting::new();
     let token = mint_for_user(&here.user_key, here.user, Narrowing::default()).expect("a token");
-    assert_eq!(here.verify(&token), Ok(Token { user: here.user, operator: false, rights: Rights::ALL }));
+    assert_eq!(
+        here.verify(&token),
+        Ok(Token { user: here.user, operator: false, rights: Rights::ALL, counts_elsewhere: true })
+    );
     // The key is taken from the user: also what is remembered counts no more.
     assert!(here.verifier.verify(&token, NOW, |_| vec![]).is_err());
     // Another key in the user's name.

@@ -129,7 +129,9 @@ impl Service {
             Ok((rows, goes))
         });
         let decided = decided.await;
-        if !matches!(decided, Ok(true)) && self.hold_blob(id).await?.is_none() {
+        if matches!(decided, Ok(true)) {
+            self.0.peers.untell_of_blob(id);
+        } else if self.hold_blob(id).await?.is_none() {
             tracing::warn!(blob = %id, "a blob that was to be kept after all is gone");
         }
         decided

@@ -8,10 +8,8 @@ use shoal_protocol::wire::worker::KvOperation;
 use shoal_protocol::{Kind, ObjectId, Problem, codec};
 
 use super::super::Service;
-use super::rows::{
-    Bounds, Keys, LocalEntry, TOTALS_MAX, blob_of, entry_of, known, list_keys, read, reference_rows, row_key, total_key,
-};
-use crate::store::{Mutation, Table, View};
+use super::rows::{Bounds, Keys, LocalEntry, blob_of, entry_of, list_keys, read, reference_rows, row_key};
+use crate::store::{Mutation, Table};
 
 /// The row that numbers the writes of the local store: no version is given twice, also not after a removal.
 const LOCAL_WRITES: &[u8] = b"kv_local_writes";
@@ -229,32 +227,7 @@ impl Service {
         key: &str,
         change: impl FnOnce(&kv::Known) -> Result<Option<entry::Entry>, Problem> + Send + 'static,
     ) -> Result<Option<Entry>, Problem> {
-        let key = key.to_owned();
-        let signing = self.0.identity.node.clone();
-        let decided = self.0.runtime.store().decide(move |view: &View<'_>| {
-            let rows = view.scan_prefix(Table::KvGlobal, &row_key(id, &key), TOTALS_MAX)?;
-            let mut known = known(rows.into_iter());
-            let before = known.current();
-            let Some(entry) = change(&known)? else { return Ok((Vec::new(), None)) };
-            let row = match entry.content {
-                Content::Total { .. } => total_key(id, &key, entry.node),
-                _ => row_key(id, &key),
-            };
-            let mut rows = vec![Mutation::put(Table::KvGlobal, row, codec::encode(&entry.sign(&signing)))];
-            if matches!(entry.content, Content::Total { .. }) {
-                known.totals.retain(|total| total.node != entry.node);
-                known.totals.push(entry);
-            } else {
-                known.register = Some(entry);
-            }
-            let after = known.current();
-            let blob = |current: &Option<kv::Current>| blob_of(current.as_ref().map(|(value, _)| value));
-            rows.extend(reference_rows(Scope::Global, id, &key, blob(&before), blob(&after)));
-            Ok((rows, after.or(before).map(|current| entry_of(&key, current))))
-        });
-        let entry = decided.await?;
-        self.0.runtime.changed(id);
-        Ok(entry)
+        self.0.kv.write(id, key, self.0.identity.node.clone(), change).await
     }
 }
 

@@ -58,6 +58,12 @@ pub(super) fn total_key(namespace: ObjectId, key: &str, node: NodeId) -> Vec<u8>
     row
 }
 
+/// The part of a row's key that all rows of its key in the store have.
+pub(super) fn key_start(row: &Bytes) -> Option<Bytes> {
+    let end = row.get(16..)?.iter().position(|byte| *byte == 0)?;
+    Some(row.slice(..16 + end + 1))
+}
+
 /// The key that a row belongs to.
 fn key_of(row: &[u8]) -> Option<&str> {
     let rest = row.get(16..)?;

@@ -8,6 +8,7 @@ use shoal_protocol::wire::client::Response;
 use shoal_protocol::wire::worker::{Answer as GuestAnswer, Ask, KvOperation, Namespace};
 
 use super::*;
+use crate::replication::{Origin, Sets, Shared as _};
 
 fn put(key: String, len: usize) -> KvOperation {
     KvOperation::Set(Put { key, value: Value::Bytes(vec![7; len].into()), version: None })
@@ -60,4 +61,66 @@ async fn a_list_fits_into_the_frame_of_its_answer_and_ends_with_none() {
     let rest = ListKeys { after: page.next, ..body };
     let rest: Page<Entry> = world.call(&world.operator, list, &rest).await.unwrap();
     assert_eq!((page.items.len() + rest.items.len(), rest.next), (20, None));
+}
+
+#[tokio::test]
+async fn what_is_local_never_leaves_the_node_and_what_is_global_does() {
+    let world = World::new().await;
+    let kv = &world.service.0.kv;
+    let sets = Sets::new(world.service.0.documents.clone(), kv.clone());
+    let mut feed = sets.accepted_entries();
+    let before = sets.digest();
+    let set = |scope: &str| {
+        let filters = [("scope".to_owned(), scope.to_owned())].into();
+        let query = shoal_protocol::object::ListQuery { filters, ..Default::default() };
+        Call::Method { class: Class::Kv, object: "me".into(), method: "set".into(), query }
+    };
+    let put = |text: &str| Put { key: "k".into(), value: Value::Text(text.into()), version: None };
+    let _: Entry = world.call(&world.operator, set("local"), &put("secret")).await.unwrap();
+    assert!(feed.try_recv().is_err());
+    assert_eq!((sets.digest(), sets.counts().entries), (before, 0));
+
+    for text in ["first", "second"] {
+        let _: Entry = world.call(&world.operator, set("global"), &put(text)).await.unwrap();
+        let accepted = feed.try_recv().unwrap();
+        assert_eq!((accepted.origin, accepted.items.len()), (Origin::Local, 1));
+        let entry = accepted.items[0].decode().unwrap();
+        assert_eq!(entry.content, shoal_protocol::entry::Content::Value(Value::Text(text.into())));
+    }
+    assert_eq!(sets.counts().entries, 1, "the first does not stand any more");
+    let held: Vec<_> = kv.with_index(|index| index.iter().collect());
+    let items = kv.read_items(&held, usize::MAX).unwrap();
+    let entry = shoal_protocol::entry::SignedEntry::from(items[0].clone().unwrap()).decode().unwrap();
+    assert_eq!((entry.counter, entry.node), (2, world.service.0.identity.node_id()));
+}
+
+#[tokio::test]
+async fn a_peers_entry_refers_to_its_blob_as_one_of_this_node_does() {
+    let world = World::new().await;
+    let user = world.operator.principal.user.unwrap();
+    let key = SecretKey::from_bytes([5; 32]);
+    let references = || {
+        let table = crate::store::Table::References;
+        let rows = world.runtime.store().scan_prefix(table, BlobId::of(b"far away").as_bytes(), None, 10).unwrap();
+        rows.len()
+    };
+    let blob = Value::Blob(BlobId::of(b"far away"));
+    for (content, counter, expected) in
+        [(shoal_protocol::entry::Content::Value(blob), 1, 1), (shoal_protocol::entry::Content::Tombstone, 2, 0)]
+    {
+        let entry = shoal_protocol::entry::Entry {
+            version: shoal_protocol::entry::VERSION,
+            mesh: world.service.0.node.mesh.key,
+            namespace: user,
+            key: "k".into(),
+            content,
+            counter,
+            node: key.public().into(),
+            author: user,
+            job: None,
+        };
+        let item = entry.sign(&key).into();
+        let stored = world.service.0.kv.receive(vec![item], Origin::Sync).await.unwrap();
+        assert_eq!((stored.taken, references()), (1, expected));
+    }
 }

@@ -1,0 +1,59 @@
+//! This node among its peers: what is said between two nodes, and what each does for the other.
+//!
+//! [`shoal_mesh`] finds nodes and opens streams to them; here is what goes over these. To the kernel a peer is one more
+//! worker, and a home one more client: a [`session`] with each neighbour carries offers, leases and endings. Calls about
+//! jobs of other homes go on to these ([`calls`]), blobs are fetched from who has them ([`bytes`]), documents and global
+//! KV are kept equal ([`replicas`]).
+//!
+//! What always holds: what a peer says is bounded before it is read, checked before it is believed, and a peer that
+//! breaks the protocol is closed, kept out for a while, and counted.
+
+mod answers;
+mod bytes;
+mod calls;
+mod known;
+mod provide;
+mod replicas;
+mod seek;
+mod serve;
+mod session;
+
+use std::sync::Arc;
+
+use shoal_mesh::Mesh;
+use shoal_protocol::NodeId;
+
+pub(crate) use calls::Home;
+pub(crate) use known::Known;
+pub(crate) use serve::{Parts, serve};
+
+/// The mesh as the rest of the node uses it, cheap to clone: who is there, and the ways to them.
+#[derive(Clone)]
+pub(crate) struct Peers(Arc<Inner>);
+
+struct Inner {
+    mesh: Mesh,
+    known: Known,
+}
+
+impl Peers {
+    /// Over a mesh that has been started.
+    pub(crate) fn new(mesh: Mesh) -> Self {
+        Self(Arc::new(Inner { mesh, known: Known::default() }))
+    }
+
+    /// This node.
+    pub(crate) fn node(&self) -> NodeId {
+        self.0.mesh.node()
+    }
+
+    /// What neighbours have said of themselves.
+    pub(crate) fn known(&self) -> &Known {
+        &self.0.known
+    }
+
+    /// Discovery, streams, gossip and the DHT.
+    pub(crate) fn mesh(&self) -> &Mesh {
+        &self.0.mesh
+    }
+}

@@ -1,0 +1,177 @@
+//! Calls about objects of other homes: they go on to the home, which answers as if the client had come to it.
+//!
+//! The home must know who calls. A token that is rooted in the caller's own key goes with the call, narrowed to the home and
+//! a minute. For a session of this node's own it says the user's id, which the home believes if the user's document names
+//! this node as one that may sign for them.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use shoal_mesh::{Lane, Stream};
+use shoal_protocol::limits::CLIENT_FRAME_LEN_MAX;
+use shoal_protocol::wire::client::{BlobOpened, Call, Reply};
+use shoal_protocol::wire::peer::{self, Answered, Ask, BodyFormat, Forwarded};
+use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem};
+use tokio::time::timeout;
+use tokio_util::io::ReaderStream;
+
+use super::Peers;
+use crate::frames::{self, FrameError};
+use crate::identity::token::{Narrowing, attenuate};
+use crate::runtime::now;
+use crate::service::{Answer, Body, ByteStream, Caller, Format, Opened};
+
+/// How long a look-up in the DHT may take until somebody has answered.
+const FIND_MAX: Duration = Duration::from_secs(5);
+/// How long a home may take to answer; a wait has its own time on top.
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+/// How long a token that goes with a call counts, in milliseconds. Why a minute: clocks differ.
+const TOKEN_MS: u64 = 60_000;
+/// Bytes of a stream that are read at once.
+const CHUNK_LEN: usize = 64 * 1024;
+
+/// The home of a job, or a node that may have a blob: a connection to it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Home(pub(crate) NodeId);
+
+impl Peers {
+    /// The home that this id names, wherever it is. Fails where nobody answers for it.
+    pub(crate) async fn home_of(&self, job: ObjectId) -> Result<Home, Problem> {
+        let tag = job.tag();
+        if let Some(node) = self.mesh().with_tag(tag)
+            && self.mesh().connect(node).await.is_ok()
+        {
+            return Ok(Home(node));
+        }
+        let mut found = self.mesh().find(peer::node_key(tag));
+        let answered = timeout(FIND_MAX, async {
+            loop {
+                match found.recv().await {
+                    Some(node) if node.tag() == tag => return Some(node),
+                    Some(_) => {}
+                    None => return None,
+                }
+            }
+        });
+        answered.await.ok().flatten().map(Home).ok_or_else(|| {
+            let detail = format!(
+                "job {job} has another home (tag {}), which nobody in reach answers for: try again when it is back",
+                hex::encode(tag)
+            );
+            Problem::new(Kind::Unavailable, detail).retry_after(1000)
+        })
+    }
+
+    /// Carries out an operation at another node.
+    pub(crate) async fn call(&self, at: Home, caller: &Caller, call: Call, body: Body) -> Result<Answer, Problem> {
+        let within = ANSWER_MAX + longest_wait(&call);
+        let format = match body.format {
+            Format::Json => BodyFormat::Json,
+            Format::Cbor => BodyFormat::Cbor,
+        };
+        let ask = Ask::Call { call, format, body: body.bytes.into() };
+        let mut stream = self.ask(at, caller, ask).await?;
+        let answered = frames::expect_within::<Reply<Answered>>(&mut stream, CLIENT_FRAME_LEN_MAX, within);
+        let Answered { status, etag, body } = answered.await.map_err(|error| gone(at, &error))??;
+        Ok(Answer { status, etag, body: body.to_vec() })
+    }
+
+    /// Opens the result of a job of another home.
+    pub(crate) async fn open_result(
+        &self,
+        at: Home,
+        caller: &Caller,
+        job: ObjectId,
+        offset: u64,
+    ) -> Result<Opened, Problem> {
+        self.open(at, caller, Ask::Result { job, offset }, offset, None).await
+    }
+
+    /// Opens a blob at another node.
+    pub(crate) async fn open_blob(
+        &self,
+        at: Home,
+        caller: &Caller,
+        id: BlobId,
+        offset: u64,
+        len: Option<u64>,
+    ) -> Result<Opened, Problem> {
+        self.open(at, caller, Ask::Blob { id, offset, len }, offset, len).await
+    }
+
+    async fn open(
+        &self,
+        at: Home,
+        caller: &Caller,
+        ask: Ask,
+        offset: u64,
+        len: Option<u64>,
+    ) -> Result<Opened, Problem> {
+        let mut stream = self.ask(at, caller, ask).await?;
+        let opened = frames::expect::<Reply<BlobOpened>>(&mut stream, CLIENT_FRAME_LEN_MAX);
+        let BlobOpened { id, size } = opened.await.map_err(|error| gone(at, &error))??;
+        let end = len.map_or(size, |len| offset.saturating_add(len).min(size));
+        Ok(Opened { id, size, range: offset.min(end)..end, bytes: bytes(stream) })
+    }
+
+    /// Opens the log of a job of another home.
+    pub(crate) async fn open_log(
+        &self,
+        at: Home,
+        caller: &Caller,
+        job: ObjectId,
+        follow: bool,
+    ) -> Result<ByteStream, Problem> {
+        let mut stream = self.ask(at, caller, Ask::Log { job, follow }).await?;
+        let opened = frames::expect::<Reply<()>>(&mut stream, CLIENT_FRAME_LEN_MAX);
+        opened.await.map_err(|error| gone(at, &error))??;
+        Ok(bytes(stream))
+    }
+
+    async fn ask(&self, at: Home, caller: &Caller, ask: Ask) -> Result<Stream, Problem> {
+        let unreachable = |error: &dyn std::fmt::Display| {
+            let detail = format!("node {}, which has it, cannot be reached: {error}", at.0.short());
+            Problem::new(Kind::Unavailable, detail).retry_after(1000)
+        };
+        let mut stream = self.mesh().open(at.0, Lane::Call).await.map_err(|error| unreachable(&error))?;
+        let forwarded = Forwarded {
+            caller: shown(caller, at)?,
+            ask,
+            traceparent: caller.traceparent.map(|traceparent| traceparent.to_string()),
+        };
+        let sent = frames::write(&mut stream, &forwarded, CLIENT_FRAME_LEN_MAX).await;
+        sent.map_err(|error| unreachable(&error))?;
+        Ok(stream)
+    }
+}
+
+/// What shows the home who calls.
+fn shown(caller: &Caller, at: Home) -> Result<peer::Caller, Problem> {
+    match (&caller.token, caller.principal.user) {
+        (Some(token), _) => {
+            let expires_ms = Some(now().wall_ms + TOKEN_MS);
+            let narrowing = Narrowing { expires_ms, node: Some(at.0), ..Narrowing::default() };
+            let narrowed = attenuate(token, narrowing);
+            narrowed.map(peer::Caller::Bearer).map_err(|error| Problem::new(Kind::Unauthenticated, error.to_string()))
+        }
+        (None, Some(user)) => Ok(peer::Caller::Via(user)),
+        (None, None) => Ok(peer::Caller::Anybody),
+    }
+}
+
+/// How much longer than others this call may take by its nature.
+fn longest_wait(call: &Call) -> Duration {
+    match call {
+        Call::Method { method, .. } if method == "wait" => Duration::from_millis(shoal_protocol::limits::WAIT_MS_MAX),
+        _ => Duration::ZERO,
+    }
+}
+
+fn gone(at: Home, error: &FrameError) -> Problem {
+    let detail = format!("node {} broke off while it answered: {error}", at.0.short());
+    Problem::new(Kind::Unavailable, detail).retry_after(1000)
+}
+
+fn bytes(stream: Stream) -> ByteStream {
+    Box::pin(ReaderStream::with_capacity(stream, CHUNK_LEN).boxed())
+}

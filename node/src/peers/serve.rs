@@ -1,0 +1,298 @@
+//! The task that serves peers: it keeps a session with every neighbour, and hands each stream to what it is for.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use shoal_mesh::{Event, Gossiped, Inbound, Inbox, Lane, Verdict};
+use shoal_protocol::NodeId;
+use shoal_protocol::wire::peer::Hint;
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{Peers, answers, bytes, provide, replicas, seek, session};
+use crate::logs::LogBook;
+use crate::replication::Sets;
+use crate::runtime::{Runtime, Wish};
+use crate::service::Service;
+
+/// Calls of peers that are answered at once. Why 512: most wait for a job.
+const CALLS_MAX: usize = 512;
+/// Blobs that are served at once: with their buffers 128 MiB at the worst.
+const BLOBS_MAX: usize = 128;
+/// Reconciliations that peers have begun and that run at once.
+const SYNCS_MAX: usize = 16;
+/// Gossiped changes that are checked at once. Why 256: they wait for the documents' thread, which takes them together.
+const GOSSIP_MAX: usize = 256;
+/// Searches of the kernel that run at once; it repeats those that it still needs.
+const SEARCHES_MAX: usize = 16;
+/// How long after the end of a session with a neighbour the next is begun.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// Nodes that have been reached for the kernel and wait for their session.
+const MET_MAX: usize = 64;
+
+/// What serving needs of the node.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    /// The operations.
+    pub(crate) service: Service,
+    /// The kernel.
+    pub(crate) runtime: Runtime,
+    /// Bytes.
+    pub(crate) blobs: shoal_blobs::Store,
+    /// Live logs.
+    pub(crate) logs: Arc<LogBook>,
+    /// Documents and global KV.
+    pub(crate) replicas: Sets,
+    /// Numbers this process's hints.
+    pub(crate) hints: Arc<AtomicU64>,
+    /// Told whenever documents or global KV have changed.
+    pub(crate) news: watch::Sender<()>,
+    /// Told when the node has to stop.
+    pub(crate) stop_node: Arc<Notify>,
+}
+
+impl Parts {
+    /// What this node says of itself now.
+    pub(super) fn own_hint(&self) -> Hint {
+        let own = self.runtime.hint().borrow().clone();
+        let node = self.service.facts();
+        Hint {
+            number: self.hints.fetch_add(1, Ordering::Relaxed) + 1,
+            name: self.service.node_name(),
+            labels: self.service.node_labels(),
+            gateway: node.gateway(),
+            workers: own.workers,
+            waiting: own.waiting,
+            replica: Some(self.replicas.digest()),
+            stopping: self.service.is_stopping(),
+        }
+    }
+}
+
+/// Serves peers until `stop`.
+pub(crate) async fn serve(
+    peers: Peers,
+    parts: Parts,
+    inbox: Inbox,
+    wishes: mpsc::Receiver<Wish>,
+    stop: CancellationToken,
+) {
+    let (met, reached) = mpsc::channel(MET_MAX);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(provide::provide(peers.clone(), parts.runtime.hint()));
+    tasks.spawn(replicas::publish(peers.clone(), parts.replicas.clone(), parts.news.clone()));
+    tasks.spawn(replicas::reconcile(peers.clone(), parts.replicas.clone()));
+    tasks.spawn(parts.service.clone().prefetch());
+    tasks.spawn(search(peers.clone(), wishes, met));
+    let server = Server::new(peers, parts, stop.clone());
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = server.run(inbox, reached) => {}
+    }
+}
+
+/// Does what the kernel wishes.
+async fn search(peers: Peers, mut wishes: mpsc::Receiver<Wish>, met: mpsc::Sender<NodeId>) {
+    let mut searches = JoinSet::new();
+    while let Some(wish) = wishes.recv().await {
+        while searches.try_join_next().is_some() {}
+        if searches.len() >= SEARCHES_MAX {
+            continue;
+        }
+        match wish {
+            Wish::Seek(needs) => searches.spawn(seek::seek(peers.clone(), needs, met.clone())),
+            Wish::Reach(node) => searches.spawn(seek::reach(peers.clone(), node, met.clone())),
+        };
+    }
+}
+
+/// Places for what peers ask at once.
+struct Places {
+    gossip: Arc<Semaphore>,
+    calls: Arc<Semaphore>,
+    blobs: Arc<Semaphore>,
+    syncs: Arc<Semaphore>,
+}
+
+struct Server {
+    peers: Peers,
+    parts: Parts,
+    stop: CancellationToken,
+    places: Places,
+    /// Who is in the view.
+    neighbours: HashSet<NodeId>,
+    /// The sessions, each with what ends it.
+    sessions: HashMap<NodeId, (u64, CancellationToken)>,
+    number: u64,
+    tasks: JoinSet<Ended>,
+}
+
+/// A task has ended: of a session, its number; of a pause before the next one, none.
+enum Ended {
+    Session(NodeId, u64),
+    Pause(NodeId),
+    Stream,
+}
+
+impl Server {
+    fn new(peers: Peers, parts: Parts, stop: CancellationToken) -> Self {
+        let places = Places {
+            gossip: Arc::new(Semaphore::new(GOSSIP_MAX)),
+            calls: Arc::new(Semaphore::new(CALLS_MAX)),
+            blobs: Arc::new(Semaphore::new(BLOBS_MAX)),
+            syncs: Arc::new(Semaphore::new(SYNCS_MAX)),
+        };
+        Self {
+            peers,
+            parts,
+            stop,
+            places,
+            neighbours: HashSet::new(),
+            sessions: HashMap::new(),
+            number: 0,
+            tasks: JoinSet::new(),
+        }
+    }
+
+    async fn run(mut self, mut inbox: Inbox, mut reached: mpsc::Receiver<NodeId>) {
+        loop {
+            tokio::select! {
+                event = inbox.events.recv() => match event {
+                    Some(event) => self.notice(event),
+                    None => return,
+                },
+                Some(inbound) = inbox.streams.recv() => self.take(inbound),
+                Some(node) = reached.recv() => {
+                    if !self.sessions.contains_key(&node) {
+                        self.open(node);
+                    }
+                }
+                Some(ended) = self.tasks.join_next() => {
+                    if let Ok(ended) = ended {
+                        self.ended(ended);
+                    }
+                }
+            }
+        }
+    }
+
+    fn notice(&mut self, event: Event) {
+        match event {
+            Event::Met(node) => {
+                self.neighbours.insert(node);
+                self.meet(node);
+            }
+            Event::Lost(node) => {
+                self.neighbours.remove(&node);
+            }
+            Event::Gossip(gossiped) => self.hear(gossiped),
+            Event::OwnKeyElsewhere => {
+                tracing::error!(
+                    "another process in this mesh has this node's key: a data folder was copied; this node stops. Start the copy with a folder of its own"
+                );
+                self.parts.stop_node.notify_one();
+            }
+        }
+    }
+
+    /// Beyond what can be checked at once gossip is dropped: reconciliation finds it.
+    fn hear(&mut self, gossiped: Gossiped) {
+        let Ok(place) = self.places.gossip.clone().try_acquire_owned() else {
+            return self.peers.mesh().judge(gossiped.id, Verdict::Ignore);
+        };
+        let (peers, sets) = (self.peers.clone(), self.parts.replicas.clone());
+        self.tasks.spawn(async move {
+            replicas::hear(peers, sets, gossiped).await;
+            drop(place);
+            Ended::Stream
+        });
+    }
+
+    /// Of two neighbours the one with the lower id opens the stream.
+    fn meet(&mut self, node: NodeId) {
+        if self.neighbours.contains(&node) && self.peers.node() < node && !self.sessions.contains_key(&node) {
+            self.open(node);
+        }
+    }
+
+    fn open(&mut self, node: NodeId) {
+        let peers = self.peers.clone();
+        self.begin(node, async move { peers.mesh().open(node, Lane::Peer).await.ok() });
+    }
+
+    /// Begins a session on the stream that comes, in the place of one that there may be.
+    fn begin(&mut self, node: NodeId, stream: impl Future<Output = Option<shoal_mesh::Stream>> + Send + 'static) {
+        self.number += 1;
+        let number = self.number;
+        let end = self.stop.child_token();
+        if let Some((_, former)) = self.sessions.insert(node, (number, end.clone())) {
+            former.cancel();
+        }
+        let (peers, parts) = (self.peers.clone(), self.parts.clone());
+        self.tasks.spawn(async move {
+            if let Some(stream) = stream.await {
+                session::run(peers, parts, node, stream, end).await;
+            }
+            Ended::Session(node, number)
+        });
+    }
+
+    fn ended(&mut self, ended: Ended) {
+        match ended {
+            Ended::Session(node, number) => {
+                if self.sessions.get(&node).is_some_and(|(current, _)| *current == number) {
+                    self.sessions.remove(&node);
+                    self.tasks.spawn(async move {
+                        tokio::time::sleep(AGAIN_AFTER).await;
+                        Ended::Pause(node)
+                    });
+                }
+            }
+            Ended::Pause(node) => self.meet(node),
+            Ended::Stream => {}
+        }
+    }
+
+    /// A stream that a peer has opened. Beyond what can be served at once it is closed: the peer tries again, or elsewhere.
+    fn take(&mut self, inbound: Inbound) {
+        let Inbound { from, lane, stream } = inbound;
+        let parts = self.parts.clone();
+        let peers = self.peers.clone();
+        match lane {
+            Lane::Peer => self.begin(from, std::future::ready(Some(stream))),
+            Lane::Call => {
+                let Ok(place) = self.places.calls.clone().try_acquire_owned() else { return };
+                self.tasks.spawn(async move {
+                    if let Err(error) = answers::answer(&parts.service, from, stream).await
+                        && error.is_hostile()
+                    {
+                        peers.mesh().block(from, "it breaks the protocol of calls");
+                    }
+                    drop(place);
+                    Ended::Stream
+                });
+            }
+            Lane::Blob => {
+                let Ok(place) = self.places.blobs.clone().try_acquire_owned() else { return };
+                self.tasks.spawn(async move {
+                    if let Err(error) = bytes::serve(&parts.service, &parts.blobs, from, stream).await {
+                        tracing::debug!(peer = %from.short(), %error, "a blob was not served to its end");
+                    }
+                    drop(place);
+                    Ended::Stream
+                });
+            }
+            Lane::Sync => {
+                let Ok(place) = self.places.syncs.clone().try_acquire_owned() else { return };
+                self.tasks.spawn(async move {
+                    replicas::respond(&peers, &parts.replicas, from, stream).await;
+                    drop(place);
+                    Ended::Stream
+                });
+            }
+        }
+    }
+}

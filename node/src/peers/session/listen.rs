@@ -1,0 +1,159 @@
+//! What the peer says, on its way to the kernel: bounded, and only where it has a place.
+
+use std::sync::Arc;
+
+use shoal_kernel::{Input, PeerAttached};
+use shoal_mesh::Stream;
+use shoal_protocol::WorkerId;
+use shoal_protocol::limits::{LOG_LEN_MAX, MESSAGE_LEN_MAX, NAME_LEN_MAX, PEER_FRAME_LEN_MAX, PEER_RUNS_MAX};
+use shoal_protocol::object::job::Progress;
+use shoal_protocol::wire::peer::{Hello, Hint, PeerMessage, RunOffer};
+use shoal_protocol::wire::worker::Run;
+use shoal_protocol::{Octets, Problem};
+use tokio::io::ReadHalf;
+use tokio::task::JoinSet;
+
+use super::{End, Session};
+use crate::frames;
+
+/// Endings whose bytes are on their way at once. Why 128: twice as many as a peer reports before one is settled.
+const ENDINGS_MAX: usize = 128;
+
+impl Session {
+    pub(super) async fn listen(self: Arc<Self>, mut reader: ReadHalf<Stream>) -> End {
+        let hello = match frames::expect(&mut reader, PEER_FRAME_LEN_MAX).await {
+            Ok(PeerMessage::Hello(hello)) => hello,
+            Ok(_) => return End::Fault("its first word is no hello"),
+            Err(error) => return error.into(),
+        };
+        if let Err(end) = self.hello(hello).await {
+            return end;
+        }
+        let mut endings: JoinSet<Result<(), End>> = JoinSet::new();
+        loop {
+            let message = tokio::select! {
+                biased;
+                Some(ended) = endings.join_next() => match ended {
+                    Ok(Err(end)) => return end,
+                    _ => continue,
+                },
+                message = frames::read::<PeerMessage>(&mut reader, PEER_FRAME_LEN_MAX) => message,
+            };
+            let heard = match message {
+                Ok(Some(PeerMessage::Ended(run, outcome))) => {
+                    if endings.len() >= ENDINGS_MAX {
+                        return End::Fault("it reports more endings than it may before any is settled");
+                    }
+                    self.placed().remove(&run.job);
+                    endings.spawn(Arc::clone(&self).ended(run, *outcome));
+                    Ok(())
+                }
+                Ok(Some(message)) => self.heard(message).await,
+                Ok(None) => Err(End::Frame(frames::FrameError::Ended)),
+                Err(error) => Err(error.into()),
+            };
+            if let Err(end) = heard {
+                return end;
+            }
+        }
+    }
+
+    async fn hello(&self, hello: Hello) -> Result<(), End> {
+        let Hello { name, runs, .. } = hello;
+        if runs.len() > PEER_RUNS_MAX || name.len() > NAME_LEN_MAX {
+            return Err(End::Fault("its hello is out of bounds"));
+        }
+        self.placed().extend(runs.iter().map(|run| (run.job, *run)));
+        let attached = PeerAttached { node: self.peer, connection: self.connection, name, runs, rtt_us: self.rtt_us() };
+        self.parts.runtime.input(Input::PeerAttached(Box::new(attached))).await;
+        Ok(())
+    }
+
+    async fn heard(&self, message: PeerMessage) -> Result<(), End> {
+        let (node, home, worker) = (self.peer, self.peer, WorkerId::of_node(&self.peer));
+        let connection = self.connection;
+        let input = match message {
+            PeerMessage::Hello(_) => return Err(End::Fault("it says hello twice")),
+            // Its endings have a way of their own.
+            PeerMessage::Ended(..) => return Ok(()),
+            PeerMessage::Welcome { lease_ms, drop } => Input::HomeAttached { home, connection, lease_ms, drop },
+            PeerMessage::Hint(hint) => return self.hint(hint).await,
+            PeerMessage::Offer(offer) => self.offer(offer, connection)?,
+            PeerMessage::Cancel(run) => Input::HomeCancel { home, run },
+            PeerMessage::Settled(run) => Input::HomeSettled { home, run },
+            PeerMessage::Taken { run, worker } => {
+                self.taken(run)?;
+                Input::PeerTaken { node, run, worker: cut(worker, NAME_LEN_MAX) }
+            }
+            PeerMessage::Declined(run, problem) => {
+                self.placed().remove(&run.job);
+                Input::Declined { worker, run, problem: bounded(problem) }
+            }
+            PeerMessage::Heartbeat { runs } if runs.len() > PEER_RUNS_MAX => {
+                return Err(End::Fault("its heartbeat names too many runs"));
+            }
+            PeerMessage::Heartbeat { runs } => Input::Heartbeat { worker, runs },
+            PeerMessage::Started(run) => Input::Started { worker, run },
+            PeerMessage::Progress(run, progress) => {
+                let progress = Progress { message: cut(progress.message, MESSAGE_LEN_MAX), ..progress };
+                Input::Progress { worker, run, progress }
+            }
+            PeerMessage::Log { run, offset, bytes } => {
+                self.log(run, offset, &bytes);
+                return Ok(());
+            }
+        };
+        self.parts.runtime.input(input).await;
+        Ok(())
+    }
+
+    async fn hint(&self, hint: Hint) -> Result<(), End> {
+        if hint.check().is_err() {
+            return Err(End::Fault("its hint is out of bounds"));
+        }
+        self.peers.known().hear(self.peer, hint.clone());
+        let input = Input::PeerHint { node: self.peer, hint: Box::new(hint), rtt_us: self.rtt_us() };
+        self.parts.runtime.input(input).await;
+        Ok(())
+    }
+
+    fn offer(&self, offer: Box<RunOffer>, connection: u64) -> Result<Input, End> {
+        if offer.accepted.check().is_err() || offer.accepted.id != offer.run.job {
+            return Err(End::Fault("it offers a job that is out of bounds"));
+        }
+        if offer.run.job.tag() != self.peer.tag() {
+            return Err(End::Fault("it offers a job whose home it is not"));
+        }
+        Ok(Input::Offered { home: self.peer, connection, offer })
+    }
+
+    fn taken(&self, run: Run) -> Result<(), End> {
+        let mut placed = self.placed();
+        if placed.len() >= PEER_RUNS_MAX && !placed.contains_key(&run.job) {
+            return Err(End::Fault("it takes more runs than it may hold"));
+        }
+        placed.insert(run.job, run);
+        Ok(())
+    }
+
+    fn log(&self, run: Run, offset: u64, bytes: &Octets) {
+        let within = offset.saturating_add(bytes.len() as u64) <= LOG_LEN_MAX as u64;
+        let has = self.placed().get(&run.job) == Some(&run);
+        if within && has {
+            self.parts.logs.append(run, offset, bytes);
+        }
+    }
+}
+
+fn bounded(problem: Problem) -> Problem {
+    let (detail, title) = (cut(problem.detail, MESSAGE_LEN_MAX), cut(problem.title, MESSAGE_LEN_MAX));
+    Problem { detail, title, ..problem }
+}
+
+/// The text up to `max` bytes.
+pub(super) fn cut(mut text: String, max: usize) -> String {
+    if text.len() > max {
+        text.truncate(text.floor_char_boundary(max));
+    }
+    text
+}

@@ -1,0 +1,116 @@
+//! What this node says: the kernel's messages in their order, hints when they have changed, and more of the logs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoal_mesh::Stream;
+use shoal_protocol::codec;
+use shoal_protocol::limits::PEER_FRAME_LEN_MAX;
+use shoal_protocol::wire::peer::{Hello, PeerMessage};
+use tokio::io::WriteHalf;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::{End, Session};
+use crate::frames;
+use crate::runtime::ToPeer;
+
+/// Bytes that are written at once.
+const BATCH_LEN: usize = 256 * 1024;
+/// Hints are sent at most this often. Why 50 ms: a slot that comes free is soon known, and a busy node does not speak of
+/// each of a thousand jobs a second.
+const HINT_PAUSE: Duration = Duration::from_millis(50);
+/// A hint is repeated so often though nothing has changed: the replica's digest travels with it.
+const HINT_EVERY: Duration = Duration::from_secs(5);
+/// More of the logs is sent so often.
+const LOGS_EVERY: Duration = Duration::from_millis(200);
+
+impl Session {
+    pub(super) async fn tell(self: Arc<Self>, mut writer: WriteHalf<Stream>, mut says: mpsc::Receiver<ToPeer>) -> End {
+        let mut own = self.parts.runtime.hint();
+        let mut news = self.parts.news.subscribe();
+        let mut hint_every = tokio::time::interval(HINT_EVERY);
+        let mut logs_every = tokio::time::interval(LOGS_EVERY);
+        for interval in [&mut hint_every, &mut logs_every] {
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
+        let mut greeted = false;
+        // When the next hint is due, where something has changed since the last.
+        let mut hint_at: Option<Instant> = None;
+        let mut hinted = Instant::now();
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                message = says.recv() => {
+                    let Some(message) = message else { return End::Replaced };
+                    let mut next = Some(message);
+                    while let Some(message) = next.take() {
+                        match self.append(&mut batch, message) {
+                            Ok(Said::Hello) => (greeted, hint_at) = (true, Some(Instant::now())),
+                            Ok(Said::Other) => {}
+                            Err(end) => return end,
+                        }
+                        if batch.len() < BATCH_LEN {
+                            next = says.try_recv().ok();
+                        }
+                    }
+                }
+                () = until(hint_at), if hint_at.is_some() => {
+                    (hint_at, hinted) = (None, Instant::now());
+                    hint_every.reset();
+                    self.append_hint(&mut batch);
+                }
+                _ = hint_every.tick(), if greeted => hint_at = Some(Instant::now()),
+                Ok(()) = own.changed(), if greeted && hint_at.is_none() => hint_at = Some(hinted + HINT_PAUSE),
+                Ok(()) = news.changed(), if greeted && hint_at.is_none() => hint_at = Some(hinted + HINT_PAUSE),
+                _ = logs_every.tick(), if greeted => self.append_logs(&mut batch),
+            }
+            if !batch.is_empty() {
+                if let Err(error) = frames::write_all(&mut writer, &batch).await {
+                    return error.into();
+                }
+                batch.clear();
+            }
+        }
+    }
+
+    fn append_hint(&self, batch: &mut Vec<u8>) {
+        let hint = PeerMessage::Hint(self.parts.own_hint());
+        if let Err(error) = codec::append_frame(batch, &hint, PEER_FRAME_LEN_MAX) {
+            tracing::error!(%error, "this node's hint does not fit into a frame");
+        }
+    }
+
+    fn append(&self, batch: &mut Vec<u8>, message: ToPeer) -> Result<Said, End> {
+        let (message, said) = match message {
+            ToPeer::Close(problem) => return Err(End::Closed(problem)),
+            ToPeer::Greet(runs) => {
+                self.guests().extend(runs.iter().map(|run| (*run, 0)));
+                let name = self.parts.service.node_name();
+                (PeerMessage::Hello(Hello { name, version: env!("CARGO_PKG_VERSION").into(), runs }), Said::Hello)
+            }
+            ToPeer::Say(message) => (message, Said::Other),
+        };
+        match &message {
+            PeerMessage::Taken { run, .. } => drop(self.guests().insert(*run, 0)),
+            PeerMessage::Declined(run, _) | PeerMessage::Ended(run, _) => drop(self.guests().remove(run)),
+            _ => {}
+        }
+        if let Err(error) = codec::append_frame(batch, &message, PEER_FRAME_LEN_MAX) {
+            tracing::error!(%error, "a message to a peer does not fit into a frame");
+        }
+        Ok(said)
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    if let Some(at) = at {
+        tokio::time::sleep_until(at).await;
+    }
+}
+
+enum Said {
+    Hello,
+    Other,
+}

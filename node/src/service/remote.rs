@@ -1,0 +1,158 @@
+//! What is at other nodes: jobs of other homes, and blobs that are not here.
+
+use shoal_blobs::Held;
+use shoal_blobs::exchange::{End, FetchError, FetchOptions, Trial};
+use shoal_protocol::object::Class;
+use shoal_protocol::wire::client::Call;
+use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem};
+
+use super::blob::{Found, unavailable};
+use super::{ByteStream, Caller, Opened, Service, Upload};
+use crate::identity::token::Operation;
+use crate::peers::Home;
+
+/// Neighbours that are asked for a blob of which nobody says where it is. Why 8: the nearest; beyond them the DHT knows.
+const NEIGHBOURS_ASKED_MAX: usize = 8;
+/// Holders from the DHT that are asked.
+const HOLDERS_ASKED_MAX: usize = 4;
+
+impl Service {
+    /// The job that a call is about, if it has another home.
+    pub(super) fn elsewhere(&self, call: &Call) -> Option<ObjectId> {
+        let (class, object) = match call {
+            Call::Get { class, object }
+            | Call::Set { class, object, .. }
+            | Call::Delete { class, object }
+            | Call::Method { class, object, .. } => (class, object),
+            Call::List { .. } | Call::Create { .. } => return None,
+        };
+        let job = object.parse().ok().filter(|_| *class == Class::Job)?;
+        self.has_other_home(job).then_some(job)
+    }
+
+    fn has_other_home(&self, job: ObjectId) -> bool {
+        job.tag() != self.0.peers.node().tag()
+    }
+
+    async fn home_of(&self, caller: &Caller, job: ObjectId) -> Result<Option<Home>, Problem> {
+        if !self.has_other_home(job) {
+            return Ok(None);
+        }
+        caller.user()?;
+        caller.check(Operation::Read, Class::Job)?;
+        self.0.peers.home_of(job).await.map(Some)
+    }
+
+    /// Opens the result of a job, wherever its home is.
+    pub(crate) async fn open_result(&self, caller: &Caller, job: ObjectId, offset: u64) -> Result<Opened, Problem> {
+        match self.home_of(caller, job).await? {
+            None => self.open_result_here(caller, job, offset).await,
+            Some(home) => self.0.peers.open_result(home, caller, job, offset).await,
+        }
+    }
+
+    /// Opens the log of a job, wherever its home is.
+    pub(crate) async fn open_log(&self, caller: &Caller, job: ObjectId, follow: bool) -> Result<ByteStream, Problem> {
+        match self.home_of(caller, job).await? {
+            None => self.open_log_here(caller, job, follow).await,
+            Some(home) => self.0.peers.open_log(home, caller, job, follow).await,
+        }
+    }
+
+    /// Opens a blob that the caller may read, here or at a node that has it.
+    pub(crate) async fn open_blob(
+        &self,
+        caller: &Caller,
+        id: BlobId,
+        offset: u64,
+        len: Option<u64>,
+    ) -> Result<Opened, Problem> {
+        match self.open_blob_here(caller, id, offset, len).await {
+            Err(problem) if problem.kind == Kind::BlobUnavailable => {
+                let opened = self.open_at_holder(caller, id, offset, len).await;
+                opened.ok_or(problem)
+            }
+            here => here,
+        }
+    }
+
+    /// Opens a blob at one of those who say in the DHT that they have it.
+    async fn open_at_holder(&self, caller: &Caller, id: BlobId, offset: u64, len: Option<u64>) -> Option<Opened> {
+        let mut holders = self.0.peers.holders(id);
+        for _ in 0..HOLDERS_ASKED_MAX {
+            let holder = Home(holders.recv().await?);
+            if let Ok(opened) = self.0.peers.open_blob(holder, caller, id, offset, len).await {
+                return Some(opened);
+            }
+        }
+        None
+    }
+
+    /// Bytes that the caller may read, for something that is about to refer to them: what another node has is brought here.
+    pub(super) async fn find_or_bring_blob(&self, caller: &Caller, id: BlobId) -> Result<Found, Problem> {
+        match self.find_blob(caller, id).await {
+            Err(problem) if problem.kind == Kind::BlobUnavailable => {}
+            found => return found,
+        }
+        let opened = self.open_at_holder(caller, id, 0, None).await.ok_or_else(|| unavailable(id))?;
+        let upload = Upload { size: Some(opened.size), ..Upload::default() };
+        let stored = self.store_blob(caller.user()?, opened.size, upload, opened.bytes).await?;
+        // What came is another blob if the holder lied; it is swept.
+        if stored.id == id { Ok(Found::Stored(stored.size)) } else { Err(unavailable(id)) }
+    }
+
+    /// Fetches a blob of at most `len_max` bytes from these nodes, verified and durable.
+    pub(crate) async fn fetch_from(&self, id: BlobId, len_max: u64, nodes: Vec<NodeId>) -> Result<Held, Problem> {
+        let providers = nodes.into_iter().map(|node| self.0.peers.provider(node)).collect();
+        let fetched = self.0.blobs.fetch(id, providers, FetchOptions::new(len_max)).await;
+        let trials = match &fetched {
+            Ok(fetched) => fetched.trials.as_slice(),
+            Err(FetchError::Nowhere { trials, .. } | FetchError::TooLarge { trials, .. }) => trials,
+            Err(FetchError::Store(_)) => &[],
+        };
+        self.judge(trials);
+        let fetched = fetched.map_err(|error| {
+            let kind = match &error {
+                FetchError::Nowhere { .. } => Kind::BlobUnavailable,
+                FetchError::TooLarge { .. } => Kind::TooLarge,
+                FetchError::Store(_) => Kind::StorageUnavailable,
+            };
+            Problem::new(kind, error.to_string()).retry_after(1000)
+        })?;
+        self.0.metrics.blob_fetched(fetched.moved);
+        Ok(fetched.held)
+    }
+
+    fn judge(&self, trials: &[Trial]) {
+        for trial in trials {
+            if matches!(trial.end, End::Misbehaved(_)) {
+                self.0.peers.mesh().block(trial.node, "it sends other bytes than those that were asked for");
+            }
+        }
+    }
+
+    /// Fetches a blob for a run of this node's workers: from `first`, then from neighbours, then from whoever the DHT names.
+    pub(super) async fn fetch_for_run(&self, id: BlobId, len_max: u64, first: Option<NodeId>) -> Result<Held, Problem> {
+        let near = first.into_iter().chain(self.nearest_neighbours().into_iter().filter(|node| Some(*node) != first));
+        let problem = match self.fetch_from(id, len_max, near.collect()).await {
+            Err(problem) if problem.kind == Kind::BlobUnavailable => problem,
+            fetched => return fetched,
+        };
+        let mut holders = self.0.peers.holders(id);
+        for _ in 0..HOLDERS_ASKED_MAX {
+            let Some(holder) = holders.recv().await else { break };
+            if let Ok(held) = self.fetch_from(id, len_max, vec![holder]).await {
+                return Ok(held);
+            }
+        }
+        Err(problem)
+    }
+
+    /// Neighbours, the nearest first.
+    pub(super) fn nearest_neighbours(&self) -> Vec<NodeId> {
+        let mut infos = self.0.peers.mesh().peers();
+        infos.retain(|info| info.connected);
+        infos.sort_by_key(|info| (info.rtt.unwrap_or(std::time::Duration::MAX), info.node));
+        infos.into_iter().take(NEIGHBOURS_ASKED_MAX).map(|info| info.node).collect()
+    }
+}

@@ -1,0 +1,239 @@
+//! A node's edge towards other nodes: what arrives on their connections becomes inputs, effects become messages.
+//!
+//! As in production, what is decided for a peer goes out on the connection that stood when it was decided, a connection's
+//! first message is a hello, and the ending of a run is handed in only when its blobs have been fetched.
+
+use std::collections::BTreeMap;
+
+use shoal_kernel::faults::Faults;
+use shoal_kernel::{Effect, Input, PeerAttached};
+use shoal_protocol::object::function::{Function, Needs};
+use shoal_protocol::object::job::Outcome;
+use shoal_protocol::wire::peer::{Hello, Hint, PeerMessage};
+use shoal_protocol::wire::worker::Run;
+use shoal_protocol::{NodeId, ObjectId, WorkerId};
+
+use super::Violation;
+use super::network::ConnectionId;
+use super::world::{Event, World};
+
+/// How often a node tells its peers what it could run, in milliseconds.
+const HINT_EVERY_MS: u64 = 1_000;
+
+/// The connection to a peer.
+#[derive(Debug, Clone, Copy)]
+pub struct PeerLink {
+    /// Which.
+    pub connection: ConnectionId,
+    /// The peer's hello has come.
+    pub greeted: bool,
+    /// The peer has welcomed this node.
+    pub welcomed: bool,
+}
+
+/// What leaves a node for others.
+#[derive(Debug)]
+pub(crate) enum Outgoing {
+    /// A message.
+    Say { connection: ConnectionId, message: PeerMessage },
+    /// The node closes a connection.
+    Close(ConnectionId),
+    /// It wants to be connected to this node.
+    Reach(NodeId),
+    /// It looks for nodes that have this.
+    Seek(Needs),
+    /// A function is new, or has changed.
+    Function(Box<Function>),
+    /// A function was deleted.
+    FunctionGone(ObjectId),
+    /// The node's process is gone.
+    Down,
+    /// The node's process has started.
+    Up,
+}
+
+/// The connection that an effect goes to, if it is for a peer.
+pub(crate) fn peer_of(effect: &Effect, peers: &BTreeMap<NodeId, PeerLink>) -> Option<PeerLink> {
+    let by_id = |id: &WorkerId| peers.iter().find(|(node, _)| WorkerId::of_node(node) == *id).map(|(_, link)| *link);
+    match effect {
+        Effect::Greet { peer, .. } | Effect::Offer { peer, .. } => peers.get(peer).copied(),
+        Effect::ToHome { home, .. } => peers.get(home).copied(),
+        Effect::Attached { worker, .. }
+        | Effect::Cancel { worker, .. }
+        | Effect::Settled { worker, .. }
+        | Effect::Detach { worker, .. }
+            if worker.millis() == 0 =>
+        {
+            by_id(worker)
+        }
+        _ => None,
+    }
+}
+
+impl<F: Faults> World<F> {
+    /// What has been decided for a peer goes out.
+    pub(crate) fn tell_peer(&mut self, connection: ConnectionId, effect: Effect) {
+        let message = match effect {
+            Effect::Greet { runs, .. } => {
+                PeerMessage::Hello(Hello { name: self.name(), version: "simulated".into(), runs })
+            }
+            Effect::Attached { lease_ms, drop, .. } => PeerMessage::Welcome { lease_ms, drop },
+            Effect::Offer { offer, .. } => PeerMessage::Offer(offer),
+            Effect::Cancel { run, .. } => PeerMessage::Cancel(run),
+            Effect::Settled { run, .. } => PeerMessage::Settled(run),
+            Effect::ToHome { message, .. } => message,
+            Effect::Detach { .. } => {
+                self.coverage.hit("peers sent away");
+                return self.outbox.push(Outgoing::Close(connection));
+            }
+            _ => return,
+        };
+        self.outbox.push(Outgoing::Say { connection, message });
+    }
+
+    fn name(&self) -> String {
+        format!("node-{}", self.setting.place.unwrap_or(0))
+    }
+
+    /// A connection to a peer stands. One that is older than that which stands is not taken for it.
+    pub(crate) fn peer_opened(&mut self, peer: NodeId, connection: ConnectionId) -> Result<(), Violation> {
+        let Some(node) = &mut self.node else { return Ok(()) };
+        if node.peers.get(&peer).is_some_and(|link| link.connection >= connection) {
+            return Ok(());
+        }
+        node.peers.insert(peer, PeerLink { connection, greeted: false, welcomed: false });
+        self.input(Input::PeerConnected { node: peer, connection })
+    }
+
+    /// The node notices that a connection to a peer has ended.
+    pub(crate) fn peer_gone(&mut self, peer: NodeId, connection: ConnectionId) -> Result<(), Violation> {
+        let Some(node) = &mut self.node else { return Ok(()) };
+        if node.peers.get(&peer).is_some_and(|link| link.connection == connection) {
+            node.peers.remove(&peer);
+        }
+        self.input(Input::PeerDetached { node: peer, connection })
+    }
+
+    /// A peer's message arrives.
+    pub(crate) fn peer_says(
+        &mut self,
+        peer: NodeId,
+        connection: ConnectionId,
+        message: PeerMessage,
+    ) -> Result<(), Violation> {
+        self.peer_opened(peer, connection)?;
+        let Some(link) = self.node.as_mut().and_then(|node| node.peers.get_mut(&peer)) else { return Ok(()) };
+        let current = link.connection == connection;
+        if !current {
+            self.coverage.hit("peer messages delivered after their connection");
+        }
+        let first = current && !link.greeted;
+        if first != matches!(message, PeerMessage::Hello(_)) {
+            // Before its hello a peer says nothing that is heard, and it says it once.
+            return Ok(());
+        }
+        let worker = WorkerId::of_node(&peer);
+        let rtt_us = self.random.within(100..50_000);
+        let input = match message {
+            PeerMessage::Hello(hello) => {
+                link.greeted = true;
+                let (name, runs) = (hello.name, hello.runs);
+                Input::PeerAttached(Box::new(PeerAttached { node: peer, connection, name, runs, rtt_us }))
+            }
+            PeerMessage::Welcome { lease_ms, drop } => {
+                link.welcomed |= current;
+                self.coverage.hit("homes attached");
+                Input::HomeAttached { home: peer, connection, lease_ms, drop }
+            }
+            PeerMessage::Hint(hint) => Input::PeerHint { node: peer, hint: Box::new(hint), rtt_us },
+            PeerMessage::Offer(offer) => Input::Offered { home: peer, connection, offer },
+            PeerMessage::Cancel(run) => Input::HomeCancel { home: peer, run },
+            PeerMessage::Settled(run) => Input::HomeSettled { home: peer, run },
+            PeerMessage::Taken { run, worker } => Input::PeerTaken { node: peer, run, worker },
+            PeerMessage::Declined(run, problem) => Input::Declined { worker, run, problem },
+            PeerMessage::Heartbeat { runs } => Input::Heartbeat { worker, runs },
+            PeerMessage::Started(run) => Input::Started { worker, run },
+            PeerMessage::Progress(run, progress) => Input::Progress { worker, run, progress },
+            PeerMessage::Ended(run, outcome) => return self.fetch(peer, run, outcome),
+            PeerMessage::Log { .. } => return Ok(()),
+        };
+        self.input(input)
+    }
+
+    /// What a run has brought is fetched before its ending is handed in.
+    fn fetch(&mut self, peer: NodeId, run: Run, outcome: Box<Outcome>) -> Result<(), Violation> {
+        let life = self.node.as_ref().map_or(0, |node| node.life);
+        if self.random.percent(70) {
+            return self.fetched(life, peer, run, outcome);
+        }
+        let fetch_ms = self.random.within(1..2_000);
+        self.after(fetch_ms, Event::Fetched { life, peer, run, outcome });
+        Ok(())
+    }
+
+    /// What a run has brought is here.
+    pub(crate) fn fetched(
+        &mut self,
+        life: u64,
+        peer: NodeId,
+        run: Run,
+        outcome: Box<Outcome>,
+    ) -> Result<(), Violation> {
+        if self.node.as_ref().is_none_or(|node| node.life != life) {
+            return Ok(());
+        }
+        self.input(Input::Ended { worker: WorkerId::of_node(&peer), run, outcome })
+    }
+
+    /// The node tells its peers what it could run now.
+    pub(crate) fn hint_due(&mut self, life: u64) {
+        let Some(node) = self.node.as_ref().filter(|node| node.life == life) else { return };
+        if self.setting.place.is_none() {
+            return;
+        }
+        let hint = Hint { number: self.now_ms, name: self.name(), workers: node.kernel.hints(), ..Hint::default() };
+        let connections: Vec<ConnectionId> = node.peers.values().map(|link| link.connection).collect();
+        for connection in connections {
+            self.outbox.push(Outgoing::Say { connection, message: PeerMessage::Hint(hint.clone()) });
+        }
+        self.after(HINT_EVERY_MS, Event::HintDue { life });
+    }
+
+    /// A function of another node is there, or has changed.
+    pub(crate) fn hears_of_function(&mut self, function: Function) -> Result<(), Violation> {
+        let behaviour = function.name.bytes().last().map_or(0, |last| usize::from(last.wrapping_sub(b'0')));
+        let deleted = &self.deleted;
+        if deleted.contains(&function.id) {
+            return Ok(());
+        }
+        match self.functions.get_mut(behaviour) {
+            Some(known) if known.id == function.id => {
+                if function.versions.len() <= known.versions.len() {
+                    return Ok(());
+                }
+                *known = function.clone();
+            }
+            Some(known) if deleted.contains(&known.id) => *known = function.clone(),
+            _ => match self.foreign.get(&function.id) {
+                Some(known) if function.versions.len() <= known.versions.len() => return Ok(()),
+                _ => drop(self.foreign.insert(function.id, function.clone())),
+            },
+        }
+        self.input(Input::Function(Box::new(function)))
+    }
+
+    /// Another node has deleted a function.
+    pub(crate) fn hears_of_deletion(&mut self, function: ObjectId) -> Result<(), Violation> {
+        self.deleted.insert(function);
+        self.foreign.remove(&function);
+        // Those who submit go on with one of the same behaviour that is known here, if there is one.
+        for known in self.functions.iter_mut().filter(|known| known.id == function) {
+            let other = self.foreign.values().find(|other| other.name == known.name).cloned();
+            if let Some(other) = other {
+                self.foreign.remove(&other.id);
+                *known = other;
+            }
+        }
+        self.input(Input::FunctionGone(function))
+    }
+}
