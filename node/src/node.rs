@@ -145,6 +145,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         logs,
         replicas,
         hints: Arc::default(),
+        view: config.mesh.view,
         news: watch::Sender::default(),
         stop_node: asked_to_stop.clone(),
     };

@@ -1,7 +1,18 @@
 //! Real node processes, for scenarios and for tests.
 
+pub mod cage;
 mod disk;
+pub mod folder;
+pub mod measure;
+pub mod net;
 mod process;
+mod random;
+pub mod report;
+pub mod run;
+pub mod scenario;
+mod screen;
+pub mod units;
+mod world;
 
 pub use disk::Disk;
 pub use process::{Node, resident_kib};

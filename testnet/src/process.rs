@@ -1,6 +1,6 @@
 //! One node as a process. Dropped, it leaves neither node nor worker behind.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -23,6 +23,10 @@ pub struct Node {
     folder: tempfile::TempDir,
     launcher: Vec<OsString>,
     arguments: Vec<OsString>,
+    name: String,
+    slots: u32,
+    mesh: String,
+    mdns: bool,
     child: Option<Child>,
     disk: Option<Disk>,
 }
@@ -33,27 +37,66 @@ impl Node {
     /// # Errors
     /// When no folder can be made for it.
     pub fn new(shoal: &Path) -> anyhow::Result<Self> {
+        Self::within(shoal, &std::env::temp_dir())
+    }
+
+    /// The same, with its folder in this one.
+    ///
+    /// # Errors
+    /// When no folder can be made for it.
+    pub fn within(shoal: &Path, parent: &Path) -> anyhow::Result<Self> {
         Ok(Self {
             shoal: shoal.to_owned(),
-            folder: tempfile::tempdir()?,
+            folder: tempfile::tempdir_in(parent)?,
             launcher: Vec::new(),
             arguments: Vec::new(),
+            name: "testnet".into(),
+            slots: 2,
+            mesh: "127.0.0.1:0".into(),
+            mdns: false,
             child: None,
             disk: None,
         })
     }
 
+    /// With this name instead of `testnet`.
+    #[must_use]
+    pub fn with_name(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// Where other nodes connect, and whether it looks for them on the LAN; else any port of the loopback, and not.
+    #[must_use]
+    pub fn with_mesh(mut self, address: &str, mdns: bool) -> Self {
+        address.clone_into(&mut self.mesh);
+        self.mdns = mdns;
+        self
+    }
+
+    /// With a worker that makes so many runs at once instead of 2.
+    #[must_use]
+    pub fn with_slots(mut self, slots: u32) -> Self {
+        self.slots = slots;
+        self
+    }
+
     /// Adds arguments of `shoal up`.
     #[must_use]
-    pub fn with_arguments(mut self, arguments: &[&str]) -> Self {
-        self.arguments.extend(arguments.iter().map(OsString::from));
+    pub fn with_arguments<A: AsRef<OsStr>>(mut self, arguments: &[A]) -> Self {
+        self.arguments.extend(arguments.iter().map(|argument| argument.as_ref().to_owned()));
         self
+    }
+
+    /// The same for a node that is already made; they count at its next start.
+    pub(crate) fn add_arguments(&mut self, arguments: &[String]) {
+        self.arguments.extend(arguments.iter().map(OsString::from));
     }
 
     /// Starts the node by another program, which must replace itself by what its last arguments say (as `env` does).
     #[must_use]
-    pub fn with_launcher(mut self, launcher: &[&str]) -> Self {
-        self.launcher.extend(launcher.iter().map(OsString::from));
+    pub fn with_launcher<A: AsRef<OsStr>>(mut self, launcher: &[A]) -> Self {
+        self.launcher.extend(launcher.iter().map(|word| word.as_ref().to_owned()));
         self
     }
 
@@ -71,6 +114,11 @@ impl Node {
     /// The small disk, if it has one.
     pub fn disk(&self) -> Option<&Disk> {
         self.disk.as_ref()
+    }
+
+    /// The program.
+    pub fn program(&self) -> &Path {
+        &self.shoal
     }
 
     /// The data folder, as it is seen from here.
@@ -112,8 +160,9 @@ impl Node {
         let mut command = Command::new(words.next().unwrap_or_default());
         command
             .args(words)
-            .args(["up", "--gateway", "127.0.0.1:0", "--http", "127.0.0.1:0", "--mesh", "127.0.0.1:0", "--no-mdns"])
-            .args(["--slots", "2", "--name", "testnet"])
+            .args(["up", "--gateway", "127.0.0.1:0", "--http", "127.0.0.1:0", "--mesh", &self.mesh])
+            .args((!self.mdns).then_some("--no-mdns"))
+            .args(["--name", &self.name, "--slots", &self.slots.to_string()])
             .args(&self.arguments);
         self.surround(&mut command, self.folder.path());
         command

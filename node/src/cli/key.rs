@@ -8,7 +8,7 @@ use shoal_protocol::ObjectId;
 use shoal_protocol::key::SecretKey;
 use shoal_protocol::object::user::AddKey;
 
-use super::failure::{Failure, REFUSED};
+use super::failure::{Failure, NOT_FOUND, REFUSED};
 use super::wait::eprint;
 use crate::identity::files;
 
@@ -21,6 +21,14 @@ pub(crate) struct Signer {
 }
 
 impl Signer {
+    /// A user whose key is in a file that is there already.
+    pub(crate) fn from_file(user: ObjectId, path: &Path) -> Result<Self, Failure> {
+        if !path.is_file() {
+            return Err(Failure::new(format!("there is no key in {}", path.display())).code(NOT_FOUND));
+        }
+        Ok(Self { user, key: open(path)? })
+    }
+
     /// The user that the token stands for, with the key of this machine. A key that their document does not list yet is
     /// added to it.
     pub(crate) async fn of(client: &Client) -> Result<Self, Failure> {

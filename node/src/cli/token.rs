@@ -1,6 +1,9 @@
 //! `shoal token`.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
+use shoal_protocol::ObjectId;
 use shoal_protocol::object::Class;
 
 use super::connect::Context;
@@ -23,6 +26,12 @@ pub(crate) enum Token {
         /// It changes nothing
         #[arg(long)]
         read_only: bool,
+        /// The user, where no node shall be asked; with --key
+        #[arg(long, value_name = "ID", requires = "key")]
+        user: Option<ObjectId>,
+        /// The file with a key that the user's document lists; else this machine's, which is added to it at need
+        #[arg(long, value_name = "FILE", requires = "user")]
+        key: Option<PathBuf>,
     },
     /// Print a token with less in it, to be handed on: it can be narrowed further, never widened
     Narrow {
@@ -51,9 +60,12 @@ pub(crate) async fn run(context: &Context, command: Token) -> Result<(), Failure
     let until = |valid: Option<Length>| valid.map(|valid| table::now_ms().saturating_add(valid.millis()));
     let token = match command {
         Token::Show => context.token()?,
-        Token::Mint { valid, read_only } => {
-            // The node knows whose token this is, and adds the key of this machine to their document.
-            let signer = Signer::of(&context.connect().await?).await?;
+        Token::Mint { valid, read_only, user, key } => {
+            let signer = match (user, key) {
+                (Some(user), Some(path)) => Signer::from_file(user, &path)?,
+                // The node knows whose token this is, and adds the key of this machine to their document.
+                _ => Signer::of(&context.connect().await?).await?,
+            };
             let narrowing = Narrowing { expires_ms: until(valid), read_only, ..Narrowing::default() };
             mint_for_user(&signer.key, signer.user, narrowing).map_err(|error| Failure::new(error.to_string()))?
         }

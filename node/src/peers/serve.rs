@@ -30,6 +30,10 @@ const GOSSIP_MAX: usize = 256;
 const SEARCHES_MAX: usize = 16;
 /// How long after the end of a session with a neighbour the next is begun.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// How long the one with the higher id waits for the other to begin a session.
+const HIGHER_WAITS: Duration = Duration::from_secs(1);
+/// Sessions beyond the view, for each place in it: of nodes that have us in theirs, or that a search has found.
+const SESSIONS_PER_NEIGHBOUR: usize = 3;
 /// Nodes that have been reached for the kernel and wait for their session.
 const MET_MAX: usize = 64;
 
@@ -48,6 +52,8 @@ pub(crate) struct Parts {
     pub(crate) replicas: Sets,
     /// Numbers this process's hints.
     pub(crate) hints: Arc<AtomicU64>,
+    /// Neighbours at most.
+    pub(crate) view: u32,
     /// Told whenever documents or global KV have changed.
     pub(crate) news: watch::Sender<()>,
     /// Told when the node has to stop.
@@ -126,19 +132,24 @@ struct Server {
     neighbours: HashSet<NodeId>,
     /// The sessions, each with what ends it.
     sessions: HashMap<NodeId, (u64, CancellationToken)>,
+    /// Beyond so many sessions only neighbours get one.
+    sessions_max: usize,
     number: u64,
     tasks: JoinSet<Ended>,
 }
 
-/// A task has ended: of a session, its number; of a pause before the next one, none.
+/// A task has ended: a session, with its number; the pause before the next one; the wait for the other to begin; what
+/// served a stream.
 enum Ended {
     Session(NodeId, u64),
     Pause(NodeId),
+    Wait(NodeId),
     Stream,
 }
 
 impl Server {
     fn new(peers: Peers, parts: Parts, stop: CancellationToken) -> Self {
+        let sessions_max = SESSIONS_PER_NEIGHBOUR * parts.view as usize;
         let places = Places {
             gossip: Arc::new(Semaphore::new(GOSSIP_MAX)),
             calls: Arc::new(Semaphore::new(CALLS_MAX)),
@@ -152,6 +163,7 @@ impl Server {
             places,
             neighbours: HashSet::new(),
             sessions: HashMap::new(),
+            sessions_max,
             number: 0,
             tasks: JoinSet::new(),
         }
@@ -211,11 +223,19 @@ impl Server {
         });
     }
 
-    /// Of two neighbours the one with the lower id opens the stream.
+    /// A neighbour without a session gets one. Of two that have each other in their views the one with the lower id begins;
+    /// the other one waits a while, for views are not always mutual.
     fn meet(&mut self, node: NodeId) {
-        if self.neighbours.contains(&node) && self.peers.node() < node && !self.sessions.contains_key(&node) {
-            self.open(node);
+        if !self.neighbours.contains(&node) || self.sessions.contains_key(&node) {
+            return;
         }
+        if self.peers.node() < node {
+            return self.open(node);
+        }
+        self.tasks.spawn(async move {
+            tokio::time::sleep(HIGHER_WAITS).await;
+            Ended::Wait(node)
+        });
     }
 
     fn open(&mut self, node: NodeId) {
@@ -252,6 +272,11 @@ impl Server {
                 }
             }
             Ended::Pause(node) => self.meet(node),
+            Ended::Wait(node) => {
+                if self.neighbours.contains(&node) && !self.sessions.contains_key(&node) {
+                    self.open(node);
+                }
+            }
             Ended::Stream => {}
         }
     }
@@ -262,7 +287,12 @@ impl Server {
         let parts = self.parts.clone();
         let peers = self.peers.clone();
         match lane {
-            Lane::Peer => self.begin(from, std::future::ready(Some(stream))),
+            Lane::Peer => {
+                // Whoever has us in their view is taken although they are not in ours, up to a bound: so each finds a place.
+                if self.sessions.len() < self.sessions_max || self.neighbours.contains(&from) {
+                    self.begin(from, std::future::ready(Some(stream)));
+                }
+            }
             Lane::Call => {
                 let Ok(place) = self.places.calls.clone().try_acquire_owned() else { return };
                 self.tasks.spawn(async move {

@@ -16,6 +16,9 @@ const NEIGHBOURS_ASKED_MAX: usize = 8;
 /// Holders from the DHT that are asked.
 const HOLDERS_ASKED_MAX: usize = 4;
 
+/// The methods of jobs.
+const JOB_METHODS: [&str; 2] = ["cancel", "wait"];
+
 impl Service {
     /// The job that a call is about, if it has another home.
     pub(super) fn elsewhere(&self, call: &Call) -> Option<ObjectId> {
@@ -26,6 +29,10 @@ impl Service {
             | Call::Method { class, object, .. } => (class, object),
             Call::List { .. } | Call::Create { .. } => return None,
         };
+        // What no job has is refused without asking anybody.
+        if matches!(call, Call::Method { method, .. } if !JOB_METHODS.contains(&method.as_str())) {
+            return None;
+        }
         let job = object.parse().ok().filter(|_| *class == Class::Job)?;
         self.has_other_home(job).then_some(job)
     }

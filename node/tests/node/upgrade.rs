@@ -88,9 +88,14 @@ async fn an_upgraded_node_adopts_the_old_worker_lets_its_jobs_end_and_replaces_i
     assert_eq!(node.worker(), Some(former), "adopted");
     assert!(installed.is_run_by(node.pid().unwrap()) && !installed.is_run_by(former));
 
-    // There is a free slot, and yet it waits for the new worker.
+    // There is a free slot, and yet jobs wait for the new worker, from the moment on that the old one was told.
     let client = node.client().await.unwrap();
-    let next = succeeds(&client, &sleeper(0)).await;
+    let next = loop {
+        let next = succeeds(&client, &sleeper(0)).await;
+        if client.job(long, false).await.unwrap().state.is_settled() {
+            break next;
+        }
+    };
     let worker = replaced(&node, former).await;
     assert!(installed.is_run_by(worker));
     let long = client.job(long, true).await.unwrap();

@@ -159,8 +159,10 @@ fn a_restarted_node_says_at_once_that_old_connections_are_gone() {
     killed.shutdown_timeout(DEADLINE);
     runtime.block_on(async {
         let _second = serve(&node, address);
-        let (mut send, _receive) = connection.open_bi().await.unwrap();
-        send.write_all(b"are you there? a packet longer than a reset").await.unwrap();
+        // Either may fail already: the answer to anything late of the handshake is the same.
+        if let Ok((mut send, _receive)) = connection.open_bi().await {
+            drop(send.write_all(b"are you there? a packet longer than a reset").await);
+        }
         let error = tokio::time::timeout(DEADLINE, connection.closed()).await.unwrap();
         assert!(matches!(error, quinn::ConnectionError::Reset), "{error}");
     });

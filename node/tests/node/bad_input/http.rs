@@ -88,8 +88,13 @@ async fn paths(bench: &mut Bench) {
     let object = |class: &str| (class.to_owned(), if CLASSES.contains(&class) { NOBODYS } else { NO_HASH });
     for (class, id) in CLASSES.into_iter().chain(["blob", "node"]).map(object) {
         let answer = bench.http("GET", &format!("/{class}/{id}"), b"", None).await;
-        let kind = if class == "blob" { "blob-unavailable" } else { "not-found" };
-        bench.row(&format!("GET /{class}/{}…, nobody's", &id[..6]), answer, expect("404", kind, id)).await;
+        let (status, kind) = match class.as_str() {
+            "blob" => ("404", "blob-unavailable"),
+            // Its home may be away: that nobody knows it is not known.
+            "job" => ("503", "unavailable"),
+            _ => ("404", "not-found"),
+        };
+        bench.row(&format!("GET /{class}/{}…, nobody's", &id[..6]), answer, expect(status, kind, id)).await;
         let answer = bench.http("GET", &format!("/{class}/~~~"), b"", None).await;
         bench.row(&format!("GET /{class}/~~~"), answer, expect("400", "invalid-id", "\"~~~\" is no id")).await;
         let answer = bench.http("POST", &format!("/{class}/{id}/fly"), b"", None).await;

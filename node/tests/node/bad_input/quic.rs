@@ -125,7 +125,7 @@ async fn calls(bench: &mut Bench) {
         bench.row(&row, answer, expect("QUIC 404", "unknown-method", "no method \"fly\"")).await;
     }
     let answer = raw.call(Call::Get { class: Class::Job, object }, &[]).await;
-    bench.row("a job that nobody knows", answer, expect("QUIC 404", "not-found", super::http::NOBODYS)).await;
+    bench.row("a job that nobody knows", answer, expect("QUIC 503", "unavailable", super::http::NOBODYS)).await;
 }
 
 async fn transfers(bench: &mut Bench) {

@@ -1,0 +1,190 @@
+//! Networks of machines on one machine: namespaces, and what joins them.
+//!
+//! Two kinds of backbone: a bridge of the kernel, as fast as this machine; or a [`Switch`] in user space, where every link
+//! has its delay, loss, bandwidth and cuts. Sites are networks behind a router that masquerades, as homes are.
+//!
+//! Everything is made inside the [cage](crate::cage) of a run, so names are free, and all of it ends with the run.
+
+mod namespace;
+mod nat;
+mod switch;
+mod sys;
+mod tools;
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context as _, bail};
+
+pub use namespace::Namespace;
+pub use switch::{Counts, Port, Properties, Switch};
+pub use tools::missing;
+
+use nat::Site;
+
+/// The device of every machine.
+const DEVICE: &str = "eth0";
+/// The kernel's bridge.
+const BRIDGE: &str = "mesh0";
+/// Machines that fit into the address plan.
+const MACHINES_MAX: u16 = 60_000;
+
+/// What joins the machines.
+#[derive(Debug)]
+enum Backbone {
+    Bridge,
+    Switch(Switch),
+}
+
+/// A machine: a namespace with one device and one address.
+#[derive(Debug)]
+pub struct Machine {
+    /// Where its programs run.
+    pub namespace: Namespace,
+    /// Its address, inside its site if it is in one.
+    pub address: Ipv4Addr,
+    port: Option<Port>,
+}
+
+/// A network.
+#[derive(Debug)]
+pub struct Network {
+    backbone: Backbone,
+    /// The first two numbers of every address on the backbone.
+    prefix: [u8; 2],
+    machines: u16,
+    sites: Vec<Site>,
+}
+
+impl Network {
+    /// A network around a bridge of the kernel. `public`: with addresses that look like those of the internet, as nodes
+    /// behind sites expect them.
+    ///
+    /// # Errors
+    /// When the system does not allow it.
+    pub fn bridge(public: bool) -> anyhow::Result<Self> {
+        let lines = format!("link add {BRIDGE} type bridge mcast_snooping 0\nlink set {BRIDGE} up\n");
+        tools::ip(None, &lines).context("making a bridge")?;
+        Ok(Self::around(Backbone::Bridge, public))
+    }
+
+    /// A network around a switch in user space. The same seed loses the same frames.
+    ///
+    /// # Errors
+    /// When the process has no descriptors left.
+    pub fn switch(seed: u64) -> anyhow::Result<Self> {
+        Ok(Self::around(Backbone::Switch(Switch::new(seed)?), false))
+    }
+
+    fn around(backbone: Backbone, public: bool) -> Self {
+        // The public ones are somebody's; inside the cage nobody is there to hear.
+        Self { backbone, prefix: if public { [45, 77] } else { [10, 77] }, machines: 0, sites: Vec::new() }
+    }
+
+    /// A network behind a router that masquerades.
+    ///
+    /// # Errors
+    /// On a switch, and when the system does not allow it.
+    pub fn add_site(&mut self, name: &str) -> anyhow::Result<()> {
+        let router = self.join(&format!("router-{name}"))?;
+        self.sites.push(Site::new(name, self.sites.len(), router)?);
+        Ok(())
+    }
+
+    /// A machine on the backbone.
+    ///
+    /// # Errors
+    /// When the system does not allow it.
+    pub fn join(&mut self, name: &str) -> anyhow::Result<Machine> {
+        if self.machines == MACHINES_MAX {
+            bail!("a network has at most {MACHINES_MAX} machines");
+        }
+        let [high, low] = (self.machines / 250 * 256 + self.machines % 250 + 2).to_be_bytes();
+        let [first, second] = self.prefix;
+        let address = Ipv4Addr::new(first, second, high, low);
+        let namespace = Namespace::new(name)?;
+        namespace.settings(false)?;
+        let port = match &self.backbone {
+            Backbone::Bridge => {
+                let plug = format!("v{}", self.machines);
+                tools::ip(None, &cable(&plug, name))?;
+                tools::ip(None, &format!("link set {plug} master {BRIDGE} up\n"))?;
+                None
+            }
+            Backbone::Switch(switch) => Some(switch.add_port(namespace.call(|| sys::tap(DEVICE))??)?),
+        };
+        namespace.ip(&plugged(&format!("{address}/16")))?;
+        self.machines += 1;
+        Ok(Machine { namespace, address, port })
+    }
+
+    /// A machine in a site.
+    ///
+    /// # Errors
+    /// When there is no such site, and when the system does not allow it.
+    pub fn join_site(&mut self, name: &str, site: &str) -> anyhow::Result<Machine> {
+        let site = self.sites.iter_mut().find(|known| known.name() == site).context("no such site")?;
+        site.join(name)
+    }
+
+    /// Sets what the link of two machines does.
+    ///
+    /// # Errors
+    /// When they are not joined by a switch.
+    pub fn set_link(&self, a: &Machine, b: &Machine, properties: Properties) -> anyhow::Result<()> {
+        let (switch, a, b) = self.ports(a, b)?;
+        switch.set_link(a, b, properties);
+        Ok(())
+    }
+
+    /// Cuts the link of two machines, or heals it.
+    ///
+    /// # Errors
+    /// When they are not joined by a switch.
+    pub fn set_cut(&self, a: &Machine, b: &Machine, is_cut: bool) -> anyhow::Result<()> {
+        let (switch, a, b) = self.ports(a, b)?;
+        switch.set_cut(a, b, is_cut);
+        Ok(())
+    }
+
+    fn ports(&self, a: &Machine, b: &Machine) -> anyhow::Result<(&Switch, Port, Port)> {
+        match (&self.backbone, a.port, b.port) {
+            (Backbone::Switch(switch), Some(a), Some(b)) => Ok((switch, a, b)),
+            _ => bail!("links have properties and can be cut only in a network of the kind \"switch\""),
+        }
+    }
+
+    /// What the switch has seen, where there is one.
+    pub fn counts(&self) -> Option<Counts> {
+        match &self.backbone {
+            Backbone::Bridge => None,
+            Backbone::Switch(switch) => Some(switch.counts()),
+        }
+    }
+
+    /// Lets no packet pass between sites any more, as routers do that no hole can be punched into.
+    ///
+    /// # Errors
+    /// When `nft` refuses.
+    pub fn block_sites(&self) -> anyhow::Result<()> {
+        let publics: Vec<Ipv4Addr> = self.sites.iter().map(Site::public).collect();
+        self.sites.iter().try_for_each(|site| site.block(&publics))
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        if matches!(self.backbone, Backbone::Bridge) {
+            drop(tools::ip(None, &format!("link del {BRIDGE}\n")));
+        }
+    }
+}
+
+/// Gives the device of a machine its address, and multicast (mDNS) a way to leave by.
+fn plugged(address: &str) -> String {
+    format!("address add {address} dev {DEVICE}\nlink set {DEVICE} up\nroute add 224.0.0.0/4 dev {DEVICE}\n")
+}
+
+/// A pair of devices: one here, the other as the device of a namespace.
+fn cable(plug: &str, namespace: &str) -> String {
+    format!("link add {plug} type veth peer name {DEVICE} netns {namespace}\n")
+}
