@@ -19,6 +19,7 @@ mod serve;
 mod session;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use shoal_mesh::Mesh;
 use shoal_protocol::NodeId;
@@ -34,12 +35,13 @@ pub(crate) struct Peers(Arc<Inner>);
 struct Inner {
     mesh: Mesh,
     known: Known,
+    code_told: AtomicU32,
 }
 
 impl Peers {
     /// Over a mesh that has been started.
     pub(crate) fn new(mesh: Mesh) -> Self {
-        Self(Arc::new(Inner { mesh, known: Known::default() }))
+        Self(Arc::new(Inner { mesh, known: Known::default(), code_told: AtomicU32::new(0) }))
     }
 
     /// This node.

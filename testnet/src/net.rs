@@ -25,8 +25,8 @@ use nat::Site;
 const DEVICE: &str = "eth0";
 /// The kernel's bridge.
 const BRIDGE: &str = "mesh0";
-/// Machines that fit into the address plan.
-const MACHINES_MAX: u16 = 60_000;
+/// Machines on a backbone: each is told of all the others, see [`Network::neighbours`].
+const MACHINES_MAX: u16 = 256;
 
 /// What joins the machines.
 #[derive(Debug)]
@@ -98,9 +98,7 @@ impl Network {
         if self.machines == MACHINES_MAX {
             bail!("a network has at most {MACHINES_MAX} machines");
         }
-        let [high, low] = (self.machines / 250 * 256 + self.machines % 250 + 2).to_be_bytes();
-        let [first, second] = self.prefix;
-        let address = Ipv4Addr::new(first, second, high, low);
+        let address = self.address(self.machines);
         let namespace = Namespace::new(name)?;
         namespace.settings(false)?;
         let port = match &self.backbone {
@@ -112,9 +110,30 @@ impl Network {
             }
             Backbone::Switch(switch) => Some(switch.add_port(namespace.call(|| sys::tap(DEVICE))??)?),
         };
+        let hardware = hardware_address(self.machines);
+        namespace.ip(&format!("link set {DEVICE} address {hardware}\n"))?;
         namespace.ip(&plugged(&format!("{address}/16")))?;
+        namespace.ip(&self.neighbours(self.machines))?;
         self.machines += 1;
         Ok(Machine { namespace, address, port })
+    }
+
+    fn address(&self, number: u16) -> Ipv4Addr {
+        let [high, low] = (number / 250 * 256 + number % 250 + 2).to_be_bytes();
+        let [first, second] = self.prefix;
+        Ipv4Addr::new(first, second, high, low)
+    }
+
+    /// Lines that tell a machine where the others are, so that it need not ask. Linux has one table for the answers of all
+    /// namespaces, with 1,024 places: forty machines that know each other would fill it, and the last ones reach nobody.
+    /// What is written by hand needs no place in it.
+    fn neighbours(&self, own: u16) -> String {
+        let mut lines = String::new();
+        for other in (0..MACHINES_MAX).filter(|other| *other != own) {
+            let (address, hardware) = (self.address(other), hardware_address(other));
+            lines.push_str(&format!("neigh replace {address} lladdr {hardware} dev {DEVICE} nud permanent\n"));
+        }
+        lines
     }
 
     /// A machine in a site.
@@ -187,4 +206,10 @@ fn plugged(address: &str) -> String {
 /// A pair of devices: one here, the other as the device of a namespace.
 fn cable(plug: &str, namespace: &str) -> String {
     format!("link add {plug} type veth peer name {DEVICE} netns {namespace}\n")
+}
+
+/// Of a machine on the backbone: one of the addresses that are nobody's.
+fn hardware_address(number: u16) -> String {
+    let [high, low] = number.to_be_bytes();
+    format!("02:53:48:4f:{high:02x}:{low:02x}")
 }

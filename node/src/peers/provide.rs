@@ -1,8 +1,10 @@
 //! What this node says in the DHT that it has: itself as a home, and what its workers are labelled with and capable of.
 //!
-//! Nothing per job. Large blobs are told of where they are put, see [`super::Peers::tell_of_blob`].
+//! Nothing per job. Large blobs, and code, are told of by the node where they were put; of code also by those that have
+//! fetched it: a capable node far away finds it by that.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering::Relaxed;
 
 use shoal_protocol::BlobId;
 use shoal_protocol::limits::LABELS_MAX;
@@ -11,9 +13,14 @@ use tokio::sync::watch;
 
 use super::Peers;
 use crate::runtime::OwnHint;
+use crate::service::Service;
 
 /// A blob from this length on is told of. Why 1 MiB: shorter ones are found through the job or the function.
 pub(crate) const BLOB_LEN_MIN: u64 = 1 << 20;
+/// Blobs that are told of after a start.
+const BLOBS_MAX: usize = 4_096;
+/// Code that one process tells of. Why 1,024: each is renewed at eight nodes every four minutes.
+const CODE_MAX: u32 = 1_024;
 /// Keys of workers that are told of at once. Why 256: eight workers with all the labels and capabilities they may have.
 const KEYS_MAX: usize = 4 * LABELS_MAX * 2;
 
@@ -36,6 +43,17 @@ pub(super) async fn provide(peers: Peers, mut hint: watch::Receiver<OwnHint>) {
     }
 }
 
+/// Tells of what was put here before this start.
+pub(super) async fn provide_blobs(peers: Peers, service: Service) {
+    match service.blobs_to_tell_of(BLOB_LEN_MIN, BLOBS_MAX).await {
+        Ok(told) => told.into_iter().for_each(|(blob, is_code)| match is_code {
+            true => peers.tell_of_code(blob),
+            false => peers.tell_of_blob(blob, BLOB_LEN_MIN),
+        }),
+        Err(problem) => tracing::warn!(%problem, "blobs cannot be listed: the mesh is not told of them"),
+    }
+}
+
 fn keys(hint: &OwnHint) -> BTreeSet<Vec<u8>> {
     let offers = hint.workers.iter().map(|worker| &worker.offer);
     let keys = offers.flat_map(|offer| {
@@ -50,6 +68,13 @@ impl Peers {
     pub(crate) fn tell_of_blob(&self, blob: BlobId, size: u64) {
         if size >= BLOB_LEN_MIN {
             self.mesh().provide(blob_key(blob));
+        }
+    }
+
+    /// The code of a function is here now.
+    pub(crate) fn tell_of_code(&self, component: BlobId) {
+        if self.0.code_told.fetch_add(1, Relaxed) < CODE_MAX {
+            self.mesh().provide(blob_key(component));
         }
     }
 

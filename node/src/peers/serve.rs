@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shoal_mesh::{Event, Gossiped, Inbound, Inbox, Lane, Verdict};
 use shoal_protocol::NodeId;
@@ -30,10 +30,15 @@ const GOSSIP_MAX: usize = 256;
 const SEARCHES_MAX: usize = 16;
 /// How long after the end of a session with a neighbour the next is begun.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// Where it ends again and again the pause doubles, up to this: the peer has no place for us.
+const AGAIN_AFTER_MAX: Duration = Duration::from_secs(30);
+/// A session that lasts so long has been one.
+const LASTING: Duration = Duration::from_secs(10);
 /// How long the one with the higher id waits for the other to begin a session.
 const HIGHER_WAITS: Duration = Duration::from_secs(1);
-/// Sessions beyond the view, for each place in it: of nodes that have us in theirs, or that a search has found.
-const SESSIONS_PER_NEIGHBOUR: usize = 3;
+/// Sessions beyond the view: of nodes that have us in theirs, or that a search has found. Why 64: a node that all others
+/// join by is in the view of many.
+const SESSIONS_BEYOND_VIEW: usize = 64;
 /// Nodes that have been reached for the kernel and wait for their session.
 const MET_MAX: usize = 64;
 
@@ -89,6 +94,7 @@ pub(crate) async fn serve(
     let (met, reached) = mpsc::channel(MET_MAX);
     let mut tasks = JoinSet::new();
     tasks.spawn(provide::provide(peers.clone(), parts.runtime.hint()));
+    tasks.spawn(provide::provide_blobs(peers.clone(), parts.service.clone()));
     tasks.spawn(replicas::publish(peers.clone(), parts.replicas.clone(), parts.news.clone()));
     tasks.spawn(replicas::reconcile(peers.clone(), parts.replicas.clone()));
     tasks.spawn(parts.service.clone().prefetch());
@@ -132,6 +138,8 @@ struct Server {
     neighbours: HashSet<NodeId>,
     /// The sessions, each with what ends it.
     sessions: HashMap<NodeId, (u64, CancellationToken)>,
+    /// Neighbours whose sessions have ended early, how often in a row.
+    short: HashMap<NodeId, u32>,
     /// Beyond so many sessions only neighbours get one.
     sessions_max: usize,
     number: u64,
@@ -141,7 +149,7 @@ struct Server {
 /// A task has ended: a session, with its number; the pause before the next one; the wait for the other to begin; what
 /// served a stream.
 enum Ended {
-    Session(NodeId, u64),
+    Session(NodeId, u64, Duration),
     Pause(NodeId),
     Wait(NodeId),
     Stream,
@@ -149,7 +157,7 @@ enum Ended {
 
 impl Server {
     fn new(peers: Peers, parts: Parts, stop: CancellationToken) -> Self {
-        let sessions_max = SESSIONS_PER_NEIGHBOUR * parts.view as usize;
+        let sessions_max = SESSIONS_BEYOND_VIEW + parts.view as usize;
         let places = Places {
             gossip: Arc::new(Semaphore::new(GOSSIP_MAX)),
             calls: Arc::new(Semaphore::new(CALLS_MAX)),
@@ -163,6 +171,7 @@ impl Server {
             places,
             neighbours: HashSet::new(),
             sessions: HashMap::new(),
+            short: HashMap::new(),
             sessions_max,
             number: 0,
             tasks: JoinSet::new(),
@@ -199,6 +208,7 @@ impl Server {
             }
             Event::Lost(node) => {
                 self.neighbours.remove(&node);
+                self.short.remove(&node);
             }
             Event::Gossip(gossiped) => self.hear(gossiped),
             Event::OwnKeyElsewhere => {
@@ -253,20 +263,22 @@ impl Server {
         }
         let (peers, parts) = (self.peers.clone(), self.parts.clone());
         self.tasks.spawn(async move {
+            let begun = Instant::now();
             if let Some(stream) = stream.await {
                 session::run(peers, parts, node, stream, end).await;
             }
-            Ended::Session(node, number)
+            Ended::Session(node, number, begun.elapsed())
         });
     }
 
     fn ended(&mut self, ended: Ended) {
         match ended {
-            Ended::Session(node, number) => {
+            Ended::Session(node, number, lasted) => {
                 if self.sessions.get(&node).is_some_and(|(current, _)| *current == number) {
                     self.sessions.remove(&node);
+                    let pause = self.pause_after(node, lasted);
                     self.tasks.spawn(async move {
-                        tokio::time::sleep(AGAIN_AFTER).await;
+                        tokio::time::sleep(pause).await;
                         Ended::Pause(node)
                     });
                 }
@@ -279,6 +291,17 @@ impl Server {
             }
             Ended::Stream => {}
         }
+    }
+
+    /// How long to wait before the next session with a neighbour.
+    fn pause_after(&mut self, node: NodeId, lasted: Duration) -> Duration {
+        if lasted >= LASTING || !self.neighbours.contains(&node) {
+            self.short.remove(&node);
+            return AGAIN_AFTER;
+        }
+        let short = self.short.entry(node).or_default();
+        *short = short.saturating_add(1);
+        AGAIN_AFTER.saturating_mul(1 << (*short - 1).min(6)).min(AGAIN_AFTER_MAX)
     }
 
     /// A stream that a peer has opened. Beyond what can be served at once it is closed: the peer tries again, or elsewhere.

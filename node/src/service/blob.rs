@@ -202,7 +202,7 @@ impl Service {
         self.0.blobs.size(id).await.map_err(|error| problem(&error))
     }
 
-    fn info(&self, id: BlobId) -> Result<Option<Info>, Problem> {
+    pub(super) fn info(&self, id: BlobId) -> Result<Option<Info>, Problem> {
         Ok(self.0.runtime.store().get(Table::Blobs, id.as_bytes())?.and_then(|row| codec::decode(&row).ok()))
     }
 

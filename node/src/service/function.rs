@@ -138,6 +138,7 @@ impl Service {
         }
         let (component, held) = self.component(caller, new.component, &new.grants).await?;
         let size = held.size();
+        self.0.peers.tell_of_code(component);
         new.component = component;
         let directory = self.0.documents.directory();
         let existing = directory.owned(DocumentClass::Function, &new.name, owner);

@@ -38,7 +38,10 @@ impl Service {
                 let mut still = Vec::new();
                 for component in std::mem::take(&mut wanted) {
                     match self.fetch_from(component, left.min(COMPONENT_LEN_MAX), self.nearest_neighbours()).await {
-                        Ok(held) => left = left.saturating_sub(held.size()),
+                        Ok(held) => {
+                            left = left.saturating_sub(held.size());
+                            self.0.peers.tell_of_code(component);
+                        }
                         Err(problem) => {
                             tracing::debug!(%component, %problem, "code was not prefetched");
                             still.push(component);

@@ -6,13 +6,17 @@ use shoal_protocol::object::Class;
 use shoal_protocol::wire::client::Call;
 use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem};
 
-use super::blob::{Found, unavailable};
+use super::blob::{Found, problem, unavailable};
 use super::{ByteStream, Caller, Opened, Service, Upload};
 use crate::identity::token::Operation;
 use crate::peers::Home;
+use crate::runtime::Referrer;
+use crate::store::Table;
 
 /// Neighbours that are asked for a blob of which nobody says where it is. Why 8: the nearest; beyond them the DHT knows.
 const NEIGHBOURS_ASKED_MAX: usize = 8;
+/// Rows that are read at once.
+const PAGE_LEN: usize = 64;
 /// Holders from the DHT that are asked.
 const HOLDERS_ASKED_MAX: usize = 4;
 
@@ -153,6 +157,27 @@ impl Service {
             }
         }
         Err(problem)
+    }
+
+    /// Blobs that were put here, at least `len_min` bytes long or the code of a function: each with whether it is code. At
+    /// most `max`.
+    pub(crate) async fn blobs_to_tell_of(&self, len_min: u64, max: usize) -> Result<Vec<(BlobId, bool)>, Problem> {
+        let (mut told, mut after) = (Vec::new(), None);
+        while told.len() < max {
+            let page = self.0.blobs.list(after, PAGE_LEN).await.map_err(|error| problem(&error))?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(*last);
+            for (id, size) in page {
+                let references = self.store().scan_prefix(Table::References, id.as_bytes(), None, PAGE_LEN)?;
+                let is_code =
+                    references.iter().any(|(key, _)| matches!(Referrer::of_key(key), Some(Referrer::Function(_))));
+                let was_put = size >= len_min && self.info(id)?.is_some_and(|info| info.owner.is_some());
+                if is_code || was_put {
+                    told.push((id, is_code));
+                }
+            }
+        }
+        Ok(told)
     }
 
     /// Neighbours, the nearest first.
