@@ -17,6 +17,9 @@ pub(crate) enum FrameError {
     /// Longer than the protocol takes, or not of its form: the peer is at fault.
     #[error(transparent)]
     Codec(#[from] codec::Error),
+    /// What this node has to say does not fit into a frame.
+    #[error("it does not fit into a frame: {0}")]
+    TooLong(codec::Error),
     /// The stream broke.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -82,7 +85,7 @@ pub(crate) async fn write<T: Serialize + ?Sized>(
     message: &T,
     max: usize,
 ) -> Result<(), FrameError> {
-    write_all(stream, &codec::frame(message, max)?).await
+    write_all(stream, &codec::frame(message, max).map_err(FrameError::TooLong)?).await
 }
 
 /// Writes bytes that are frames already.

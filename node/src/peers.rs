@@ -12,6 +12,7 @@ mod answers;
 mod bytes;
 mod calls;
 mod known;
+mod places;
 mod provide;
 mod replicas;
 mod seek;

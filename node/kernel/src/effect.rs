@@ -136,6 +136,13 @@ pub enum Reply {
     Load(Load),
     /// The peers, by their place among the workers.
     Peers(Vec<PeerView>),
+    /// Jobs of this home whose current run is at the node, and jobs of that node of which a run is here.
+    Runs {
+        /// Of this home.
+        placed: Vec<ObjectId>,
+        /// Of that one.
+        guests: Vec<ObjectId>,
+    },
 }
 
 /// A peer, as the kernel knows it.

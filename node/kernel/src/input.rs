@@ -253,6 +253,8 @@ pub enum Command {
     DetachWorker(WorkerId),
     /// The peers. Answered by [`crate::Reply::Peers`].
     Peers,
+    /// The jobs whose runs tie this node to another one. Answered by [`crate::Reply::Runs`].
+    RunsWith(NodeId),
     /// How many jobs there are. Answered by [`crate::Reply::Load`].
     Load,
 }

@@ -8,7 +8,7 @@ use shoal_protocol::limits::CLIENT_FRAME_LEN_MAX;
 use shoal_protocol::wire::client::{BlobOpened, Reply};
 use shoal_protocol::wire::peer::{self, Answered, Ask, BodyFormat, Forwarded};
 use shoal_protocol::{Kind, NodeId, Problem, Traceparent};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, WriteHalf};
 
 use crate::frames::{self, FrameError};
 use crate::service::{Body, ByteStream, Caller, Format, Service};
@@ -22,29 +22,44 @@ pub(super) async fn answer(service: &Service, from: NodeId, mut stream: Stream) 
         frames::expect_within(&mut stream, CLIENT_FRAME_LEN_MAX, ASK_MAX).await?;
     let caller = match authenticate(service, from, caller) {
         Ok(caller) => Caller { traceparent: Traceparent::sent(traceparent.as_deref()), ..caller },
-        Err(problem) => return refuse(stream, problem).await,
+        Err(problem) => return refuse(&mut stream, problem).await,
     };
+    // The asker says nothing more: whatever comes means that it is gone, and nothing is kept for it.
+    let (mut reader, mut stream) = tokio::io::split(stream);
+    tokio::select! {
+        answered = carry_out(service, &caller, ask, &mut stream) => answered,
+        _ = reader.read_u8() => Ok(()),
+    }
+}
+
+type Writer = WriteHalf<Stream>;
+
+async fn carry_out(service: &Service, caller: &Caller, ask: Ask, stream: &mut Writer) -> Result<(), FrameError> {
     match ask {
+        Ask::Call { call, .. } if !Service::is_about_a_job(&call) => {
+            let detail = "only calls about a job go from node to node";
+            refuse(stream, Problem::new(Kind::NotApplicable, detail)).await
+        }
         Ask::Call { call, format, body } => {
             let format = match format {
                 BodyFormat::Json => Format::Json,
                 BodyFormat::Cbor => Format::Cbor,
             };
-            let answer = service.call_here(&caller, call, Body { format, bytes: body.0 }).await;
+            let answer = service.call_here(caller, call, Body { format, bytes: body.0 }).await;
             let answer: Reply<Answered> =
                 answer.map(|answer| Answered { status: answer.status, etag: answer.etag, body: answer.body.into() });
-            frames::write(&mut stream, &answer, CLIENT_FRAME_LEN_MAX).await?;
+            frames::write(stream, &answer, CLIENT_FRAME_LEN_MAX).await?;
             Ok(stream.shutdown().await?)
         }
-        Ask::Result { job, offset } => match service.open_result_here(&caller, job, offset).await {
+        Ask::Result { job, offset } => match service.open_result_here(caller, job, offset).await {
             Ok(opened) => send(stream, &BlobOpened { id: opened.id, size: opened.size }, opened.bytes).await,
             Err(problem) => refuse(stream, problem).await,
         },
-        Ask::Blob { id, offset, len } => match service.open_blob_here(&caller, id, offset, len).await {
+        Ask::Blob { id, offset, len } => match service.open_blob_here(caller, id, offset, len).await {
             Ok(opened) => send(stream, &BlobOpened { id: opened.id, size: opened.size }, opened.bytes).await,
             Err(problem) => refuse(stream, problem).await,
         },
-        Ask::Log { job, follow } => match service.open_log_here(&caller, job, follow).await {
+        Ask::Log { job, follow } => match service.open_log_here(caller, job, follow).await {
             Ok(bytes) => send(stream, &(), bytes).await,
             Err(problem) => refuse(stream, problem).await,
         },
@@ -67,17 +82,17 @@ fn authenticate(service: &Service, from: NodeId, caller: peer::Caller) -> Result
     }
 }
 
-async fn refuse(mut stream: Stream, problem: Problem) -> Result<(), FrameError> {
-    frames::write(&mut stream, &Reply::<()>::Err(problem), CLIENT_FRAME_LEN_MAX).await?;
+async fn refuse(stream: &mut (impl AsyncWrite + Unpin), problem: Problem) -> Result<(), FrameError> {
+    frames::write(stream, &Reply::<()>::Err(problem), CLIENT_FRAME_LEN_MAX).await?;
     Ok(stream.shutdown().await?)
 }
 
-async fn send<T: serde::Serialize>(mut stream: Stream, first: &T, mut bytes: ByteStream) -> Result<(), FrameError> {
-    frames::write(&mut stream, &Reply::<&T>::Ok(first), CLIENT_FRAME_LEN_MAX).await?;
+async fn send<T: serde::Serialize>(stream: &mut Writer, first: &T, mut bytes: ByteStream) -> Result<(), FrameError> {
+    frames::write(stream, &Reply::<&T>::Ok(first), CLIENT_FRAME_LEN_MAX).await?;
     while let Some(chunk) = bytes.next().await {
         // What cannot be read here ends the stream before its length: the other side sees that it is cut off.
         let Ok(chunk) = chunk else { return Ok(()) };
-        frames::write_all(&mut stream, &chunk).await?;
+        frames::write_all(stream, &chunk).await?;
     }
     Ok(stream.shutdown().await?)
 }

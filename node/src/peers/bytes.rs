@@ -6,17 +6,20 @@
 use std::io;
 
 use shoal_blobs::exchange::{Provider, ServeError, ServeOptions, Served};
+use shoal_kernel::{Command, Principal, Reply};
 use shoal_mesh::{Lane, Stream};
+use shoal_protocol::object::kv::Scope;
 use shoal_protocol::wire::peer;
 use shoal_protocol::{BlobId, NodeId, Problem};
 
 use super::Peers;
-use crate::runtime::{Referrer, read_guest, read_job};
-use crate::service::Service;
-use crate::store::{Store, Table};
+use super::serve::Parts;
+use crate::runtime::{REFERENCE_PLACE, Referrer, ReferrerKind, read_guest_end, reference_key, reference_prefix};
+use crate::store::Table;
 
-/// Referrers that are looked at to find out whether a peer gets a blob. Why 256: as for callers.
-const REFERENCES_READ_MAX: usize = 256;
+/// Keys that are looked at to find one of the global KV. Why 256: a blob that more local keys than that name is rare, and
+/// is then asked for elsewhere.
+const KEYS_READ_MAX: usize = 256;
 
 impl Peers {
     /// A node as a provider of blobs.
@@ -38,36 +41,37 @@ impl Peers {
 }
 
 /// Serves one stream of a peer.
-pub(super) async fn serve(
-    service: &Service,
-    blobs: &shoal_blobs::Store,
-    from: NodeId,
-    stream: Stream,
-) -> Result<Served, ServeError> {
-    let allowed = |blob| async move { may_have(service, from, blob).unwrap_or(false) };
-    blobs.serve(stream, allowed, &ServeOptions::default()).await
+pub(super) async fn serve(parts: &Parts, from: NodeId, stream: Stream) -> Result<Served, ServeError> {
+    let allowed = |blob| async move { may_have(parts, from, blob).await.unwrap_or(false) };
+    parts.blobs.serve(stream, allowed, &ServeOptions::default()).await
 }
 
-fn may_have(service: &Service, from: NodeId, blob: BlobId) -> Result<bool, Problem> {
-    let store = service.store();
-    for (key, _) in store.scan_prefix(Table::References, blob.as_bytes(), None, REFERENCES_READ_MAX)? {
-        let may = match Referrer::of_key(&key) {
-            Some(Referrer::Function(_) | Referrer::Kv(_)) => true,
-            Some(Referrer::Job(job)) => runs_at(store, job, from)?,
-            Some(Referrer::Guest(job)) => read_guest(store, job)?.is_some_and(|guest| guest.home == from),
-            None => false,
-        };
-        if may {
+async fn may_have(parts: &Parts, from: NodeId, blob: BlobId) -> Result<bool, Problem> {
+    let store = parts.service.store();
+    // What global KV has stands under its scope; what is local stays here.
+    let functions = reference_prefix(blob, ReferrerKind::Function);
+    if !store.scan_prefix(Table::References, &functions, None, 1)?.is_empty() {
+        return Ok(true);
+    }
+    let keys = store.scan_prefix(Table::References, &reference_prefix(blob, ReferrerKind::Kv), None, KEYS_READ_MAX)?;
+    if keys.iter().any(|(key, _)| key.get(REFERENCE_PLACE) == Some(&(Scope::Global as u8))) {
+        return Ok(true);
+    }
+    let nobody = Principal { user: None, operator: true };
+    let Reply::Runs { placed, guests } = parts.runtime.request(nobody, Command::RunsWith(from)).await? else {
+        return Ok(false);
+    };
+    for job in placed {
+        if store.get(Table::References, &reference_key(blob, Referrer::Job(job), &[]))?.is_some() {
+            return Ok(true);
+        }
+    }
+    for job in guests {
+        // Of its own jobs a home gets what was made here, and not what it says that it put in.
+        let made = read_guest_end(store, job)?;
+        if made.is_some_and(|end| [end.outcome.output.blob(), end.outcome.log.blob()].contains(&Some(blob))) {
             return Ok(true);
         }
     }
     Ok(false)
-}
-
-/// Whether the current run of a job of this home is at a node.
-fn runs_at(store: &Store, job: shoal_protocol::ObjectId, node: NodeId) -> Result<bool, Problem> {
-    let standing = read_job(store, job)?.and_then(|(_, standing)| standing);
-    Ok(standing.is_some_and(|standing| {
-        !standing.state.is_settled() && standing.attempts.last().and_then(|attempt| attempt.node) == Some(node)
-    }))
 }

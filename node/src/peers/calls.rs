@@ -12,6 +12,7 @@ use shoal_protocol::limits::CLIENT_FRAME_LEN_MAX;
 use shoal_protocol::wire::client::{BlobOpened, Call, Reply};
 use shoal_protocol::wire::peer::{self, Answered, Ask, BodyFormat, Forwarded};
 use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::time::timeout;
 use tokio_util::io::ReaderStream;
 
@@ -107,11 +108,22 @@ impl Peers {
         offset: u64,
         len: Option<u64>,
     ) -> Result<Opened, Problem> {
+        let ask_of = ask.clone();
         let mut stream = self.ask(at, caller, ask).await?;
         let opened = frames::expect::<Reply<BlobOpened>>(&mut stream, CLIENT_FRAME_LEN_MAX);
+        let wanted = match &ask_of {
+            Ask::Blob { id, .. } => Some(*id),
+            _ => None,
+        };
         let BlobOpened { id, size } = opened.await.map_err(|error| gone(at, &error))??;
+        if wanted.is_some_and(|wanted| wanted != id) {
+            let detail = format!("node {} answers with another blob than the one that was asked for", at.0.short());
+            return Err(Problem::new(Kind::BlobUnavailable, detail));
+        }
         let end = len.map_or(size, |len| offset.saturating_add(len).min(size));
-        Ok(Opened { id, size, range: offset.min(end)..end, bytes: bytes(stream) })
+        let range = offset.min(end)..end;
+        let bytes = in_time(bytes(stream.take(range.end - range.start)));
+        Ok(Opened { id, size, range, bytes })
     }
 
     /// Opens the log of a job of another home.
@@ -140,7 +152,10 @@ impl Peers {
             traceparent: caller.traceparent.map(|traceparent| traceparent.to_string()),
         };
         let sent = frames::write(&mut stream, &forwarded, CLIENT_FRAME_LEN_MAX).await;
-        sent.map_err(|error| unreachable(&error))?;
+        sent.map_err(|error| match error {
+            FrameError::TooLong(_) => Problem::new(Kind::TooLarge, "the body is too long to go on to another node"),
+            error => unreachable(&error),
+        })?;
         Ok(stream)
     }
 }
@@ -172,6 +187,16 @@ fn gone(at: Home, error: &FrameError) -> Problem {
     Problem::new(Kind::Unavailable, detail).retry_after(1000)
 }
 
-fn bytes(stream: Stream) -> ByteStream {
+/// Ends with an error where nothing comes for too long.
+fn in_time(bytes: ByteStream) -> ByteStream {
+    Box::pin(futures_util::stream::try_unfold(bytes, |mut bytes| async move {
+        match timeout(frames::STALL_MAX, bytes.next()).await {
+            Ok(chunk) => Ok(chunk.transpose()?.map(|chunk| (chunk, bytes))),
+            Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+        }
+    }))
+}
+
+fn bytes(stream: impl AsyncRead + Send + 'static) -> ByteStream {
     Box::pin(ReaderStream::with_capacity(stream, CHUNK_LEN).boxed())
 }

@@ -9,30 +9,34 @@ use shoal_protocol::{BlobId, NodeId};
 /// The latest of each neighbour. As many as there are sessions.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
-    peers: Mutex<HashMap<NodeId, Hint>>,
+    peers: Mutex<HashMap<NodeId, (u64, Hint)>>,
 }
 
 impl Known {
-    fn peers(&self) -> MutexGuard<'_, HashMap<NodeId, Hint>> {
+    fn peers(&self) -> MutexGuard<'_, HashMap<NodeId, (u64, Hint)>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A neighbour has said this. An older hint than the one that is known says nothing.
-    pub(super) fn hear(&self, node: NodeId, hint: Hint) {
+    /// A neighbour has said this on this connection. What it said before, there or on a former one, says nothing more.
+    pub(super) fn hear(&self, node: NodeId, connection: u64, hint: Hint) {
         let mut peers = self.peers();
-        if peers.get(&node).is_none_or(|known| known.number < hint.number) {
-            peers.insert(node, hint);
+        let age = |(connection, hint): &(u64, Hint)| (*connection, hint.number);
+        if peers.get(&node).is_none_or(|known| age(known) < (connection, hint.number)) {
+            peers.insert(node, (connection, hint));
         }
     }
 
-    /// The session with it has ended: what it said is old now.
-    pub(super) fn forget(&self, node: &NodeId) {
-        self.peers().remove(node);
+    /// This connection with it has ended: what it said there is old now.
+    pub(super) fn forget(&self, node: &NodeId, connection: u64) {
+        let mut peers = self.peers();
+        if peers.get(node).is_some_and(|(of, _)| *of == connection) {
+            peers.remove(node);
+        }
     }
 
     /// What it says of itself.
     pub(crate) fn get(&self, node: &NodeId) -> Option<Hint> {
-        self.peers().get(node).cloned()
+        self.peers().get(node).map(|(_, hint)| hint.clone())
     }
 
     /// Who has said something: those with a session.
@@ -44,6 +48,6 @@ impl Known {
     pub(super) fn that_differ(&self, replica: BlobId) -> Vec<NodeId> {
         let peers = self.peers();
         let differs = |hint: &Hint| hint.replica.is_some_and(|theirs| theirs != replica);
-        peers.iter().filter(|(_, hint)| differs(hint)).map(|(node, _)| *node).collect()
+        peers.iter().filter(|(_, (_, hint))| differs(hint)).map(|(node, _)| *node).collect()
     }
 }

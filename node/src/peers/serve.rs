@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use shoal_mesh::{Event, Gossiped, Inbound, Inbox, Lane, Verdict};
 use shoal_protocol::NodeId;
 use shoal_protocol::wire::peer::Hint;
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::places::Places;
 use super::{Peers, answers, bytes, provide, replicas, seek, session};
 use crate::logs::LogBook;
 use crate::replication::Sets;
@@ -32,6 +33,8 @@ const SEARCHES_MAX: usize = 16;
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// Where it ends again and again the pause doubles, up to this: the peer has no place for us.
 const AGAIN_AFTER_MAX: Duration = Duration::from_secs(30);
+/// Two streams that are begun within this time cross.
+const CROSSING: Duration = Duration::from_secs(1);
 /// A session that lasts so long has been one.
 const LASTING: Duration = Duration::from_secs(10);
 /// How long the one with the higher id waits for the other to begin a session.
@@ -122,22 +125,30 @@ async fn search(peers: Peers, mut wishes: mpsc::Receiver<Wish>, met: mpsc::Sende
 }
 
 /// Places for what peers ask at once.
-struct Places {
-    gossip: Arc<Semaphore>,
-    calls: Arc<Semaphore>,
-    blobs: Arc<Semaphore>,
-    syncs: Arc<Semaphore>,
+struct AllPlaces {
+    gossip: Places,
+    calls: Places,
+    blobs: Places,
+    syncs: Places,
+}
+
+/// The session with a peer.
+struct Current {
+    number: u64,
+    end: CancellationToken,
+    /// When this node began to open it; none: the peer did.
+    began: Option<Instant>,
 }
 
 struct Server {
     peers: Peers,
     parts: Parts,
     stop: CancellationToken,
-    places: Places,
+    places: AllPlaces,
     /// Who is in the view.
     neighbours: HashSet<NodeId>,
     /// The sessions, each with what ends it.
-    sessions: HashMap<NodeId, (u64, CancellationToken)>,
+    sessions: HashMap<NodeId, Current>,
     /// Neighbours whose sessions have ended early, how often in a row.
     short: HashMap<NodeId, u32>,
     /// Beyond so many sessions only neighbours get one.
@@ -158,11 +169,13 @@ enum Ended {
 impl Server {
     fn new(peers: Peers, parts: Parts, stop: CancellationToken) -> Self {
         let sessions_max = SESSIONS_BEYOND_VIEW + parts.view as usize;
-        let places = Places {
-            gossip: Arc::new(Semaphore::new(GOSSIP_MAX)),
-            calls: Arc::new(Semaphore::new(CALLS_MAX)),
-            blobs: Arc::new(Semaphore::new(BLOBS_MAX)),
-            syncs: Arc::new(Semaphore::new(SYNCS_MAX)),
+        // Several peers at least find a place, whatever one of them does.
+        let places = |all_max| Places::new(all_max, (all_max / 4).max(1));
+        let places = AllPlaces {
+            gossip: places(GOSSIP_MAX),
+            calls: places(CALLS_MAX),
+            blobs: places(BLOBS_MAX),
+            syncs: places(SYNCS_MAX),
         };
         Self {
             peers,
@@ -222,7 +235,7 @@ impl Server {
 
     /// Beyond what can be checked at once gossip is dropped: reconciliation finds it.
     fn hear(&mut self, gossiped: Gossiped) {
-        let Ok(place) = self.places.gossip.clone().try_acquire_owned() else {
+        let Some(place) = self.places.gossip.take(gossiped.from) else {
             return self.peers.mesh().judge(gossiped.id, Verdict::Ignore);
         };
         let (peers, sets) = (self.peers.clone(), self.parts.replicas.clone());
@@ -250,21 +263,33 @@ impl Server {
 
     fn open(&mut self, node: NodeId) {
         let peers = self.peers.clone();
-        self.begin(node, async move { peers.mesh().open(node, Lane::Peer).await.ok() });
+        self.begin(node, true, async move { peers.mesh().open(node, Lane::Peer).await.ok() });
     }
 
     /// Begins a session on the stream that comes, in the place of one that there may be.
-    fn begin(&mut self, node: NodeId, stream: impl Future<Output = Option<shoal_mesh::Stream>> + Send + 'static) {
+    fn begin(
+        &mut self,
+        node: NodeId,
+        ours: bool,
+        stream: impl Future<Output = Option<shoal_mesh::Stream>> + Send + 'static,
+    ) {
         self.number += 1;
         let number = self.number;
         let end = self.stop.child_token();
-        if let Some((_, former)) = self.sessions.insert(node, (number, end.clone())) {
-            former.cancel();
+        let current = Current { number, end: end.clone(), began: ours.then(Instant::now) };
+        if let Some(former) = self.sessions.insert(node, current) {
+            former.end.cancel();
         }
         let (peers, parts) = (self.peers.clone(), self.parts.clone());
         self.tasks.spawn(async move {
             let begun = Instant::now();
-            if let Some(stream) = stream.await {
+            let stream = tokio::select! {
+                biased;
+                // Another one took its place before it was open.
+                () = end.cancelled() => None,
+                stream = stream => stream,
+            };
+            if let Some(stream) = stream {
                 session::run(peers, parts, node, stream, end).await;
             }
             Ended::Session(node, number, begun.elapsed())
@@ -274,7 +299,7 @@ impl Server {
     fn ended(&mut self, ended: Ended) {
         match ended {
             Ended::Session(node, number, lasted) => {
-                if self.sessions.get(&node).is_some_and(|(current, _)| *current == number) {
+                if self.sessions.get(&node).is_some_and(|current| current.number == number) {
                     self.sessions.remove(&node);
                     let pause = self.pause_after(node, lasted);
                     self.tasks.spawn(async move {
@@ -311,13 +336,21 @@ impl Server {
         let peers = self.peers.clone();
         match lane {
             Lane::Peer => {
+                // Where both have begun at once, the stream of the one with the lower id stays.
+                let ours = self
+                    .sessions
+                    .get(&from)
+                    .is_some_and(|session| session.began.is_some_and(|at| at.elapsed() < CROSSING));
+                if ours && self.peers.node() < from {
+                    return;
+                }
                 // Whoever has us in their view is taken although they are not in ours, up to a bound: so each finds a place.
                 if self.sessions.len() < self.sessions_max || self.neighbours.contains(&from) {
-                    self.begin(from, std::future::ready(Some(stream)));
+                    self.begin(from, false, std::future::ready(Some(stream)));
                 }
             }
             Lane::Call => {
-                let Ok(place) = self.places.calls.clone().try_acquire_owned() else { return };
+                let Some(place) = self.places.calls.take(from) else { return };
                 self.tasks.spawn(async move {
                     if let Err(error) = answers::answer(&parts.service, from, stream).await
                         && error.is_hostile()
@@ -329,9 +362,9 @@ impl Server {
                 });
             }
             Lane::Blob => {
-                let Ok(place) = self.places.blobs.clone().try_acquire_owned() else { return };
+                let Some(place) = self.places.blobs.take(from) else { return };
                 self.tasks.spawn(async move {
-                    if let Err(error) = bytes::serve(&parts.service, &parts.blobs, from, stream).await {
+                    if let Err(error) = bytes::serve(&parts, from, stream).await {
                         tracing::debug!(peer = %from.short(), %error, "a blob was not served to its end");
                     }
                     drop(place);
@@ -339,7 +372,7 @@ impl Server {
                 });
             }
             Lane::Sync => {
-                let Ok(place) = self.places.syncs.clone().try_acquire_owned() else { return };
+                let Some(place) = self.places.syncs.take(from) else { return };
                 self.tasks.spawn(async move {
                     replicas::respond(&peers, &parts.replicas, from, stream).await;
                     drop(place);

@@ -88,9 +88,7 @@ pub(super) async fn run(peers: Peers, parts: Parts, peer: NodeId, stream: Stream
         end = Arc::clone(&session).listen(reader) => end,
         () = ended.cancelled() => End::Replaced,
     };
-    if !ended.is_cancelled() {
-        peers.known().forget(&peer);
-    }
+    peers.known().forget(&peer, connection);
     parts.runtime.input(Input::PeerDetached { node: peer, connection }).await;
     tracing::info!(peer = %peer.short(), %end, "the session with a peer ended");
     if end.is_hostile() {

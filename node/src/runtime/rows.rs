@@ -54,17 +54,36 @@ impl Referrer {
     }
 }
 
+/// The kinds of referrers, as keys have them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReferrerKind {
+    /// [`Referrer::Job`].
+    Job = 1,
+    /// [`Referrer::Function`].
+    Function = 2,
+    /// [`Referrer::Kv`].
+    Kv = 3,
+    /// [`Referrer::Guest`].
+    Guest = 4,
+}
+
+/// Where in a reference's key that stands which tells several of the same referrer apart.
+pub(crate) const REFERENCE_PLACE: usize = 49;
+
+/// What the keys of all references of a kind to a blob begin with.
+pub(crate) fn reference_prefix(blob: BlobId, kind: ReferrerKind) -> Vec<u8> {
+    [blob.as_bytes().as_slice(), &[kind as u8]].concat()
+}
+
 /// The key of a reference: blob, kind, id, and what tells several of the same referrer apart.
 pub(crate) fn reference_key(blob: BlobId, referrer: Referrer, place: &[u8]) -> Bytes {
     let (kind, id) = match referrer {
-        Referrer::Job(id) => (1, id),
-        Referrer::Function(id) => (2, id),
-        Referrer::Kv(id) => (3, id),
-        Referrer::Guest(id) => (4, id),
+        Referrer::Job(id) => (ReferrerKind::Job, id),
+        Referrer::Function(id) => (ReferrerKind::Function, id),
+        Referrer::Kv(id) => (ReferrerKind::Kv, id),
+        Referrer::Guest(id) => (ReferrerKind::Guest, id),
     };
-    let mut key = Vec::with_capacity(49 + place.len());
-    key.extend_from_slice(blob.as_bytes());
-    key.push(kind);
+    let mut key = reference_prefix(blob, kind);
     key.extend_from_slice(&id.to_bytes());
     key.extend_from_slice(place);
     key.into()

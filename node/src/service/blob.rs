@@ -98,7 +98,9 @@ impl Service {
                 format!("name: at most {BLOB_NAME_LEN_MAX} bytes without control characters"),
             ));
         }
-        self.store_blob(user, BLOB_LEN_MAX, upload, bytes).await
+        let stored = self.store_blob(user, BLOB_LEN_MAX, upload, bytes).await?;
+        self.0.peers.tell_of_blob(stored.id, stored.size);
+        Ok(stored)
     }
 
     /// Stores bytes of somebody.
@@ -117,7 +119,6 @@ impl Service {
         self.0.blobs.put_durable(std::slice::from_ref(&held)).await.map_err(|error| problem(&error))?;
         let (id, size) = (held.id(), held.size());
         self.0.metrics.blob_put(size);
-        self.0.peers.tell_of_blob(id, size);
         let wanted = Info { owner: Some(owner), uploaded_ms: now().wall_ms, keep: upload.keep, name: upload.name };
         self.0
             .runtime

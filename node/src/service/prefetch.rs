@@ -12,6 +12,7 @@ use shoal_protocol::object::worker::Offer;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::Service;
+use crate::runtime::OwnHint;
 
 /// How often it is tried again to get what no neighbour had.
 const AGAIN_EVERY: Duration = Duration::from_secs(2);
@@ -24,6 +25,8 @@ impl Service {
     /// Prefetches until the node stops.
     pub(crate) async fn prefetch(self) {
         let mut changes = self.0.documents.accepted();
+        let mut hint = self.0.runtime.hint();
+        let mut former = Vec::new();
         let mut again = tokio::time::interval(AGAIN_EVERY);
         let (mut left, mut is_new) = (BUDGET, true);
         let mut wanted: Vec<BlobId> = Vec::new();
@@ -31,6 +34,7 @@ impl Service {
         let (mut rounds, mut due) = (0u32, 0u32);
         loop {
             if is_new {
+                former = offers_of(&hint.borrow());
                 wanted = self.missing_code().await;
                 (rounds, due) = (0, 0);
             }
@@ -58,6 +62,8 @@ impl Service {
                     Ok(_) | Err(RecvError::Lagged(_)) => is_new = true,
                     Err(RecvError::Closed) => return,
                 },
+                // A worker has come that could run more.
+                Ok(()) = hint.changed() => is_new = offers_of(&hint.borrow_and_update()) != former,
                 _ = again.tick(), if !wanted.is_empty() => due = due.saturating_sub(1),
             }
             // Changes that came together are one.
@@ -69,8 +75,7 @@ impl Service {
 
     /// The current code of functions that could run here and that is not here.
     async fn missing_code(&self) -> Vec<BlobId> {
-        let offers: Vec<Offer> =
-            self.0.runtime.hint().borrow().workers.iter().map(|worker| worker.offer.clone()).collect();
+        let offers = offers_of(&self.0.runtime.hint().borrow());
         let current: HashSet<BlobId> = {
             let directory = self.0.documents.directory();
             let functions = directory.of_class(DocumentClass::Function, None).filter_map(|facts| match &facts.object {
@@ -87,6 +92,11 @@ impl Service {
         }
         missing
     }
+}
+
+/// What workers of this node offer.
+fn offers_of(hint: &OwnHint) -> Vec<Offer> {
+    hint.workers.iter().map(|worker| worker.offer.clone()).collect()
 }
 
 fn could_run(function: &Function, offers: &[Offer]) -> bool {

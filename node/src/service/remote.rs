@@ -41,6 +41,17 @@ impl Service {
         self.has_other_home(job).then_some(job)
     }
 
+    /// Whether a call is about one job, and so for its home to answer.
+    pub(crate) fn is_about_a_job(call: &Call) -> bool {
+        match call {
+            Call::Get { class, .. }
+            | Call::Set { class, .. }
+            | Call::Delete { class, .. }
+            | Call::Method { class, .. } => *class == Class::Job,
+            Call::List { .. } | Call::Create { .. } => false,
+        }
+    }
+
     fn has_other_home(&self, job: ObjectId) -> bool {
         job.tag() != self.0.peers.node().tag()
     }

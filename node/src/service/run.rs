@@ -75,7 +75,11 @@ impl Service {
             return blob::open_short(id, &short.ok_or_else(gone)?, offset, len);
         };
         let reads = |user| self.may_read_blob(&Caller { principal: principal(user), ..Caller::ANONYMOUS }, id);
-        if !own && !reads(accepted.owner)? && !reads(accepted.function_owner)? {
+        // Of another home's word for its user only so much is believed as that user's document says.
+        let guest = read_guest(self.0.runtime.store(), accepted.id)?;
+        let vouched = guest.is_none_or(|guest| self.signs_for(guest.home, accepted.owner));
+        let may = own || reads(accepted.function_owner)? || vouched && reads(accepted.owner)?;
+        if !may {
             let detail = format!("neither the job's submitter nor the function's owner may read blob {id}");
             return Err(Problem::new(Kind::Forbidden, detail));
         }

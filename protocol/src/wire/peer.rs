@@ -268,9 +268,9 @@ pub fn capability_key(name: &str, value: Option<&str>) -> Vec<u8> {
     }
 }
 
-/// The key under which the DHT knows who has a large blob.
+/// The key under which the DHT knows who has a large blob. A hash of its id: who stores the record learns no id.
 pub fn blob_key(blob: BlobId) -> Vec<u8> {
-    [b"blob:".as_slice(), blob.as_bytes()].concat()
+    [b"blob:".as_slice(), &blake3::derive_key("shoal dht blob v1", blob.as_bytes())].concat()
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ impl<F: Faults> Machine<F> {
             Command::PatchWorker(id, patch) => self.patch_worker(&principal, id, &patch),
             Command::DetachWorker(id) => self.detach_worker(now, &principal, id, effects),
             Command::Peers => self.list_peers(now, &principal),
+            Command::RunsWith(node) => Ok(self.runs_with(node)),
             Command::Load => Ok(Reply::Load(self.load())),
         };
         effects.push(Effect::Reply { request, reply });

@@ -155,6 +155,13 @@ impl<F: Faults> Machine<F> {
         (by_peer && failure.code == FailureCode::WorkerLost).then_some(failure.message.as_str())
     }
 
+    pub(super) fn runs_with(&self, node: NodeId) -> Reply {
+        let worker = self.workers.get(WorkerId::of_node(&node)).filter(|worker| worker.node() == Some(node));
+        let placed = worker.map(|worker| worker.runs().collect()).unwrap_or_default();
+        let guests = self.guests.runs(node).into_iter().map(|run| run.job).collect();
+        Reply::Runs { placed, guests }
+    }
+
     pub(super) fn list_peers(&self, now: Now, principal: &Principal) -> Result<Reply, Problem> {
         if !rights::may_see_workers(principal) {
             return Err(rights::refusal(principal, "see the peers"));

@@ -2,16 +2,22 @@
 //! a settled job's bytes are at its home.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use shoal_kernel::Input;
 use shoal_protocol::limits::{LOG_LEN_MAX, MESSAGE_LEN_MAX};
-use shoal_protocol::object::job::{Ending, Failure, Outcome, Payload};
+use shoal_protocol::object::job::{Ending, Failure, FailureCode, Outcome, Payload, Usage};
 use shoal_protocol::wire::worker::Run;
-use shoal_protocol::{BlobId, WorkerId};
+use shoal_protocol::{BlobId, Kind, Problem, WorkerId};
 
 use super::listen::cut;
 use super::{End, Session};
 use crate::runtime::read_job;
+
+/// How often bytes are tried to be had, beyond what a fetch tries itself.
+const TRIES_MAX: u32 = 3;
+/// The pause before the second try; each further one is longer by as much.
+const PAUSE: Duration = Duration::from_secs(1);
 
 impl Session {
     /// One ending. The peer repeats it until it hears that it is settled.
@@ -24,19 +30,44 @@ impl Session {
                 if *size > len_max {
                     return Err(End::Fault("it reports more bytes than the job allows"));
                 }
-                held.push(self.fetch(*id, *size).await?);
+                match self.fetch(*id, *size).await {
+                    Ok(blob) => held.push(blob),
+                    // The run is worth nothing without its bytes: it runs again, elsewhere.
+                    Err(why) => {
+                        self.lost(run, &why).await;
+                        return Ok(());
+                    }
+                }
             }
         }
         let input = Input::Ended { worker: WorkerId::of_node(&self.peer), run, outcome: Box::new(outcome) };
         self.parts.runtime.input(input).await;
-        // The kernel answers behind the input: what it wrote refers to the bytes from then on.
-        self.parts.runtime.flush().await;
-        drop(held);
+        // What the kernel writes refers to the bytes from then on; until that they are held, also beyond this session.
+        let runtime = self.parts.runtime.clone();
+        tokio::spawn(async move {
+            runtime.flush().await;
+            drop(held);
+        });
         Ok(())
     }
 
+    async fn lost(&self, run: Run, why: &Problem) {
+        let message = cut(format!("what it made could not be had: {}", why.detail), MESSAGE_LEN_MAX);
+        tracing::warn!(job = %run.job, peer = %self.peer.short(), message, "a run that has ended is lost");
+        let outcome = Outcome {
+            ending: Ending::Failed(Failure { code: FailureCode::WorkerLost, message }),
+            exit_code: None,
+            output: Payload::empty(),
+            log: Payload::empty(),
+            log_dropped: 0,
+            usage: Usage::default(),
+        };
+        let input = Input::Ended { worker: WorkerId::of_node(&self.peer), run, outcome: Box::new(outcome) };
+        self.parts.runtime.input(input).await;
+    }
+
     /// How long the result may be, where this run counts and is at this peer; none: nothing of it is needed.
-    fn output_max(&self, run: Run) -> Result<Option<u64>, End> {
+    pub(super) fn output_max(&self, run: Run) -> Result<Option<u64>, End> {
         let job = read_job(self.parts.runtime.store(), run.job).map_err(|problem| End::Bytes(problem.detail))?;
         let Some((accepted, Some(standing))) = job else { return Ok(None) };
         let at = standing.attempts.last().and_then(|attempt| attempt.node);
@@ -44,9 +75,18 @@ impl Session {
         Ok(current.then(|| accepted.limits.output_bytes()))
     }
 
-    async fn fetch(&self, id: BlobId, size: u64) -> Result<shoal_blobs::Held, End> {
-        let fetched = self.parts.service.fetch_from(id, size, vec![self.peer]).await;
-        fetched.map_err(|problem| End::Bytes(problem.detail))
+    /// Fetches from the peer. A disk that cannot be written is waited for: another run would not help.
+    async fn fetch(&self, id: BlobId, size: u64) -> Result<shoal_blobs::Held, Problem> {
+        let mut tries = 0;
+        loop {
+            match self.parts.service.fetch_from(id, size, vec![self.peer]).await {
+                Ok(held) => return Ok(held),
+                Err(problem) if problem.kind != Kind::StorageUnavailable && tries >= TRIES_MAX => return Err(problem),
+                Err(problem) => tracing::debug!(%problem, blob = %id, "what a run has made is tried to be had again"),
+            }
+            tries += 1;
+            tokio::time::sleep(PAUSE * tries.min(TRIES_MAX)).await;
+        }
     }
 }
 

@@ -16,7 +16,8 @@ use tokio::task::JoinSet;
 use super::{End, Session};
 use crate::frames;
 
-/// Endings whose bytes are on their way at once. Why 128: twice as many as a peer reports before one is settled.
+/// Endings whose bytes are on their way at once. Why 128: twice as many as a peer reports before one is settled. With more
+/// of them the peer is not listened to until one is done.
 const ENDINGS_MAX: usize = 128;
 
 impl Session {
@@ -31,26 +32,15 @@ impl Session {
         }
         let mut endings: JoinSet<Result<(), End>> = JoinSet::new();
         loop {
-            let message = tokio::select! {
-                biased;
-                Some(ended) = endings.join_next() => match ended {
-                    Ok(Err(end)) => return end,
-                    _ => continue,
-                },
-                message = frames::read::<PeerMessage>(&mut reader, PEER_FRAME_LEN_MAX) => message,
-            };
-            let heard = match message {
+            let heard = match next(&mut reader, &mut endings).await {
                 Ok(Some(PeerMessage::Ended(run, outcome))) => {
-                    if endings.len() >= ENDINGS_MAX {
-                        return End::Fault("it reports more endings than it may before any is settled");
-                    }
                     self.placed().remove(&run.job);
                     endings.spawn(Arc::clone(&self).ended(run, *outcome));
                     Ok(())
                 }
                 Ok(Some(message)) => self.heard(message).await,
                 Ok(None) => Err(End::Frame(frames::FrameError::Ended)),
-                Err(error) => Err(error.into()),
+                Err(end) => Err(end),
             };
             if let Err(end) = heard {
                 return end;
@@ -63,7 +53,9 @@ impl Session {
         if runs.len() > PEER_RUNS_MAX || name.len() > NAME_LEN_MAX {
             return Err(End::Fault("its hello is out of bounds"));
         }
-        self.placed().extend(runs.iter().map(|run| (run.job, *run)));
+        for run in &runs {
+            self.note(*run)?;
+        }
         let attached = PeerAttached { node: self.peer, connection: self.connection, name, runs, rtt_us: self.rtt_us() };
         self.parts.runtime.input(Input::PeerAttached(Box::new(attached))).await;
         Ok(())
@@ -76,13 +68,19 @@ impl Session {
             PeerMessage::Hello(_) => return Err(End::Fault("it says hello twice")),
             // Its endings have a way of their own.
             PeerMessage::Ended(..) => return Ok(()),
-            PeerMessage::Welcome { lease_ms, drop } => Input::HomeAttached { home, connection, lease_ms, drop },
+            PeerMessage::Welcome { lease_ms, drop } => {
+                self.guests().retain(|run, _| !drop.contains(run));
+                Input::HomeAttached { home, connection, lease_ms, drop }
+            }
             PeerMessage::Hint(hint) => return self.hint(hint).await,
             PeerMessage::Offer(offer) => self.offer(offer, connection)?,
             PeerMessage::Cancel(run) => Input::HomeCancel { home, run },
-            PeerMessage::Settled(run) => Input::HomeSettled { home, run },
+            PeerMessage::Settled(run) => {
+                self.guests().remove(&run);
+                Input::HomeSettled { home, run }
+            }
             PeerMessage::Taken { run, worker } => {
-                self.taken(run)?;
+                self.note(run)?;
                 Input::PeerTaken { node, run, worker: cut(worker, NAME_LEN_MAX) }
             }
             PeerMessage::Declined(run, problem) => {
@@ -111,7 +109,7 @@ impl Session {
         if hint.check().is_err() {
             return Err(End::Fault("its hint is out of bounds"));
         }
-        self.peers.known().hear(self.peer, hint.clone());
+        self.peers.known().hear(self.peer, self.connection, hint.clone());
         let input = Input::PeerHint { node: self.peer, hint: Box::new(hint), rtt_us: self.rtt_us() };
         self.parts.runtime.input(input).await;
         Ok(())
@@ -127,7 +125,11 @@ impl Session {
         Ok(Input::Offered { home: self.peer, connection, offer })
     }
 
-    fn taken(&self, run: Run) -> Result<(), End> {
+    /// The peer says that it has a run. Of one that is not at it nothing is heard: not its log, for one.
+    fn note(&self, run: Run) -> Result<(), End> {
+        if self.output_max(run)?.is_none() {
+            return Ok(());
+        }
         let mut placed = self.placed();
         if placed.len() >= PEER_RUNS_MAX && !placed.contains_key(&run.job) {
             return Err(End::Fault("it takes more runs than it may hold"));
@@ -142,6 +144,32 @@ impl Session {
         if within && has {
             self.parts.logs.append(run, offset, bytes);
         }
+    }
+}
+
+/// The next message. What an ending comes to is looked at meanwhile, and takes nothing from a frame that has begun.
+async fn next(
+    reader: &mut ReadHalf<Stream>,
+    endings: &mut JoinSet<Result<(), End>>,
+) -> Result<Option<PeerMessage>, End> {
+    while endings.len() >= ENDINGS_MAX {
+        done(endings.join_next().await)?;
+    }
+    let mut reading = std::pin::pin!(frames::read(reader, PEER_FRAME_LEN_MAX));
+    loop {
+        tokio::select! {
+            biased;
+            ended = endings.join_next(), if !endings.is_empty() => done(ended)?,
+            message = &mut reading => return Ok(message?),
+        }
+    }
+}
+
+fn done(ended: Option<Result<Result<(), End>, tokio::task::JoinError>>) -> Result<(), End> {
+    match ended {
+        Some(Err(lost)) => Err(End::Bytes(lost.to_string())),
+        Some(Ok(ended)) => ended,
+        None => Ok(()),
     }
 }
 

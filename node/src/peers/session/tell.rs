@@ -95,6 +95,7 @@ impl Session {
         match &message {
             PeerMessage::Taken { run, .. } => drop(self.guests().insert(*run, 0)),
             PeerMessage::Declined(run, _) | PeerMessage::Ended(run, _) => drop(self.guests().remove(run)),
+            PeerMessage::Settled(run) => drop(self.placed().remove(&run.job)),
             _ => {}
         }
         if let Err(error) = codec::append_frame(batch, &message, PEER_FRAME_LEN_MAX) {
