@@ -55,6 +55,14 @@ impl Gate {
         self.resting.get(peer).is_some_and(|(until, _)| now < *until)
     }
 
+    /// The same where no peer is left alone for longer than `rest_max` after a failure.
+    pub(crate) fn is_resting_within(&self, peer: &PeerId, now: Instant, rest_max: Duration) -> bool {
+        self.resting.get(peer).is_some_and(|(until, failures)| {
+            let rest = rest_after(*failures);
+            now + rest.saturating_sub(rest_max) < *until
+        })
+    }
+
     /// Lets a peer be dialled although it was not reached a moment ago: somebody asks for it, or its address is new.
     pub(crate) fn wake(&mut self, peer: &PeerId, now: Instant) {
         if let Some((until, _)) = self.resting.get_mut(peer) {
@@ -77,9 +85,13 @@ impl Gate {
     fn failed(&mut self, peer: PeerId, now: Instant) {
         make_room(&mut self.resting, |(until, _)| *until, now);
         let failures = self.resting.get(&peer).map_or(0, |(_, failures)| *failures).saturating_add(1);
-        let rest = Duration::from_secs(1 << failures.min(6)).min(REST_MAX);
-        self.resting.insert(peer, (now + rest, failures));
+        self.resting.insert(peer, (now + rest_after(failures), failures));
     }
+}
+
+/// How long a peer is left alone that was not reached so often in a row.
+fn rest_after(failures: u32) -> Duration {
+    Duration::from_secs(1 << failures.min(6)).min(REST_MAX)
 }
 
 /// Forgets what is over, and when that is not enough what ends first.

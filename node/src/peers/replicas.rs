@@ -22,11 +22,11 @@ use crate::replication::{Accepted, Judgement, Origin, Sets};
 /// more than that they fetch themselves, all of it together.
 const PASSED_ON_MAX: usize = 64;
 /// How often neighbours' hints are compared with this replica.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Looks for which a neighbour has to differ. Why 2: gossip on its way makes equal nodes differ for a moment.
-const LOOKS_UNTIL_SYNC: u32 = 2;
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Looks for which a neighbour has to differ. Why 4, a second: gossip on its way makes equal nodes differ for a moment.
+const LOOKS_UNTIL_SYNC: u32 = 4;
 /// Looks after which also the one with the higher id begins.
-const LOOKS_UNTIL_HIGHER: u32 = 6;
+const LOOKS_UNTIL_HIGHER: u32 = 12;
 /// With each neighbour a session is held so often, although nothing seems to differ: one neighbour at a time.
 const SYNC_EVERY: Duration = Duration::from_secs(30);
 /// Sessions that this node begins at once.

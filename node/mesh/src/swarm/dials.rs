@@ -16,6 +16,11 @@ const FAILURES_MAX: u32 = 3;
 impl Driver {
     /// Dials a peer at these addresses and those that are known. Whether a dial is under way now.
     pub(super) fn dial(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) -> bool {
+        self.dial_if(PeerCondition::DisconnectedAndNotDialing, peer, addresses)
+    }
+
+    /// The same under another condition.
+    pub(super) fn dial_if(&mut self, condition: PeerCondition, peer: PeerId, addresses: Vec<Multiaddr>) -> bool {
         let mut known = addresses;
         if let Some(node) = node_id(&peer) {
             known.extend(self.shared.book().get(&node).into_iter().flat_map(|entry| entry.addresses.iter().cloned()));
@@ -26,7 +31,7 @@ impl Driver {
                 unique.push(address);
             }
         }
-        let opts = DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing);
+        let opts = DialOpts::peer_id(peer).condition(condition);
         let opts = match unique.is_empty() {
             true => opts.build(),
             false => opts.addresses(unique).extend_addresses_through_behaviour().build(),

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
+use libp2p::swarm::dial_opts::PeerCondition;
 use shoal_protocol::NodeId;
 
 use super::Driver;
@@ -12,7 +13,12 @@ use crate::peer_id::peer_id;
 /// How often the view is chosen anew although nobody came or went: distances change.
 const CHOOSE_EVERY: Duration = Duration::from_secs(2);
 /// How often those who are away are dialled.
-const REDIAL_EVERY: Duration = Duration::from_secs(2);
+const REDIAL_EVERY: Duration = Duration::from_secs(1);
+/// Who was here within this time is dialled again and again: a cut that heals is noticed at once.
+const LATELY: Duration = Duration::from_secs(15 * 60);
+/// How long such a peer is left alone after a failure. Less than a dial takes to fail: a new one begins beside it, since what
+/// the old one has sent into the cut is sent again only after a while.
+const LATELY_REST_MAX: Duration = Duration::from_millis(500);
 /// How many of them at once.
 const REDIALS_MAX: usize = 8;
 
@@ -84,13 +90,20 @@ impl Driver {
     /// With room in the view, peers that were here and are away now are tried again.
     fn redial(&mut self, now: Instant) {
         let room = self.room().min(REDIALS_MAX);
-        let away: Vec<PeerId> = {
+        let away: Vec<(PeerId, bool)> = {
             let book = self.shared.book();
             let away = book.iter().filter(|(_, peer)| !peer.is_connected() && peer.was_identified());
-            away.map(|(_, peer)| peer.peer_id).filter(|peer| self.is_worth_a_dial(peer, now)).take(room).collect()
+            let away = away.map(|(_, peer)| (peer.peer_id, now.duration_since(peer.since) < LATELY));
+            let gate = &self.swarm.behaviour().gate;
+            let rested = away.filter(|(peer, lately)| match lately {
+                true => !gate.is_resting_within(peer, now, LATELY_REST_MAX),
+                false => self.is_worth_a_dial(peer, now),
+            });
+            rested.take(room).collect()
         };
-        for peer in away {
-            self.dial(peer, Vec::new());
+        for (peer, lately) in away {
+            let condition = if lately { PeerCondition::Disconnected } else { PeerCondition::DisconnectedAndNotDialing };
+            self.dial_if(condition, peer, Vec::new());
         }
     }
 }
