@@ -3,6 +3,7 @@
 pub mod cage;
 mod disk;
 pub mod folder;
+mod http;
 pub mod measure;
 pub mod net;
 mod process;

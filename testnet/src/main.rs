@@ -5,6 +5,7 @@
 //! `restart` kills one node and its worker again and again while a client submits. The exit code is 1 when a promise is
 //! broken.
 
+mod replicas;
 mod restart;
 
 use std::path::{Path, PathBuf};
@@ -50,6 +51,8 @@ enum Command {
     },
     /// One node and its worker are killed while a client submits
     Restart(restart::Args),
+    /// Many functions come to an empty node, beside what verifying and building them takes alone
+    Replicas(replicas::Args),
     /// How fast the networks are that scenarios are made of
     Networks,
 }
@@ -90,6 +93,10 @@ fn command() -> anyhow::Result<ExitCode> {
     let wanted = match cli.command {
         Command::Restart(args) => {
             runtime.block_on(restart::run(&program(cli.shoal)?, &args))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Replicas(args) => {
+            runtime.block_on(replicas::run(&program(cli.shoal)?, &args))?;
             return Ok(ExitCode::SUCCESS);
         }
         Command::Networks => return runtime.block_on(networks()),

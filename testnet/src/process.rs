@@ -251,6 +251,14 @@ impl Node {
         Ok(Client::connect(&self.gateway()?, Some(self.token()?)).await?)
     }
 
+    /// A page of its HTTP API.
+    ///
+    /// # Errors
+    /// When it does not answer, or not with 200.
+    pub async fn page(&self, path: &str) -> anyhow::Result<String> {
+        crate::http::get(&self.http()?, path, &self.token()?).await
+    }
+
     /// The node's process.
     pub fn pid(&self) -> Option<Pid> {
         Pid::from_raw(i32::try_from(self.child.as_ref()?.id()).ok()?)

@@ -1,7 +1,6 @@
 //! The nodes of a run with what joins them, and the user in whose name everything is done.
 
 mod host;
-mod http;
 mod user;
 mod view;
 

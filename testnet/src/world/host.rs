@@ -11,9 +11,10 @@ use shoal_protocol::NodeId;
 use shoal_protocol::object::{Class, ListQuery, Page};
 use tokio::sync::OnceCell;
 
+use super::MESH_PORT;
 use super::user::User;
 use super::view::{Metrics, NodeView};
-use super::{MESH_PORT, http};
+use crate::http;
 use crate::net::Machine;
 use crate::process::{Node, resident_kib};
 use crate::scenario::Group;

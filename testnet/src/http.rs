@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ANSWER_LEN_MAX: u64 = 4 * 1024 * 1024;
 
 /// The body under a path.
-pub(super) async fn get(address: &str, path: &str, token: &str) -> anyhow::Result<String> {
+pub(crate) async fn get(address: &str, path: &str, token: &str) -> anyhow::Result<String> {
     timeout(PATIENCE, async {
         let mut stream = TcpStream::connect(address).await?;
         // HTTP/1.0: the answer is not in pieces and ends with the connection.
