@@ -60,6 +60,9 @@ struct Whereabouts {
 
 /// Runs a node until it is told to stop.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+    if std::env::var_os("SSLKEYLOGFILE").is_some() {
+        tracing::warn!("SSLKEYLOGFILE is set: the keys of connections with other nodes are written to that file");
+    }
     let metrics = Arc::new(Metrics::new());
     // First of all: a node that does not get the folder, or does not know its layout, leaves it as it is.
     identity::files::make_folder(&config.data)?;

@@ -146,6 +146,13 @@ pub enum Input {
         /// The name of its worker that has it.
         worker: String,
     },
+    /// A run at a peer has ended, and what it made is on its way here: [`Input::Ended`] follows when that is durable.
+    Delivering {
+        /// Which.
+        node: NodeId,
+        /// Which run.
+        run: Run,
+    },
     /// A home has welcomed this node on this connection, as the executor of its runs.
     HomeAttached {
         /// Which.

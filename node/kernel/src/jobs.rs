@@ -62,6 +62,8 @@ pub(crate) struct Placed {
     pub(crate) started_ms: Option<u64>,
     /// When the worker was told to stop it.
     pub(crate) cancel_ms: Option<u64>,
+    /// When its peer said that it has ended, while what it made is on its way.
+    pub(crate) delivering_ms: Option<u64>,
     /// It is from before a restart, and its worker has not attached since.
     pub(crate) recovering: bool,
 }
@@ -69,7 +71,16 @@ pub(crate) struct Placed {
 impl Placed {
     /// A run that is handed to a worker now.
     pub(crate) fn new(worker: WorkerId, turn: u64, now_ms: u64) -> Self {
-        Self { worker, offered_ms: now_ms, turn, seen: false, started_ms: None, cancel_ms: None, recovering: false }
+        Self {
+            worker,
+            offered_ms: now_ms,
+            turn,
+            seen: false,
+            started_ms: None,
+            cancel_ms: None,
+            delivering_ms: None,
+            recovering: false,
+        }
     }
 }
 

@@ -152,6 +152,7 @@ impl<F: Faults> Machine<F> {
             Input::PeerDetached { node, connection } => self.detach_peer(now, node, connection, effects),
             Input::PeerHint { node, hint, rtt_us } => self.hint(node, *hint, rtt_us),
             Input::PeerTaken { node, run, worker } => self.taken(node, run, worker, effects),
+            Input::Delivering { node, run } => self.delivering(now, node, run),
             Input::HomeAttached { home, connection, lease_ms, drop } => {
                 self.home_attached(now, home, connection, lease_ms, &drop, effects);
             }

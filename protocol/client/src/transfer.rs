@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use quinn::{RecvStream, SendStream};
@@ -17,6 +18,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt a
 use crate::client::TRIES_MAX;
 use crate::link::Link;
 use crate::{Client, Error};
+
+/// The pause before a transfer is begun again on another connection.
+const BROKEN_PAUSE: Duration = Duration::from_millis(5);
 
 /// Bytes that are read at once. Why 256 KiB: what a fast connection brings between two turns.
 const BUFFER_LEN: usize = 4 * BLOB_CHUNK_LEN_MAX;
@@ -184,6 +188,8 @@ impl Client {
                 Ok(streams) => streams,
                 Err(error) => {
                     cut = error.to_string();
+                    // The connection is lost, which it may not know itself for a moment.
+                    tokio::time::sleep(BROKEN_PAUSE).await;
                     continue;
                 }
             };

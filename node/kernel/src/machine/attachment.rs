@@ -19,6 +19,10 @@ use crate::peers::Peer;
 use crate::timers::Timer;
 use crate::workers::{Link, REMEMBERED_MS, WORKERS_MAX, Worker};
 
+/// How long what a run has made may be on its way from a peer, in milliseconds: a day. Why: a large result over a poor line; a
+/// peer that only says so is left after that.
+const DELIVERING_MAX_MS: u64 = 24 * 3_600_000;
+
 impl<F: Faults> Machine<F> {
     /// A worker is here, for the first time or again. Of the runs that it was believed to hold those count that it
     /// lists; of the runs that it lists those count that it is believed to hold.
@@ -203,6 +207,8 @@ impl<F: Faults> Machine<F> {
         let since = |ms: Option<u64>| ms.map_or(0, |ms| now.mono_ms.saturating_sub(ms));
         let (ending, state) = if since(placed.cancel_ms) > grace_ms {
             (Ending::Cancelled, State::Cancelled)
+        } else if placed.delivering_ms.is_some() && since(placed.delivering_ms) <= DELIVERING_MAX_MS {
+            return;
         } else if since(placed.started_ms) > limits.run_ms().saturating_add(grace_ms) {
             (Ending::TimedOut, State::TimedOut)
         } else {

@@ -148,6 +148,15 @@ impl<F: Faults> Machine<F> {
         effects.push(Effect::Changed { job: run.job, settled: false });
     }
 
+    /// A run at a peer has ended: its time is over no more, whatever its bytes take.
+    pub(super) fn delivering(&mut self, now: Now, node: NodeId, run: Run) {
+        let job = self.jobs.current_mut(WorkerId::of_node(&node), run);
+        if let Some(placed) = job.and_then(|job| job.placed_mut()) {
+            placed.seen = true;
+            placed.delivering_ms.get_or_insert(now.mono_ms);
+        }
+    }
+
     /// Why a run that a peer says has ended is lost, with the peer's worker, and has not ended.
     pub(super) fn lost_at_peer<'a>(&self, from: WorkerId, ending: &'a Ending) -> Option<&'a str> {
         let Ending::Failed(failure) = ending else { return None };

@@ -70,6 +70,31 @@ fn a_run_at_a_peer_is_followed_to_its_end() {
 }
 
 #[test]
+fn a_run_whose_result_is_on_its_way_is_not_timed_out() {
+    for delivering in [false, true] {
+        let mut node = Node::new();
+        node.peer(1, 1);
+        let mut job = new_job(1);
+        job.limits.run_ms = Some(2_000);
+        let (_, run) = offered(&node.submit(job));
+        node.peer_taken(1, run);
+        node.peer_started(1, run);
+        if delivering {
+            node.handle(Input::Delivering { node: peer(1), run });
+        }
+        for _ in 0..8 {
+            node.pass(500);
+            node.handle(Input::Heartbeat { worker: at(1), runs: vec![run] });
+        }
+        assert_eq!(node.state(1), if delivering { State::Offered } else { State::TimedOut });
+        if delivering {
+            node.peer_ended(1, run, outcome(Ending::Succeeded));
+            assert_eq!(node.state(1), State::Succeeded);
+        }
+    }
+}
+
+#[test]
 fn an_own_worker_that_is_free_or_soon_will_be_is_preferred() {
     let mut node = Node::new();
     node.attach(1, 1);

@@ -23,6 +23,7 @@ impl Session {
     /// One ending. The peer repeats it until it hears that it is settled.
     pub(super) async fn ended(self: Arc<Self>, run: Run, outcome: Outcome) -> Result<(), End> {
         let outcome = checked(outcome)?;
+        self.parts.runtime.input(Input::Delivering { node: self.peer, run }).await;
         let mut held = Vec::new();
         if let Some(output_max) = self.output_max(run)? {
             for (payload, len_max) in [(&outcome.output, output_max), (&outcome.log, LOG_LEN_MAX as u64)] {
