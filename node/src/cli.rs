@@ -16,6 +16,7 @@ mod document;
 mod failure;
 mod function;
 mod input;
+mod invite;
 mod job;
 mod key;
 mod kv;
@@ -107,6 +108,8 @@ enum ClientCommand {
     Status,
     /// The other nodes: how far, by which way, and whether they have the same objects
     Peers,
+    /// Print a text with which another machine joins this mesh: `shoal up --join TEXT`
+    Invite,
     /// Hand over a job; prints its id
     Submit(submit::Submit),
     /// Jobs: look, wait, collect, cancel
@@ -219,6 +222,7 @@ async fn dispatch(action: ClientAction) -> Result<(), Failure> {
     let ended = match command {
         ClientCommand::Status => status::run(&context, &client).await,
         ClientCommand::Peers => peers::run(&context, &client).await,
+        ClientCommand::Invite => invite::run(&context, &client).await,
         ClientCommand::Submit(command) => submit::run(&context, &client, command).await,
         ClientCommand::Job(command) => job::run(&context, &client, command).await,
         ClientCommand::Blob(command) => blob::run(&context, &client, command).await,
@@ -289,7 +293,9 @@ mod tests {
             "shoal bench --only trace --trace arrivals.txt --folder here",
             "shoal submit digest --text hello --wait",
             "shoal submit digest --input - --arg a --arg=-b --env K=V --needs-label gpu=yes --timeout 10m --count 5",
+            "shoal invite",
             "shoal job ls --state queued",
+            "shoal job ls --mesh --json",
             &format!("shoal job logs -f {id}"),
             &format!("shoal job result {id} -o out"),
             &format!("shoal job wait {id} {id} --timeout 5s"),

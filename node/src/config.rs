@@ -12,7 +12,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
+use shoal_protocol::key::PublicKey;
 use shoal_protocol::name::{self, Labels};
+
+use crate::identity::invitation::Invitation;
 
 /// The file that is read from the data folder if it is there and no other is named.
 pub(crate) const FILE_NAME: &str = "config.toml";
@@ -75,6 +78,8 @@ pub(crate) struct MeshConfig {
     pub(crate) listen: Listen,
     /// Nodes to join by.
     pub(crate) join: Vec<shoal_mesh::Address>,
+    /// The meshes of the invitations among them.
+    pub(crate) invited_to: Vec<PublicKey>,
     /// Whether nodes on the LAN are looked for.
     pub(crate) mdns: bool,
     /// Neighbours at most.
@@ -149,7 +154,7 @@ pub(crate) enum Error {
 /// blob_grace = "1h"               # how long a blob stays that nothing refers to
 /// log = "json"                    # or "text"
 /// mesh = "0.0.0.0:7452"           # other nodes, QUIC and TCP; port 0: any free one
-/// join = ["10.0.0.7:7452"]        # nodes to join by, also NODEID@HOST:PORT
+/// join = ["10.0.0.7:7452"]        # nodes to join by, also NODEID@HOST:PORT or invitations
 /// mdns = true                     # whether nodes on the LAN are looked for
 /// view = 64                       # neighbours at most
 /// dht_k = 20                      # contacts in each bucket of the DHT, holders of each record
@@ -181,7 +186,7 @@ pub(crate) struct File {
     pub(crate) log: Option<LogFormat>,
     /// Where other nodes connect, by QUIC and TCP: `0.0.0.0:7452` unless said otherwise.
     pub(crate) mesh: Option<String>,
-    /// Nodes to join by: `HOST:PORT` or `NODEID@HOST:PORT`.
+    /// Nodes to join by: `HOST:PORT`, `NODEID@HOST:PORT`, or invitations.
     pub(crate) join: Vec<String>,
     /// Whether nodes on the LAN are looked for: they are unless said otherwise.
     pub(crate) mdns: Option<bool>,
@@ -229,7 +234,7 @@ pub(crate) struct Overrides {
     /// Where other nodes connect, by QUIC and TCP; 0.0.0.0:7452 unless said otherwise, port 0: any free one
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) mesh: Option<String>,
-    /// A node to join by, as HOST:PORT or NODEID@HOST:PORT; may be repeated
+    /// A node to join by, as HOST:PORT, NODEID@HOST:PORT or what `shoal invite` prints; may be repeated
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) join: Vec<String>,
     /// Do not look for nodes on the LAN
@@ -299,12 +304,24 @@ impl MeshConfig {
         if texts.len() > JOIN_MAX {
             return Err(Error::Value { key: "join", why: format!("{} addresses; at most {JOIN_MAX}", texts.len()) });
         }
-        let join = texts
-            .iter()
-            .map(|text| text.parse().map_err(|error| Error::Value { key: "join", why: format!("{text:?}: {error}") }));
+        let (mut join, mut invited_to) = (Vec::new(), Vec::new());
+        for text in texts {
+            let wrong = |why: String| Error::Value { key: "join", why: format!("{text:?}: {why}") };
+            let addresses = if Invitation::is_meant(text) {
+                let invitation = Invitation::read(text).map_err(|error| wrong(error.to_string()))?;
+                invited_to.push(invitation.mesh);
+                invitation.addresses
+            } else {
+                vec![text.clone()]
+            };
+            for address in addresses {
+                join.push(address.parse().map_err(|error: shoal_mesh::ParseError| wrong(error.to_string()))?);
+            }
+        }
         Ok(Self {
             listen: listen("mesh", overrides.mesh.as_deref().or(file.mesh.as_deref()), ANYWHERE, MESH_PORT)?,
-            join: join.collect::<Result<_, _>>()?,
+            join,
+            invited_to,
             mdns: !overrides.no_mdns && file.mdns.unwrap_or(true),
             view,
             dht_k,
@@ -511,6 +528,7 @@ mod tests {
             ("view = 0", "view: 0 is out of range"),
             ("dht_k = 21", "dht_k: 21 is out of range"),
             ("join = ['nowhere']", "join: \"nowhere\""),
+            ("join = ['shoalm1abc']", "cut off or was changed"),
             ("mesh = '10.0.0.1'", "mesh: \"10.0.0.1\" is no address"),
         ];
         for (text, part) in bad {
@@ -519,6 +537,15 @@ mod tests {
         }
         let missing = Overrides { config: Some("no/such/file.toml".into()), ..Overrides::default() };
         assert!(with("", &missing).expect_err("no file").contains("no/such/file.toml"));
+    }
+
+    #[test]
+    fn one_joins_by_an_invitation_as_by_its_addresses() {
+        let mesh = shoal_protocol::key::SecretKey::from_bytes([7; 32]).public();
+        let addresses = vec!["10.0.0.7:7452".to_owned(), "[fd00::7]:7452".to_owned()];
+        let text = Invitation { mesh, addresses }.text();
+        let joined = with(&format!("join = ['{text}', '10.0.0.8:1']"), &Overrides::default()).expect("a configuration");
+        assert_eq!((joined.mesh.join.len(), joined.mesh.invited_to), (3, vec![mesh]));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Who this node is, and who may speak to it: keys, tokens, tickets.
+//! Who this node is, and who may speak to it: keys, tokens, tickets, invitations.
 //!
 //! Owns, in the data folder: `node.key`, the one key that is the node; `operator.key`, with which the operator's user
 //! document is signed; `operator`, that user's id; `token`, the operator's token for the local API; and `workers.json`.
@@ -8,6 +8,7 @@
 //! verified here is verified offline.
 
 pub(crate) mod files;
+pub(crate) mod invitation;
 pub(crate) mod ticket;
 pub(crate) mod token;
 pub(crate) mod worker_registry;

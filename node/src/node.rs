@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use shoal_crdt::{Wanted, wanted};
 use shoal_kernel::Input;
@@ -69,6 +69,9 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let (store, store_threads) = Store::open(&config.data, observer(&metrics))?;
     let identity = Arc::new(Identity::open(&config.data)?);
     let (mesh_name, mesh_key) = identity.mesh();
+    if let Some(other) = config.mesh.invited_to.iter().find(|mesh| **mesh != mesh_key) {
+        bail!("the invitation is to the mesh {other}, and this node is in the mesh {mesh_name} ({mesh_key})");
+    }
     let (documents, documents_thread) = Documents::open(mesh_key, store.clone())?;
     let operator = found_operator(&identity, &documents).await?;
     let token_file = identity.write_operator_token(operator)?;

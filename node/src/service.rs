@@ -6,6 +6,7 @@
 mod answer;
 mod blob;
 mod document;
+mod everywhere;
 mod function;
 mod job;
 mod kv;
@@ -235,6 +236,9 @@ impl Service {
             Class::User => self.list_users(caller, page, format),
             Class::Project => self.list_projects(caller, page, format),
             Class::Function => self.list_functions(caller, page, format),
+            Class::Job if page.filter(everywhere::SCOPE) == Some(everywhere::MESH) => {
+                self.list_jobs_everywhere(caller, query, page.limit, format).await
+            }
             Class::Job => self.list_jobs(caller, page, format).await,
             Class::Worker => self.list_workers(caller, page, format).await,
             Class::Blob => self.list_blobs(caller, page, format).await,

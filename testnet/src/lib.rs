@@ -1,5 +1,6 @@
 //! Real node processes, for scenarios and for tests.
 
+mod bare;
 pub mod cage;
 mod disk;
 pub mod folder;

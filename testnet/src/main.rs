@@ -42,6 +42,10 @@ enum Command {
     Churn(Args),
     /// Two sites behind routers that masquerade, and a public node
     Nat(Args),
+    /// How fast one change is at all nodes, beside gossipsub alone
+    Spread(Args),
+    /// What a node costs that has nothing to do
+    Idle(Args),
     /// A scenario of one's own
     Run {
         /// The scenario, as those in testnet/scenarios
@@ -106,6 +110,8 @@ fn command() -> anyhow::Result<ExitCode> {
         Command::Cut(args) => Wanted::built_in("cut", args)?,
         Command::Churn(args) => Wanted::built_in("churn", args)?,
         Command::Nat(args) => Wanted::built_in("nat", args)?,
+        Command::Spread(args) => Wanted::built_in("spread", args)?,
+        Command::Idle(args) => Wanted::built_in("idle", args)?,
         Command::Run { file, args } => Wanted::new(file.display().to_string(), Scenario::read(&file)?, args)?,
     };
     runtime.block_on(scenario(wanted, &program(cli.shoal)?))

@@ -45,6 +45,36 @@ pub struct Machine {
     port: Option<Port>,
 }
 
+/// Bytes on a machine's link, frames whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traffic {
+    /// Received.
+    pub received: u64,
+    /// Sent.
+    pub sent: u64,
+}
+
+impl Machine {
+    /// What its link has carried since it was plugged in.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn traffic(&self) -> anyhow::Result<Traffic> {
+        // Of the thread: the process itself stands in another namespace.
+        let table = self.namespace.call(|| std::fs::read_to_string("/proc/thread-self/net/dev"))??;
+        Traffic::parse(&table).with_context(|| format!("no counts of {DEVICE}"))
+    }
+}
+
+impl Traffic {
+    /// From the system's table of devices: after the name eight counts of what came in, then those of what went out.
+    fn parse(table: &str) -> Option<Self> {
+        let line = table.lines().find_map(|line| line.trim().strip_prefix(DEVICE)?.strip_prefix(':'))?;
+        let mut counts = line.split_whitespace().map(str::parse);
+        Some(Self { received: counts.next()?.ok()?, sent: counts.nth(7)?.ok()? })
+    }
+}
+
 /// A network.
 #[derive(Debug)]
 pub struct Network {
@@ -212,4 +242,19 @@ fn cable(plug: &str, namespace: &str) -> String {
 fn hardware_address(number: u16) -> String {
     let [high, low] = number.to_be_bytes();
     format!("02:53:48:4f:{high:02x}:{low:02x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traffic_is_read_from_the_table_of_devices() {
+        let table = "Inter-|   Receive                                                |  Transmit\n \
+            face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop\n    \
+            lo:     100       1    0    0    0     0          0         0      100       1    0    0\n  \
+            eth0: 2044920    7001    1    2    3     4          5         6  3055111    6002    7    8\n";
+        assert_eq!(Traffic::parse(table), Some(Traffic { received: 2_044_920, sent: 3_055_111 }));
+        assert_eq!(Traffic::parse("eth0: 1 2 3"), None);
+    }
 }

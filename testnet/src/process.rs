@@ -16,6 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The pause between two looks at whether something has happened.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
+/// The unit of processor time in `/proc`, in milliseconds: the same on all processors that Shoal supports.
+const TICK_MS: u64 = 10;
+
 /// A node in a folder of its own, with ports of its own.
 #[derive(Debug)]
 pub struct Node {
@@ -27,6 +30,7 @@ pub struct Node {
     slots: u32,
     mesh: String,
     mdns: bool,
+    log: Option<String>,
     child: Option<Child>,
     disk: Option<Disk>,
 }
@@ -54,6 +58,7 @@ impl Node {
             slots: 2,
             mesh: "127.0.0.1:0".into(),
             mdns: false,
+            log: None,
             child: None,
             disk: None,
         })
@@ -78,6 +83,13 @@ impl Node {
     #[must_use]
     pub fn with_slots(mut self, slots: u32) -> Self {
         self.slots = slots;
+        self
+    }
+
+    /// With a log of these lines, as `SHOAL_LOG` says it.
+    #[must_use]
+    pub fn with_log(mut self, filter: &str) -> Self {
+        self.log = Some(filter.to_owned());
         self
     }
 
@@ -163,7 +175,8 @@ impl Node {
             .args(["up", "--gateway", "127.0.0.1:0", "--http", "127.0.0.1:0", "--mesh", &self.mesh])
             .args((!self.mdns).then_some("--no-mdns"))
             .args(["--name", &self.name, "--slots", &self.slots.to_string()])
-            .args(&self.arguments);
+            .args(&self.arguments)
+            .envs(self.log.iter().map(|filter| ("SHOAL_LOG", filter)));
         self.surround(&mut command, self.folder.path());
         command
     }
@@ -326,4 +339,14 @@ impl Drop for Node {
 pub fn resident_kib(pid: Pid) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).ok()?;
     status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.split_whitespace().next()?.parse().ok()
+}
+
+/// What a process has used of the processors since it began, in its own and in the system's code.
+pub(crate) fn processor_time(pid: Pid) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    // After the name, which may hold anything but stands in parentheses, the 12th and 13th word.
+    let (_, words) = stat.rsplit_once(')')?;
+    let mut ticks = words.split_whitespace().skip(11).map(str::parse::<u64>);
+    let ticks = ticks.next()?.ok()? + ticks.next()?.ok()?;
+    Some(Duration::from_millis(ticks * TICK_MS))
 }

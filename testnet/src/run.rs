@@ -6,6 +6,8 @@ mod documents;
 mod jobs;
 mod meet;
 mod read;
+mod rest;
+mod spread;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -23,13 +25,15 @@ use crate::world::World;
 use jobs::Job;
 
 /// The scenarios that come with it.
-pub const BUILT_IN: [(&str, &str); 6] = [
+pub const BUILT_IN: [(&str, &str); 8] = [
     ("lan", include_str!("../scenarios/lan.toml")),
     ("wan", include_str!("../scenarios/wan.toml")),
     ("dht", include_str!("../scenarios/dht.toml")),
     ("cut", include_str!("../scenarios/cut.toml")),
     ("churn", include_str!("../scenarios/churn.toml")),
     ("nat", include_str!("../scenarios/nat.toml")),
+    ("spread", include_str!("../scenarios/spread.toml")),
+    ("idle", include_str!("../scenarios/idle.toml")),
 ];
 
 /// The pause between two looks at whether something has come true. Why 10 ms: promises are about seconds, and forty nodes
@@ -114,6 +118,8 @@ impl Run {
             Step::Lookups(step) => self.lookups(step).await?,
             Step::Unchanged(step) => self.unchanged(step).await?,
             Step::Churn(step) => self.churn(step).await?,
+            Step::Spread(step) => self.spread(step).await?,
+            Step::Rest(step) => self.rest(step).await?,
         }
         self.mark = match step {
             Step::Start(_) => self.world.last_up().unwrap_or_else(Instant::now),

@@ -12,8 +12,8 @@ use serde::Deserialize;
 use shoal_protocol::name::{self, Labels};
 
 pub use operands::{
-    Churn, Cut, Deploy, Edit, Equal, Guest, Lookups, Meet, Nodes, Nothing, PathIs, PathKind, Pause, Put, Read, Stop,
-    Submit, Unchanged, Until, Wait,
+    Churn, Cut, Deploy, Edit, Equal, Guest, Lookups, Meet, Nodes, Nothing, PathIs, PathKind, Pause, Put, Read, Rest,
+    Spread, Stop, Submit, Unchanged, Until, Wait,
 };
 pub use select::Select;
 pub use steps::Step;
@@ -108,6 +108,9 @@ pub struct Group {
     /// Whether it tries to punch holes.
     #[serde(default = "yes")]
     pub hole_punching: bool,
+    /// Which lines their logs have, as `SHOAL_LOG` says it.
+    #[serde(default)]
+    pub log: Option<String>,
     /// Further arguments of `shoal up`.
     #[serde(default)]
     pub arguments: Vec<String>,

@@ -51,6 +51,11 @@ pub(crate) fn share<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error>
     (0.0..=1.0).contains(&share).then_some(share).ok_or_else(wrong)
 }
 
+/// For serde: a share that may be absent.
+pub(crate) fn share_maybe<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
+    share(from).map(Some)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -27,6 +27,9 @@ pub(crate) enum Job {
         /// Only those with this name
         #[arg(long)]
         name: Option<String>,
+        /// The jobs of all nodes, not only of the one that is asked
+        #[arg(long)]
+        mesh: bool,
         #[command(flatten)]
         page: PageFlags,
     },
@@ -81,14 +84,19 @@ fn parse_state(text: &str) -> Result<State, String> {
 
 pub(crate) async fn run(context: &Context, client: &Client, command: Job) -> Result<(), Failure> {
     match command {
-        Job::Ls { state, function, name, page } => {
+        Job::Ls { state, function, name, mesh, page } => {
             let state = state.map(|state| state.text().to_owned());
-            let page = client.jobs(page.query([("state", state), ("function", function), ("name", name)])).await?;
+            let scope = mesh.then(|| "mesh".to_owned());
+            let filters = [("state", state), ("function", function), ("name", name), ("scope", scope)];
+            let page = client.jobs(page.query(filters)).await?;
             if context.json {
                 return output::json(&page);
             }
             table(&page.items).print()?;
             more(page.next.as_deref());
+            for missing in &page.unanswered {
+                wait::eprint(&format!("the jobs of node {} are missing: {}", missing.node.short(), missing.why));
+            }
             Ok(())
         }
         Job::Show { id } => {

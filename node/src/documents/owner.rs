@@ -209,6 +209,9 @@ impl Owner {
                 directory.set(id, facts);
             }
         }
+        for change in &batch.accepted {
+            tracing::trace!(change = %change.hash().0, "a change can be read here");
+        }
         self.published.accepted.tell(origin, batch.accepted);
         if let Some(kernel) = self.published.kernel.get() {
             for input in inputs {

@@ -36,8 +36,8 @@ type Writer = WriteHalf<Stream>;
 
 async fn carry_out(service: &Service, caller: &Caller, ask: Ask, stream: &mut Writer) -> Result<(), FrameError> {
     match ask {
-        Ask::Call { call, .. } if !Service::is_about_a_job(&call) => {
-            let detail = "only calls about a job go from node to node";
+        Ask::Call { call, .. } if !Service::may_come_from_a_node(&call) => {
+            let detail = "only calls about a job, and for the jobs of one node, go from node to node";
             refuse(stream, Problem::new(Kind::NotApplicable, detail)).await
         }
         Ask::Call { call, format, body } => {

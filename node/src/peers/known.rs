@@ -1,6 +1,6 @@
 //! What neighbours have said of themselves last: hints, never believed further than to choose whom to ask.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use shoal_protocol::wire::peer::Hint;
@@ -44,10 +44,10 @@ impl Known {
         self.peers().keys().copied().collect()
     }
 
-    /// Those whose replica is not this one, by their last hint.
-    pub(super) fn that_differ(&self, replica: BlobId) -> Vec<NodeId> {
+    /// Those whose replica, by their last hint, is none of these: they hold something that this node never held.
+    pub(super) fn ahead_of(&self, replicas: &VecDeque<BlobId>) -> Vec<NodeId> {
         let peers = self.peers();
-        let differs = |hint: &Hint| hint.replica.is_some_and(|theirs| theirs != replica);
+        let differs = |hint: &Hint| hint.replica.is_some_and(|theirs| !replicas.contains(&theirs));
         peers.iter().filter(|(_, (_, hint))| differs(hint)).map(|(node, _)| *node).collect()
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Gossip is a hint. What makes nodes equal is reconciliation.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use shoal_mesh::{Gossiped, Lane, Stream, Verdict};
@@ -25,8 +25,11 @@ const PASSED_ON_MAX: usize = 64;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Looks for which a neighbour has to differ. Why 4, a second: gossip on its way makes equal nodes differ for a moment.
 const LOOKS_UNTIL_SYNC: u32 = 4;
-/// Looks after which also the one with the higher id begins.
-const LOOKS_UNTIL_HIGHER: u32 = 12;
+/// Looks after which also the one with the higher id begins: where both miss something, one session is enough.
+const LOOKS_UNTIL_HIGHER: u32 = 6;
+/// States of this replica that are remembered. Why 64: a hint is some seconds old, and a neighbour that is where this
+/// node was then misses something, which is for it to ask for.
+const STATES_MAX: usize = 64;
 /// With each neighbour a session is held so often, although nothing seems to differ: one neighbour at a time.
 const SYNC_EVERY: Duration = Duration::from_secs(30);
 /// Sessions that this node begins at once.
@@ -95,14 +98,20 @@ pub(super) async fn respond(peers: &Peers, sets: &Sets, from: NodeId, stream: St
 }
 
 /// Begins sessions where they are due.
-pub(super) async fn reconcile(peers: Peers, sets: Sets) {
+pub(super) async fn reconcile(peers: Peers, sets: Sets, mut news: watch::Receiver<()>) {
     let mut due = Due::default();
+    let mut states = VecDeque::from([sets.digest()]);
     let mut sessions = tokio::task::JoinSet::new();
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = look.tick() => {}
+            Ok(()) = news.changed() => {
+                states.truncate(STATES_MAX - 1);
+                states.push_front(sets.digest());
+                continue;
+            }
             Some(ended) = sessions.join_next() => {
                 if let Ok(node) = ended {
                     due.ended(node);
@@ -110,8 +119,7 @@ pub(super) async fn reconcile(peers: Peers, sets: Sets) {
                 continue;
             }
         }
-        let digest = sets.digest();
-        let differ = peers.known().that_differ(digest);
+        let differ = peers.known().ahead_of(&states);
         let neighbours = peers.known().nodes();
         due.look(peers.node(), &neighbours, &differ, Instant::now());
         while sessions.len() < SYNCS_MAX {

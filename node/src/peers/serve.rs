@@ -99,7 +99,7 @@ pub(crate) async fn serve(
     tasks.spawn(provide::provide(peers.clone(), parts.runtime.hint()));
     tasks.spawn(provide::provide_blobs(peers.clone(), parts.service.clone()));
     tasks.spawn(replicas::publish(peers.clone(), parts.replicas.clone(), parts.news.clone()));
-    tasks.spawn(replicas::reconcile(peers.clone(), parts.replicas.clone()));
+    tasks.spawn(replicas::reconcile(peers.clone(), parts.replicas.clone(), parts.news.subscribe()));
     tasks.spawn(parts.service.clone().prefetch());
     tasks.spawn(search(peers.clone(), wishes, met));
     let server = Server::new(peers, parts, stop.clone());

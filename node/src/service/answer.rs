@@ -164,12 +164,12 @@ impl PageRequest {
         let mut last = None;
         for (cursor, entry) in entries {
             if items.len() == self.limit {
-                return Page { items, next: last };
+                return Page { items, next: last, unanswered: Vec::new() };
             }
             last = Some(cursor);
             items.push(entry);
         }
-        Page { items, next: None }
+        Page { items, next: None, unanswered: Vec::new() }
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, Body, Format, PageRequest};
 use super::blob::Found;
-use super::{ByteStream, Caller, Opened, Service, blob, stream, target};
+use super::{ByteStream, Caller, Opened, Service, blob, everywhere, stream, target};
 use crate::identity::token::Operation;
 use crate::runtime::read_job;
 use crate::store::Table;
@@ -208,7 +208,7 @@ impl Service {
         }
     }
 
-    /// `GET /job`: newest first.
+    /// `GET /job`: newest first, those of this node.
     pub(super) async fn list_jobs(
         &self,
         caller: &Caller,
@@ -216,15 +216,10 @@ impl Service {
         format: Format,
     ) -> Result<Answer, Problem> {
         caller.user()?;
-        page.only(&["state", "function", "name", "owner", "scope"])?;
-        match page.filter("scope") {
-            None | Some("node") => {}
-            Some(other) => {
-                return Err(Problem::new(
-                    Kind::InvalidQuery,
-                    format!("scope is {other:?}; this node knows scope=node, its own jobs"),
-                ));
-            }
+        page.only(&["state", "function", "name", "owner", everywhere::SCOPE])?;
+        if let Some(other) = page.filter(everywhere::SCOPE).filter(|scope| *scope != everywhere::NODE) {
+            let detail = format!("scope is {other:?}; it is node, this node's jobs, or mesh, those of all nodes");
+            return Err(Problem::new(Kind::InvalidQuery, detail));
         }
         let filter = Filter::new(&page)?;
         let mut before = page.after()?;

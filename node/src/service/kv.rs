@@ -196,7 +196,7 @@ impl Service {
         match (self.kv(scope, id, author, operation, CLIENT_LIST_LEN_MAX).await?, wanted) {
             (Done::Keys(keys), _) => {
                 let next = keys.entries.last().filter(|_| keys.cut).map(|last| last.key.clone());
-                Answer::new(200, body.format, &Page { items: keys.entries, next })
+                Answer::new(200, body.format, &Page { items: keys.entries, next, unanswered: Vec::new() })
             }
             (Done::Entry(Some(entry)), _) if !removes => Answer::new(200, body.format, &entry),
             (Done::Entry(None), Some(key)) => Err(Problem::new(Kind::NotFound, format!("there is no key {key:?}"))),

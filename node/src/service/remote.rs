@@ -7,7 +7,7 @@ use shoal_protocol::wire::client::Call;
 use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem};
 
 use super::blob::{Found, problem, unavailable};
-use super::{ByteStream, Caller, Opened, Service, Upload};
+use super::{ByteStream, Caller, Opened, Service, Upload, everywhere};
 use crate::identity::token::Operation;
 use crate::peers::Home;
 use crate::runtime::Referrer;
@@ -41,14 +41,17 @@ impl Service {
         self.has_other_home(job).then_some(job)
     }
 
-    /// Whether a call is about one job, and so for its home to answer.
-    pub(crate) fn is_about_a_job(call: &Call) -> bool {
+    /// Whether a call may come from another node: it is about one job, for its home to answer, or asks for the jobs that
+    /// are here.
+    pub(crate) fn may_come_from_a_node(call: &Call) -> bool {
         match call {
             Call::Get { class, .. }
             | Call::Set { class, .. }
             | Call::Delete { class, .. }
             | Call::Method { class, .. } => *class == Class::Job,
-            Call::List { .. } | Call::Create { .. } => false,
+            // A node that asked all others for another one would be a lever.
+            Call::List { class, query } => *class == Class::Job && !query.filters.contains_key(everywhere::SCOPE),
+            Call::Create { .. } => false,
         }
     }
 

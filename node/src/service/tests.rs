@@ -178,7 +178,15 @@ fn config(folder: &std::path::Path) -> Config {
         worker: false,
         blob_grace_ms: 0,
         log: LogFormat::Text,
-        mesh: MeshConfig { listen, join: Vec::new(), mdns: false, view: 4, dht_k: 4, hole_punching: false },
+        mesh: MeshConfig {
+            listen,
+            join: Vec::new(),
+            invited_to: Vec::new(),
+            mdns: false,
+            view: 4,
+            dht_k: 4,
+            hole_punching: false,
+        },
     }
 }
 

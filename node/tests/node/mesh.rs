@@ -33,7 +33,12 @@ impl Mesh {
             let label = format!("place={place}");
             let mut node = Node::new(shoal()).unwrap().with_arguments(&["--label", &label]);
             if let Some(first) = nodes.first() {
-                node = node.with_arguments(&["--join", &first.mesh_address().unwrap()]);
+                // One by an address, the others by an invitation.
+                let join = match place {
+                    1 => first.mesh_address().unwrap(),
+                    _ => output(first.shoal(&["invite"])).trim().to_owned(),
+                };
+                node = node.with_arguments(&["--join", &join]);
             }
             node.start().await.unwrap();
             nodes.push(node);
@@ -145,6 +150,41 @@ async fn a_job_runs_where_its_label_is_and_is_read_anywhere() {
     mesh.stop().await;
 }
 
+fn everywhere(limit: u32) -> ListQuery {
+    let filters = [("scope".to_owned(), "mesh".to_owned())].into();
+    ListQuery { limit: Some(limit), filters, ..ListQuery::default() }
+}
+
+#[tokio::test]
+async fn the_jobs_of_all_nodes_are_listed_at_each_a_page_at_a_time() {
+    let mesh = Mesh::start(3).await;
+    digest(&mesh).await;
+    let mut submitted = Vec::new();
+    for turn in 0..9 {
+        let submit = Submit { function: "digest".into(), input: Input::Text("x".into()), ..Submit::default() };
+        submitted.push(settled(&mesh.clients[turn % 3], &submit).await.id);
+    }
+    submitted.sort_by(|a, b| b.cmp(a));
+    for client in &mesh.clients {
+        let (mut seen, mut query) = (Vec::new(), everywhere(4));
+        loop {
+            let page = client.jobs(query.clone()).await.unwrap();
+            assert!(page.items.len() <= 4 && page.unanswered.is_empty(), "{:?}", page.unanswered);
+            seen.extend(page.items.iter().map(|job| job.id));
+            query.cursor = page.next;
+            if query.cursor.is_none() {
+                break;
+            }
+        }
+        assert_eq!(seen, submitted);
+        assert_eq!(client.jobs(ListQuery::default()).await.unwrap().items.len(), 3, "and its own without being told");
+    }
+    let wrong = ListQuery { filters: [("scope".to_owned(), "moon".to_owned())].into(), ..ListQuery::default() };
+    let refused = mesh.clients[0].jobs(wrong).await.unwrap_err();
+    assert!(refused.to_string().contains("it is node"), "{refused}");
+    mesh.stop().await;
+}
+
 #[tokio::test]
 async fn what_is_written_at_one_node_is_read_at_the_others_and_what_is_local_is_not() {
     let mesh = Mesh::start(3).await;
@@ -219,5 +259,8 @@ async fn a_node_that_dies_loses_no_job_of_others() {
     }
     let counts = home.node().await.unwrap().jobs.unwrap();
     assert_eq!((counts.accepted, counts.settled), (6, 6));
+    // Who looks at the jobs of all nodes is told whose are missing.
+    let page = mesh.clients[2].jobs(everywhere(4)).await.unwrap();
+    assert_eq!(page.unanswered.iter().map(|missing| missing.node).collect::<Vec<_>>(), [victim]);
     drop(std::mem::take(&mut mesh.clients));
 }

@@ -300,3 +300,34 @@ pub struct Churn {
     #[serde(default = "minute", deserialize_with = "units::duration")]
     pub settle_within: Duration,
 }
+
+/// Changes that are made one after the other, and as many messages of bare gossipsub in turn with them.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spread {
+    /// The function whose description is changed.
+    pub function: String,
+    /// So many times.
+    pub changes: usize,
+    /// The 99th percentile of the time until a change is at all nodes is at most so many times that of a bare message.
+    #[serde(default)]
+    pub ratio: Option<f64>,
+}
+
+/// Nodes that have nothing to do. The limits are for each node, its worker left out.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rest {
+    /// For so long.
+    #[serde(rename = "for", deserialize_with = "units::duration")]
+    pub length: Duration,
+    /// This share of one processor at most.
+    #[serde(default, deserialize_with = "units::share_maybe")]
+    pub cpu: Option<f64>,
+    /// Bytes a second that it sends, at most.
+    #[serde(default)]
+    pub sent_per_second: Option<f64>,
+    /// Resident memory at the end, in MiB, at most.
+    #[serde(default)]
+    pub memory_mib: Option<f64>,
+}

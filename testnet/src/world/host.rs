@@ -15,7 +15,7 @@ use super::MESH_PORT;
 use super::user::User;
 use super::view::{Metrics, NodeView};
 use crate::http;
-use crate::net::Machine;
+use crate::net::{Machine, Traffic};
 use crate::process::{Node, resident_kib};
 use crate::scenario::Group;
 
@@ -67,6 +67,10 @@ impl Host {
             .with_mesh(&mesh, mdns)
             .with_launcher(&launcher)
             .with_arguments(&arguments(name, group));
+        let node = match &group.log {
+            Some(filter) => node.with_log(filter),
+            None => node,
+        };
         Ok(Self {
             name: name.to_owned(),
             has_worker: group.worker,
@@ -212,6 +216,29 @@ impl Host {
     /// Memory of the node's process that is resident, in KiB.
     pub(crate) fn resident_kib(&self) -> Option<u64> {
         self.pid().and_then(resident_kib)
+    }
+
+    /// The program that it runs.
+    pub(crate) fn program(&self) -> &Path {
+        self.node.program()
+    }
+
+    /// What it has said so far.
+    pub(crate) fn log(&self) -> String {
+        self.node.log()
+    }
+
+    /// Its worker's process, while it lives.
+    pub(crate) fn worker_pid(&self) -> Option<Pid> {
+        self.node.worker()
+    }
+
+    /// Bytes that its machine has sent and received so far, on the link to others.
+    ///
+    /// # Errors
+    /// When it shares its machine with others.
+    pub(crate) fn traffic(&self) -> anyhow::Result<Traffic> {
+        self.machine.as_ref().context("nodes that share one machine have no link of their own")?.traffic()
     }
 
     /// The node's process, while it runs.

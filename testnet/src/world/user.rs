@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shoal_client::Client;
 use shoal_client::document::NEW;
-use shoal_protocol::change::Change;
+use shoal_protocol::change::{Change, SignedChange};
 use shoal_protocol::key::SecretKey;
 use shoal_protocol::object::Class;
 use shoal_protocol::object::user::Prepared;
@@ -82,9 +82,24 @@ impl User {
         object: impl ToString,
         body: &(impl Serialize + ?Sized),
     ) -> anyhow::Result<T> {
+        let (document, change) = self.prepare(client, class, object, body).await?;
+        Ok(client.apply(class, document, change).await?)
+    }
+
+    /// A signed change of a document as it is at a node, which does not have it yet.
+    ///
+    /// # Errors
+    /// The node's.
+    pub(crate) async fn prepare(
+        &self,
+        client: &Client,
+        class: Class,
+        object: impl ToString,
+        body: &(impl Serialize + ?Sized),
+    ) -> anyhow::Result<(ObjectId, SignedChange)> {
         let Prepared { document, bytes } = client.prepare(class, object, &self.key.public(), body).await?;
         let change: Change = codec::decode(&bytes)?;
-        Ok(client.apply(class, document, change.sign(&self.key)).await?)
+        Ok((document, change.sign(&self.key)))
     }
 }
 

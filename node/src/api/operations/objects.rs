@@ -31,8 +31,8 @@ const JOB_FILTERS: &[Parameter] = &[
     },
     Parameter {
         name: "scope",
-        what: "Whose jobs: `node`, this node's",
-        values: Values::One(&["node"]),
+        what: "Whose jobs: `node`, this node's, or `mesh`, those of all nodes, with the names of those that did not answer. `node` unless said otherwise",
+        values: Values::One(&["node", "mesh"]),
         required: false,
     },
 ];

@@ -20,6 +20,9 @@ const BATCH_LEN: usize = 256 * 1024;
 /// Hints are sent at most this often. Why 50 ms: a slot that comes free is soon known, and a busy node does not speak of
 /// each of a thousand jobs a second.
 const HINT_PAUSE: Duration = Duration::from_millis(50);
+/// What the replica has taken is told so long after. Why 2 s: gossip brings it to everybody, and a hint to each of a
+/// view's neighbours that it has come would take more of all processors than the change itself.
+const NEWS_PAUSE: Duration = Duration::from_secs(2);
 /// A hint is repeated so often though nothing has changed: the replica's digest travels with it.
 const HINT_EVERY: Duration = Duration::from_secs(5);
 /// More of the logs is sent so often.
@@ -35,8 +38,9 @@ impl Session {
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         let mut greeted = false;
-        // When the next hint is due, where something has changed since the last.
+        // When the next hint is due, where something has changed since the last: of the workers, of the replica.
         let mut hint_at: Option<Instant> = None;
+        let mut news_at: Option<Instant> = None;
         let mut hinted = Instant::now();
         let mut batch = Vec::new();
         loop {
@@ -56,15 +60,15 @@ impl Session {
                         }
                     }
                 }
-                () = until(hint_at), if hint_at.is_some() => {
-                    (hint_at, hinted) = (None, Instant::now());
+                () = until([hint_at, news_at].into_iter().flatten().min()) => {
+                    (hint_at, news_at, hinted) = (None, None, Instant::now());
                     hint_every.reset();
                     self.append_hint(&mut batch);
                 }
                 _ = hint_every.tick(), if greeted => hint_at = Some(Instant::now()),
                 Ok(()) = own.changed(), if greeted && hint_at.is_none() => hint_at = Some(hinted + HINT_PAUSE),
-                Ok(()) = news.changed(), if greeted && hint_at.is_none() => hint_at = Some(hinted + HINT_PAUSE),
-                _ = logs_every.tick(), if greeted => self.append_logs(&mut batch),
+                Ok(()) = news.changed(), if greeted && news_at.is_none() => news_at = Some(Instant::now() + NEWS_PAUSE),
+                _ = logs_every.tick(), if greeted && !self.guests().is_empty() => self.append_logs(&mut batch),
             }
             if !batch.is_empty() {
                 if let Err(error) = frames::write_all(&mut writer, &batch).await {
@@ -105,9 +109,11 @@ impl Session {
     }
 }
 
+/// Without a time it never ends.
 async fn until(at: Option<Instant>) {
-    if let Some(at) = at {
-        tokio::time::sleep_until(at).await;
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
