@@ -13,6 +13,7 @@ use shoal_protocol::key::PublicKey;
 use shoal_protocol::limits::CHANGE_DEPS_MAX;
 
 use crate::check::{Checked, Refused, listed};
+use crate::faults::Faults;
 use crate::schema::limits::{EQUIVOCATIONS_MAX, HISTORY_LEN_MAX};
 
 /// The place of a change in its history.
@@ -177,7 +178,7 @@ impl History {
 
     /// Adds a change whose position is known. Says whether another change may have lost its place as the one that
     /// counts for its author and number.
-    pub(crate) fn push(&mut self, checked: Checked, deps: Box<[Place]>) -> bool {
+    pub(crate) fn push<F: Faults>(&mut self, checked: Checked, deps: Box<[Place]>) -> bool {
         let Checked { hash, change, signed } = checked;
         let place = self.entries.len();
         let depth = deps.iter().filter_map(|&dep| self.entry(dep)).map(|dep| dep.depth + 1).max().unwrap_or(0);
@@ -194,12 +195,12 @@ impl History {
         let lists = listed(&change);
         let (user, class) = (change.user, change.class);
         self.entries.push(Entry { hash, author, user, class, sequence, deps, depth, lists, signed });
-        let equivocated = self.settle(author, sequence, place);
+        let equivocated = self.settle::<F>(author, sequence, place);
         equivocated || (founding && self.foundings.len() > 1)
     }
 
     /// Finds the author's changes that count after one more has come. Says whether there were others of its number.
-    fn settle(&mut self, key: PublicKey, sequence: u64, place: Place) -> bool {
+    fn settle<F: Faults>(&mut self, key: PublicKey, sequence: u64, place: Place) -> bool {
         let author = self.authors.entry(key).or_default();
         let equals = author.by_sequence.entry(sequence).or_default();
         equals.push(place);
@@ -211,7 +212,7 @@ impl History {
             // The chain was checked: it continues the only change of the number before.
             author.winners.push(place);
         } else {
-            let winners = self.winners(&key);
+            let winners = self.winners::<F>(&key);
             if let Some(author) = self.authors.get_mut(&key) {
                 author.winners = winners;
             }
@@ -220,7 +221,7 @@ impl History {
         equivocated
     }
 
-    fn winners(&self, key: &PublicKey) -> Vec<Place> {
+    fn winners<F: Faults>(&self, key: &PublicKey) -> Vec<Place> {
         let mut winners: Vec<Place> = Vec::new();
         let Some(author) = self.authors.get(key) else { return winners };
         for places in author.by_sequence.values() {
@@ -229,7 +230,10 @@ impl History {
                 None => true,
             };
             let hash_of = |place: &Place| self.entry(*place).map(|entry| entry.hash);
-            match places.iter().filter(continues).min_by_key(|&place| hash_of(place)) {
+            let mut continuing = places.iter().filter(continues);
+            let winner =
+                if F::FIRST_OF_EQUALS { continuing.next() } else { continuing.min_by_key(|&place| hash_of(place)) };
+            match winner {
                 Some(&winner) => winners.push(winner),
                 None => break,
             }

@@ -23,6 +23,7 @@
 mod check;
 mod derive;
 mod facts;
+pub mod faults;
 mod history;
 pub mod reconcile;
 mod replica;

@@ -14,6 +14,7 @@ mod names;
 pub(crate) mod prepare;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::marker::PhantomData;
 
 use shoal_protocol::ObjectId;
 use shoal_protocol::change::{ChangeHash, DocumentClass, SignedChange};
@@ -22,6 +23,7 @@ use shoal_protocol::key::PublicKey;
 use crate::check::{self, Checked, Refused};
 use crate::derive::Derived;
 use crate::facts::Facts;
+use crate::faults::{Faults, Sound};
 use crate::history::{Place, Position};
 use crate::rights::Reason;
 use crate::schema::limits::{DOCUMENTS_MAX, OPEN_DOCUMENTS_MAX};
@@ -70,7 +72,7 @@ pub struct Work {
 
 /// All documents of a mesh.
 #[derive(Debug)]
-pub struct Replica {
+pub struct Replica<F = Sound> {
     mesh: PublicKey,
     documents: BTreeMap<ObjectId, Document>,
     held: held::Held,
@@ -80,11 +82,19 @@ pub struct Replica {
     /// Open automerge documents, the most recently used last.
     open: VecDeque<(ObjectId, Derived)>,
     work: Work,
+    faults: PhantomData<F>,
 }
 
 impl Replica {
     /// An empty replica of this mesh.
     pub fn new(mesh: PublicKey) -> Self {
+        Self::with_faults(mesh)
+    }
+}
+
+impl<F: Faults> Replica<F> {
+    /// An empty replica of this mesh, with bugs.
+    pub fn with_faults(mesh: PublicKey) -> Self {
         Self {
             mesh,
             documents: BTreeMap::new(),
@@ -93,6 +103,7 @@ impl Replica {
             signed_for: BTreeMap::new(),
             open: VecDeque::new(),
             work: Work::default(),
+            faults: PhantomData,
         }
     }
 
@@ -112,6 +123,7 @@ impl Replica {
         };
         match self.position(&checked)? {
             Position::Known => return Ok(applied),
+            Position::Missing(_) if F::DEPS_SKIPPED => self.admit(checked, Box::default(), &mut applied)?,
             Position::Missing(missing) => {
                 let waits_for = missing.first().copied();
                 if let Some(dependency) = waits_for {
@@ -238,12 +250,12 @@ impl Replica {
             document.check_room(&checked, users)?;
         }
         let document = self.documents.entry(id).or_default();
-        let contested = document.history.push(checked, deps);
+        let contested = document.history.push::<F>(checked, deps);
         if class != DocumentClass::User {
             self.signed_for.entry((user, author)).or_default().insert(id);
         }
         applied.accepted.push(signed);
-        self.judge(id, contested, applied);
+        self.judge(id, contested && !F::LOSER_STAYS, applied);
         Ok(())
     }
 
@@ -280,7 +292,7 @@ impl Replica {
         for key in before.symmetric_difference(&after) {
             dependent.extend(self.signed_for.get(&(id, *key)).into_iter().flatten().copied());
         }
-        for id in dependent {
+        for id in dependent.into_iter().filter(|_| !F::JUDGED_ON_ARRIVAL) {
             self.bring_up_to_date(id, true, applied);
         }
     }

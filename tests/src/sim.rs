@@ -1,4 +1,4 @@
-//! The simulator: the kernel of production, in virtual time, among faults that a seed chooses.
+//! The simulator: kernel and replicas of production, in virtual time, among faults that a seed chooses.
 //!
 //! One [`World`] holds a node (kernel, journal, edges), workers, clients, and the connections between them. A [`Mesh`]
 //! holds many worlds and the links between their nodes. Everything happens in an order that the seed alone decides, in one
@@ -14,8 +14,9 @@
 //! | [`peers`] | a node's edge towards other nodes |
 //! | [`mesh`] | many nodes: links with latency, loss, duplicates, reordering and cuts; what replicates functions, and who is found |
 //! | [`plan`], `fates` | which faults happen when, and what they do |
+//! | [`replicas`] | the documents of a mesh: signed changes, gossip, reconciliation |
 //! | [`checks`] | what must always hold, looked at after every step |
-//! | [`mutations`] | kernels with a bug each, to show that the checks find it |
+//! | [`mutations`] | kernels, replicas and edges with a bug each, to show that the checks find it |
 
 pub mod checks;
 pub mod client;
@@ -29,10 +30,13 @@ pub mod node;
 pub mod peers;
 pub mod plan;
 pub mod random;
+mod replicas;
 pub mod worker;
 pub mod world;
 
 use shoal_kernel::faults::Faults;
+
+use mutations::Bugs;
 
 pub use coverage::Coverage;
 pub use mesh::Mesh;
@@ -76,6 +80,6 @@ pub fn run<F: Faults>(seed: u64, print: bool) -> Result<Report, Violation> {
 }
 
 /// Runs one seed of a mesh of so many nodes: as long as its size allows with faults, then until everything has settled.
-pub fn run_mesh<F: Faults>(nodes: usize, seed: u64, print: bool) -> Result<Report, Violation> {
+pub fn run_mesh<F: Bugs>(nodes: usize, seed: u64, print: bool) -> Result<Report, Violation> {
     Mesh::<F>::new(nodes, seed, print).run()
 }

@@ -8,8 +8,9 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use shoal_kernel::faults::{Faults, Sound};
+use shoal_kernel::faults::Faults;
 use shoal_tests::sim::coverage::{REQUIRED, REQUIRED_OF_A_MESH};
+use shoal_tests::sim::mutations::{Bugs, Sound};
 use shoal_tests::sim::world::FAULTS_MS;
 use shoal_tests::sim::{Coverage, Report, Violation, mutations, run, run_mesh};
 
@@ -24,6 +25,11 @@ const FAULT_KINDS_MIN: usize = 3;
 const NODES: usize = 5;
 /// Nodes of the one large mesh.
 const NODES_MANY: usize = 200;
+
+/// What nodes that reach each other must come to.
+const SAME_CHANGES: &str = "nodes that reach each other hold the same changes";
+/// What must follow from it.
+const SAME_DOCUMENTS: &str = "the same changes make the same documents";
 
 /// How many nodes a mesh has.
 fn nodes() -> usize {
@@ -130,6 +136,7 @@ fn a_large_mesh_keeps_every_promise() {
         run_mesh::<Sound>(NODES_MANY, chosen().unwrap_or(1), false).unwrap_or_else(|broken| panic!("{broken}"));
     println!("{NODES_MANY} nodes, {} jobs:\n{}", report.acknowledged, report.coverage);
     assert!(report.acknowledged >= NODES_MANY as u64 && report.coverage.count("runs at peers succeeded") > 0);
+    assert!(report.coverage.count("agreements checked") > 0 && report.coverage.count("changes by reconciliation") > 0);
 }
 
 #[test]
@@ -150,11 +157,11 @@ fn found<F: Faults>() -> (u64, Violation) {
 }
 
 /// The same in a mesh.
-fn found_in_a_mesh<F: Faults>() -> (u64, Violation) {
+fn found_in_a_mesh<F: Bugs>() -> (u64, Violation) {
     found_by::<F>(|seed, print| run_mesh::<F>(NODES, seed, print))
 }
 
-fn found_by<F: Faults>(run: impl Fn(u64, bool) -> Outcome) -> (u64, Violation) {
+fn found_by<F>(run: impl Fn(u64, bool) -> Outcome) -> (u64, Violation) {
     for seed in SEEDS {
         if let Err(violation) = run(seed, false) {
             println!("{} is found by seed {seed} {violation}", std::any::type_name::<F>());
@@ -215,4 +222,40 @@ fn a_run_that_gives_way_to_an_older_one_is_found() {
 #[test]
 fn an_ending_that_is_forgotten_before_its_home_has_it_is_found() {
     assert_eq!(found_in_a_mesh::<mutations::GuestForgotten>().1.rule, "an ending is kept until its home has it");
+}
+
+#[test]
+fn a_change_without_those_that_it_follows_is_found() {
+    assert_eq!(found_in_a_mesh::<mutations::DepsSkipped>().1.rule, SAME_DOCUMENTS);
+}
+
+#[test]
+fn a_change_that_counts_by_the_order_of_arrival_is_found() {
+    assert_eq!(found_in_a_mesh::<mutations::FirstOfEquals>().1.rule, SAME_DOCUMENTS);
+}
+
+#[test]
+fn a_change_that_counts_though_another_took_its_place_is_found() {
+    assert_eq!(found_in_a_mesh::<mutations::LoserStays>().1.rule, SAME_DOCUMENTS);
+}
+
+#[test]
+fn a_right_that_is_judged_on_arrival_is_found() {
+    assert_eq!(found_in_a_mesh::<mutations::JudgedOnArrival>().1.rule, SAME_DOCUMENTS);
+}
+
+#[test]
+fn a_lost_batch_of_a_reconciliation_is_found() {
+    assert_eq!(found_in_a_mesh::<mutations::BatchLost>().1.rule, SAME_CHANGES);
+}
+
+#[test]
+fn a_reconciliation_that_sends_nothing_is_found() {
+    assert_eq!(found_in_a_mesh::<mutations::LacksForgotten>().1.rule, SAME_CHANGES);
+}
+
+#[test]
+fn a_change_that_is_acknowledged_before_it_is_durable_is_found() {
+    let rule = found_in_a_mesh::<mutations::ChangeAcknowledgedFirst>().1.rule;
+    assert_eq!(rule, "a change is durable before it is acknowledged");
 }

@@ -1,11 +1,14 @@
 //! One session with one peer about one set: which message comes when.
 
+use std::marker::PhantomData;
+
 use shoal_protocol::wire::sync::{Answer, Claim, SetKind, SignedItem, SyncMessage, VERSION};
 
 use super::answering::Answering;
 use super::asking::Asking;
 use super::transfer::Transfer;
 use super::{Index, Misbehaviour, Report, Step, Stored, Verdict};
+use crate::faults::{Faults, Sound};
 
 /// What is awaited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +31,7 @@ enum Phase {
 ///
 /// It holds no time: the edge drops a session whose peer says nothing. Dropping it at any instant is safe. An `Err` ends it.
 #[derive(Debug)]
-pub struct Session {
+pub struct Session<F = Sound> {
     phase: Phase,
     asking: Asking,
     answering: Answering,
@@ -36,20 +39,33 @@ pub struct Session {
     /// The places of what the peer lacks, while both compare.
     lacks: Vec<u64>,
     report: Report,
+    faults: PhantomData<F>,
 }
 
 impl Session {
     /// Begins a session. The message is the first one of the stream.
     pub fn initiate(set: SetKind, index: &Index) -> (Self, SyncMessage) {
+        Self::initiate_with_faults(set, index)
+    }
+
+    /// Awaits the first message of a stream that a peer has opened, [`SyncMessage::Open`]. The edge looks into it for the set
+    /// before it hands it to [`Self::receive`], or answers [`SyncMessage::Busy`] itself and makes no session.
+    pub fn respond(set: SetKind, index: &Index) -> Self {
+        Self::respond_with_faults(set, index)
+    }
+}
+
+impl<F: Faults> Session<F> {
+    /// [`Session::initiate`], with bugs.
+    pub fn initiate_with_faults(set: SetKind, index: &Index) -> (Self, SyncMessage) {
         let mut session = Self::new(set, Phase::Opened, index);
         let claim = session.asking.open(index);
         let open = SyncMessage::Open { version: VERSION, set, count: index.len() as u64, claim };
         (session, open)
     }
 
-    /// Awaits the first message of a stream that a peer has opened, [`SyncMessage::Open`]. The edge looks into it for the set
-    /// before it hands it to [`Self::receive`], or answers [`SyncMessage::Busy`] itself and makes no session.
-    pub fn respond(set: SetKind, index: &Index) -> Self {
+    /// [`Session::respond`], with bugs.
+    pub fn respond_with_faults(set: SetKind, index: &Index) -> Self {
         Self::new(set, Phase::Open, index)
     }
 
@@ -72,6 +88,7 @@ impl Session {
             transfer: Transfer::default(),
             lacks: Vec::new(),
             report,
+            faults: PhantomData,
         }
     }
 
@@ -170,7 +187,7 @@ impl Session {
                 Ok(())
             }
             (Phase::Batch, SyncMessage::Batch { items, last }) => {
-                self.transfer.batch(index, items, last, &mut self.report, steps)
+                self.transfer.batch::<F>(index, items, last, &mut self.report, steps)
             }
             (Phase::Batch, SyncMessage::Taken) => self.transfer.taken(index, &mut self.report, steps),
             (phase, message) => Err(Misbehaviour::Unexpected { message: message.name(), expected: phase.expected() }),
@@ -220,7 +237,10 @@ impl Session {
 
     fn transfer(&mut self, index: &Index, steps: &mut Vec<Step>) {
         self.phase = Phase::Batch;
-        let lacks = std::mem::take(&mut self.lacks);
+        let mut lacks = std::mem::take(&mut self.lacks);
+        if F::LACKS_FORGOTTEN {
+            lacks.clear();
+        }
         self.transfer.begin(index, lacks, &mut self.report, steps);
     }
 

@@ -7,6 +7,7 @@ use shoal_protocol::wire::sync::{
 };
 
 use super::{Held, Index, Misbehaviour, READ_ITEMS_MAX, REFUSED_MAX, Report, SLACK, Step, Stored};
+use crate::faults::Faults;
 
 /// Items of no use for each of our own. Why 2: those that we know come once, and what is superseded here has something
 /// here that supersedes it.
@@ -92,7 +93,7 @@ impl Transfer {
     }
 
     /// The peer has sent a batch.
-    pub(super) fn batch(
+    pub(super) fn batch<F: Faults>(
         &mut self,
         index: &Index,
         items: Vec<SignedItem>,
@@ -103,8 +104,11 @@ impl Transfer {
         self.incoming.check(&items, last)?;
         self.incoming.last_seen = last;
         let count = items.len();
-        let unknown: Vec<SignedItem> = items.into_iter().filter(|item| !index.contains(&item.hash())).collect();
+        let mut unknown: Vec<SignedItem> = items.into_iter().filter(|item| !index.contains(&item.hash())).collect();
         self.incoming.unstored.push_back(count - unknown.len());
+        if F::BATCH_LOST {
+            unknown.clear();
+        }
         if unknown.is_empty() && self.incoming.unstored.len() == 1 {
             return self.stored(index, Stored::default(), report, steps);
         }

@@ -8,6 +8,7 @@ use shoal_protocol::{Kind, Problem, codec};
 use super::Replica;
 use super::document::Document;
 use crate::check::{self, Refused};
+use crate::faults::Faults;
 use crate::rights::Reason;
 use crate::{schema, wanted};
 
@@ -51,7 +52,7 @@ impl From<&NotPrepared> for Problem {
     }
 }
 
-impl Replica {
+impl<F: Faults> Replica<F> {
     /// The number of the author's next change of a document, and what it depends on: the changes that count and
     /// that nothing else which counts depends on, and the author's own last one.
     pub fn next(&self, author: &PublicKey, document: ObjectId) -> (u64, Vec<ChangeHash>) {

@@ -24,7 +24,7 @@ impl<F: Faults> World<F> {
         }
         let (next, pause_ms) = self.plan.next(&mut self.random);
         self.after(pause_ms, Event::Fault(next));
-        let Some(fault) = fault else { return Ok(()) };
+        let Some(fault) = fault.filter(|_| !self.calm) else { return Ok(()) };
         self.trace("fault", &fault);
         self.coverage.hit(fault.text());
         let worker = self.random.within(0..self.workers.len().max(1) as u64) as usize;

@@ -4,21 +4,28 @@
 //! which arrive after the next connection stands. In *wild* seeds messages also come twice, or far too late, on a
 //! connection that stands: production never does that, and nothing may break all the same.
 //!
-//! The rest of a mesh is here in short: functions spread by themselves, each in its own time, and who is looked for is found
-//! among the nodes that live and are not cut off.
+//! Each node has a replica of the documents as well, see [`super::replicas`]: what is written at any node comes to all of
+//! them over the same links, and whenever everything has healed for a while they must hold the same.
+//!
+//! The rest of a mesh is here in short: the functions of the jobs spread by themselves, each in its own time, and who is
+//! looked for is found among the nodes that live and are not cut off.
 
+mod calm;
+mod documents;
 mod links;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shoal_kernel::faults::Faults;
 use shoal_protocol::object::function::{Function, Needs};
 use shoal_protocol::object::worker::Offer;
 use shoal_protocol::wire::peer::PeerMessage;
 use shoal_protocol::{NodeId, ObjectId};
 
+use self::calm::Calm;
+use self::documents::Documents;
 use self::links::Links;
 use super::coverage::Coverage;
+use super::mutations::Bugs;
 use super::network::ConnectionId;
 use super::peers::Outgoing;
 use super::random::Random;
@@ -50,6 +57,8 @@ enum Event {
     Heard { at: usize, news: News },
     /// Something goes wrong between nodes.
     Fault,
+    /// Something happens about documents.
+    Documents(documents::News),
 }
 
 /// What spreads to every node.
@@ -67,6 +76,8 @@ pub struct Mesh<F> {
     /// Who are connected whenever they can be.
     neighbours: BTreeSet<(usize, usize)>,
     links: Links,
+    documents: Documents<F>,
+    calm: Calm,
     random: Random,
     now_ms: u64,
     faults_ms: u64,
@@ -80,7 +91,7 @@ pub struct Mesh<F> {
     print: bool,
 }
 
-impl<F: Faults> Mesh<F> {
+impl<F: Bugs> Mesh<F> {
     /// The mesh of a seed, before anything has happened.
     pub fn new(nodes: usize, seed: u64, print: bool) -> Self {
         let mut random = Random::new(seed ^ 0x6d65_7368);
@@ -97,6 +108,8 @@ impl<F: Faults> Mesh<F> {
             worlds,
             neighbours,
             links: Links::new(&mut random),
+            documents: Documents::new(nodes, seed),
+            calm: Calm::default(),
             random,
             now_ms: 0,
             faults_ms,
@@ -117,21 +130,20 @@ impl<F: Faults> Mesh<F> {
             self.plan(place);
         }
         self.after(20_000, Event::Fault);
-        let mut healed = false;
-        let mut look_ms = 0;
+        self.documents_begin();
+        self.storm();
+        let mut look_ms = self.faults_ms;
         while self.step()? {
-            if self.now_ms >= self.faults_ms && !healed {
-                healed = true;
-                self.heal()?;
-            }
-            if healed && self.now_ms >= look_ms {
+            self.calms()?;
+            if self.now_ms >= look_ms {
                 look_ms = self.now_ms + 1_000;
-                let quiet = self.worlds.iter().all(World::is_quiet);
+                let quiet = self.worlds.iter().all(World::is_quiet) && self.documents_agree();
                 if quiet || self.now_ms > self.faults_ms + SETTLE_MS {
                     break;
                 }
             }
         }
+        self.documents_check()?;
         self.finish()
     }
 
@@ -208,12 +220,14 @@ impl<F: Faults> Mesh<F> {
             Outgoing::Function(function) => self.spread(from, &News::Function(function)),
             Outgoing::FunctionGone(function) => self.spread(from, &News::Gone(function)),
             Outgoing::Down => {
+                self.documents_up(from, false);
                 for connection in self.links.of(from) {
                     let late = self.random.percent(30);
                     self.break_off(connection, late);
                 }
             }
             Outgoing::Up => {
+                self.documents_up(from, true);
                 let pairs: Vec<_> = self.neighbours.iter().copied().filter(|(a, b)| *a == from || *b == from).collect();
                 for (a, b) in pairs {
                     let later_ms = self.random.within(10..2_000);
@@ -280,7 +294,8 @@ impl<F: Faults> Mesh<F> {
             Event::Opened { at, from, connection } => {
                 let peer = self.id(from);
                 if !self.links.is_broken(connection) {
-                    return self.at_node(at, |world| world.peer_opened(peer, connection));
+                    self.at_node(at, |world| world.peer_opened(peer, connection))?;
+                    return self.documents_opened(at, from, connection);
                 }
             }
             Event::Arrives { from, to, connection, message } => {
@@ -292,6 +307,7 @@ impl<F: Faults> Mesh<F> {
                 return self.at_node(to, |world| world.peer_says(peer, connection, *message));
             }
             Event::Notices { at, from, connection } => {
+                self.documents_closed(at, connection);
                 let peer = self.id(from);
                 return self.at_node(at, |world| world.peer_gone(peer, connection));
             }
@@ -303,11 +319,12 @@ impl<F: Faults> Mesh<F> {
                 });
             }
             Event::Fault => self.fault(),
+            Event::Documents(news) => return self.documents_happen(news),
         }
         Ok(())
     }
 
-    /// After the last fault: nothing is cut, and everybody is there again.
+    /// Faults have stopped: nothing is cut, and everybody is there again.
     fn heal(&mut self) -> Result<(), Violation> {
         for connection in self.links.heal() {
             self.break_off(connection, false);
@@ -322,7 +339,8 @@ impl<F: Faults> Mesh<F> {
     }
 
     fn finish(self) -> Result<Report, Violation> {
-        let Self { worlds, mut coverage, mut trace, now_ms, .. } = self;
+        let Self { worlds, documents, mut coverage, mut trace, now_ms, .. } = self;
+        documents.finish(&mut coverage, &mut trace);
         let mut acknowledged = 0;
         for (place, world) in worlds.into_iter().enumerate() {
             let report = world.finish().map_err(|violation| at(place, violation))?;

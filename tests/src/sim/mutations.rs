@@ -1,40 +1,89 @@
-//! Kernels with one bug each. The simulator must find every one of them; a rule that finds none of them proves nothing.
+//! Kernels, replicas and edges with one bug each. The simulator must find every one of them; a rule that finds none of
+//! them proves nothing.
 
-use shoal_kernel::faults::Faults;
+use shoal_crdt::faults::Faults as ReplicaFaults;
+use shoal_kernel::faults::Faults as KernelFaults;
+
+/// All bugs that a node of a mesh can have: the kernel's, its replica's, and those of the edge around the replica.
+pub trait Bugs: KernelFaults + ReplicaFaults {
+    /// A client hears that its change was taken before it is durable.
+    const CHANGE_ACKNOWLEDGED_FIRST: bool = false;
+}
+
+/// No bugs that we know of.
+#[derive(Debug)]
+pub struct Sound;
+
+impl KernelFaults for Sound {}
+impl ReplicaFaults for Sound {}
+impl Bugs for Sound {}
 
 macro_rules! mutations {
-    ($( $(#[$doc:meta])* $name:ident = $fault:ident; )*) => {
+    ($( $(#[$doc:meta])* $part:ident $name:ident = $fault:ident; )*) => {
         $(
             $(#[$doc])*
             #[derive(Debug)]
             pub struct $name;
 
-            impl Faults for $name {
-                const $fault: bool = true;
-            }
+            mutations!(@ $part $name $fault);
         )*
+    };
+    (@ kernel $name:ident $fault:ident) => {
+        impl KernelFaults for $name {
+            const $fault: bool = true;
+        }
+        impl ReplicaFaults for $name {}
+        impl Bugs for $name {}
+    };
+    (@ replica $name:ident $fault:ident) => {
+        impl KernelFaults for $name {}
+        impl ReplicaFaults for $name {
+            const $fault: bool = true;
+        }
+        impl Bugs for $name {}
+    };
+    (@ edge $name:ident $fault:ident) => {
+        impl KernelFaults for $name {}
+        impl ReplicaFaults for $name {}
+        impl Bugs for $name {
+            const $fault: bool = true;
+        }
     };
 }
 
 mutations! {
     /// Runs start before their epoch is journaled.
-    EpochUnwritten = EPOCH_UNWRITTEN;
+    kernel EpochUnwritten = EPOCH_UNWRITTEN;
     /// A result counts whatever its epoch.
-    LateResultCounts = LATE_RESULT_COUNTS;
+    kernel LateResultCounts = LATE_RESULT_COUNTS;
     /// Jobs are acknowledged before they are journaled.
-    AcknowledgedFirst = ACKNOWLEDGED_FIRST;
+    kernel AcknowledgedFirst = ACKNOWLEDGED_FIRST;
     /// Lost runs are not offered again.
-    LostRunStays = LOST_RUN_STAYS;
+    kernel LostRunStays = LOST_RUN_STAYS;
     /// A restart forgets the jobs that were at workers.
-    OfferedForgotten = OFFERED_FORGOTTEN;
+    kernel OfferedForgotten = OFFERED_FORGOTTEN;
     /// A settled job can settle again.
-    SettledStays = SETTLED_STAYS;
+    kernel SettledStays = SETTLED_STAYS;
     /// Cancellations are answered without being journaled.
-    CancelUnwritten = CANCEL_UNWRITTEN;
+    kernel CancelUnwritten = CANCEL_UNWRITTEN;
     /// Runs of other homes are taken without being journaled.
-    GuestUnwritten = GUEST_UNWRITTEN;
+    kernel GuestUnwritten = GUEST_UNWRITTEN;
     /// A run of another home gives way to any other epoch.
-    GuestEpochUnchecked = GUEST_EPOCH_UNCHECKED;
+    kernel GuestEpochUnchecked = GUEST_EPOCH_UNCHECKED;
     /// The ending of a run of another home is forgotten before it is settled.
-    GuestForgotten = GUEST_FORGOTTEN;
+    kernel GuestForgotten = GUEST_FORGOTTEN;
+    /// Changes are let in before those that they depend on.
+    replica DepsSkipped = DEPS_SKIPPED;
+    /// Of changes with the same author and number the one that came first counts.
+    replica FirstOfEquals = FIRST_OF_EQUALS;
+    /// A change goes on counting when another one takes its place.
+    replica LoserStays = LOSER_STAYS;
+    /// A change is judged by what is known when it arrives, and never again.
+    replica JudgedOnArrival = JUDGED_ON_ARRIVAL;
+    /// Batches of a reconciliation count as taken and are not stored.
+    replica BatchLost = BATCH_LOST;
+    /// A reconciliation finds what the peer lacks, and does not send it.
+    replica LacksForgotten = LACKS_FORGOTTEN;
+    /// Changes are acknowledged before they are durable.
+    edge ChangeAcknowledgedFirst = CHANGE_ACKNOWLEDGED_FIRST;
 }

@@ -110,6 +110,8 @@ pub struct World<F> {
     pub(crate) disk: Disk,
     pub(crate) node: Option<Node<F>>,
     pub(crate) lives: u64,
+    /// No faults happen at the moment.
+    pub(crate) calm: bool,
     /// An fsync that is under way does not end before.
     pub(crate) fsync_stall_ms: u64,
     pub(crate) network: Network,
@@ -152,6 +154,7 @@ impl<F: Faults> World<F> {
             disk: Disk::default(),
             node: None,
             lives: 0,
+            calm: false,
             fsync_stall_ms: 0,
             network: Network::default(),
             workers: workers(&setting),

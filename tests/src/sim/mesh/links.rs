@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shoal_kernel::faults::Faults;
-
 use super::{Event, Mesh};
+use crate::sim::mutations::Bugs;
 use crate::sim::network::{ConnectionId, Network, Way};
 use crate::sim::random::Random;
 
@@ -107,7 +106,7 @@ impl Links {
     }
 }
 
-impl<F: Faults> Mesh<F> {
+impl<F: Bugs> Mesh<F> {
     /// Two nodes connect, if they are not connected and can be. Neighbours try again when they cannot.
     pub(super) fn dial(&mut self, a: usize, b: usize) {
         if self.links.between(a, b).is_some() {
@@ -155,6 +154,9 @@ impl<F: Faults> Mesh<F> {
         }
         let pause_ms = self.random.within(2_000..20_000) * 8 / (self.worlds.len() as u64).max(8);
         self.after(pause_ms.max(100), Event::Fault);
+        if !self.faults_are_on() {
+            return;
+        }
         let pairs: Vec<(usize, usize)> = self.links.current.keys().copied().collect();
         let Some(pair) = self.random.pick(&pairs).copied() else { return };
         match self.random.within(0..10) {
