@@ -157,6 +157,8 @@ fn function(
             run_ms: number(state, &["limits", "run_ms"]),
             output_bytes: number(state, &["limits", "output_bytes"]),
             attempts: number(state, &["limits", "attempts"]),
+            queue_ms: number(state, &["limits", "queue_ms"]),
+            total_ms: number(state, &["limits", "total_ms"]),
         },
         grants: grants(state),
         labels,

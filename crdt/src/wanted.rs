@@ -164,6 +164,8 @@ pub fn run_limits(before: &RunLimits, after: &RunLimits) -> Vec<Operation> {
     operations.extend(replace_int(&["limits", "run_ms"], before.run_ms, after.run_ms));
     operations.extend(replace_int(&["limits", "output_bytes"], before.output_bytes, after.output_bytes));
     operations.extend(replace_int(&["limits", "attempts"], before.attempts, after.attempts));
+    operations.extend(replace_int(&["limits", "queue_ms"], before.queue_ms, after.queue_ms));
+    operations.extend(replace_int(&["limits", "total_ms"], before.total_ms, after.total_ms));
     operations
 }
 

@@ -28,6 +28,7 @@ mod sign;
 mod status;
 mod submit;
 mod table;
+mod terms;
 mod token;
 mod wait;
 mod worker;

@@ -347,6 +347,10 @@ mod tests {
             attempts: Vec::new(),
             attempts_total: 1,
             cancelled: false,
+            out_of_time: false,
+            priority: 0,
+            ready_ms: None,
+            retry_ms: None,
             settled_ms,
             outcome: None,
         }

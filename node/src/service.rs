@@ -10,6 +10,7 @@ mod everywhere;
 mod function;
 mod job;
 mod kv;
+mod life;
 mod node;
 mod prefetch;
 mod project;
@@ -337,6 +338,9 @@ impl Service {
             (Class::Project, "remove_member") => self.remove_member(caller, object, body).await,
             (Class::Function, "activate") => self.activate(caller, object, body).await,
             (Class::Job, "cancel") => self.cancel_job(caller, object, body.format).await,
+            (Class::Job, "hold") => self.hold_job(caller, object, true, body.format).await,
+            (Class::Job, "release") => self.hold_job(caller, object, false, body.format).await,
+            (Class::Job, "rerun") => self.rerun_job(caller, object, body.format).await,
             (Class::Job, "wait") => self.wait_job(caller, object, body).await,
             (Class::Worker, "cordon") => self.cordon(caller, object, true, body.format).await,
             (Class::Worker, "uncordon") => self.cordon(caller, object, false, body.format).await,

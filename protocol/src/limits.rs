@@ -109,3 +109,17 @@ pub const RUN_MS_MAX: u64 = 30 * 24 * 3_600_000;
 pub const ATTEMPTS_DEFAULT: u32 = 3;
 /// Runs of one job that nothing may exceed.
 pub const ATTEMPTS_MAX: u32 = 100;
+
+/// How long a job may wait or take in all, in milliseconds, that no limit may exceed: a year.
+pub const JOB_MS_MAX: u64 = 365 * 24 * 3_600_000;
+
+/// The highest priority of a job; the lowest is as far below 0. Why 100: each step is worth a minute of age.
+pub const PRIORITY_MAX: i8 = 100;
+
+/// The first pause before a job is tried again, in milliseconds, unless the job says otherwise.
+pub const PAUSE_MS_DEFAULT: u64 = 100;
+/// The longest of these pauses, in milliseconds, unless the job says otherwise. Why 10 s: a job that waits should notice soon
+/// that things are well again.
+pub const PAUSE_TOP_MS_DEFAULT: u64 = 10_000;
+/// The longest pause that a job may ask for, in milliseconds: a day.
+pub const PAUSE_MS_MAX: u64 = 24 * 3_600_000;

@@ -11,7 +11,7 @@ use crate::id::{BlobId, ObjectId};
 use crate::limits::{ARGS_LEN_MAX, ARGS_MAX};
 use crate::name::{self, Labels};
 use crate::object::function::{Grant, Needs, RunLimits};
-use crate::object::job::{Attempt, Outcome, Payload, State};
+use crate::object::job::{Attempt, Outcome, Payload, State, Terms};
 use crate::{Kind, Problem, Traceparent};
 
 /// The version of [`Accepted`] and [`Standing`] that this package writes.
@@ -64,20 +64,30 @@ pub struct Accepted {
     pub name: String,
     /// The labels that it was submitted with; [`Standing::labels`] are the current ones.
     pub labels: Labels,
+    /// When it may run, in which order, and after which failures it is tried again, as it was submitted.
+    #[serde(default, skip_serializing_if = "Terms::is_usual")]
+    pub terms: Terms,
+    /// The job that it repeats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerun_of: Option<ObjectId>,
 }
 
 impl Accepted {
-    /// Where a job stands that has only this record: queued, and never offered. Accepting writes one record, not two.
+    /// Where a job stands that has only this record: held or queued, and never offered. Accepting writes one record, not two.
     pub fn standing(&self) -> Standing {
         Standing {
             version: VERSION,
-            state: State::Queued,
+            state: if self.terms.hold { State::Held } else { State::Queued },
             name: self.name.clone(),
             labels: self.labels.clone(),
             epoch: 0,
             attempts: Vec::new(),
             attempts_total: 0,
             cancelled: false,
+            out_of_time: false,
+            priority: self.terms.priority,
+            ready_ms: None,
+            retry_ms: None,
             settled_ms: None,
             outcome: None,
         }
@@ -94,6 +104,7 @@ impl Accepted {
         name::check("function_name", &self.function_name)?;
         self.needs.check()?;
         self.limits.check()?;
+        self.terms.check()?;
         check_texts(&self.name, &self.labels, &self.input, &self.args, &self.env)
     }
 }
@@ -103,7 +114,7 @@ impl Accepted {
 pub struct Standing {
     /// [`VERSION`].
     pub version: u8,
-    /// `Queued`, `Offered` (which a running job stays, see above) or settled.
+    /// `Held`, `Queued`, `Offered` (which a running job stays, see above) or settled.
     pub state: State,
     /// A name for people.
     pub name: String,
@@ -117,6 +128,18 @@ pub struct Standing {
     pub attempts_total: u32,
     /// Somebody has cancelled it; it settles when its run has stopped.
     pub cancelled: bool,
+    /// It has taken longer in all than it may; it settles when its run has stopped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub out_of_time: bool,
+    /// Its place among the jobs that wait.
+    #[serde(default, skip_serializing_if = "crate::object::job::is_zero")]
+    pub priority: i8,
+    /// When it was last released, in milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_ms: Option<u64>,
+    /// It pauses until then before it is tried again, in milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_ms: Option<u64>,
     /// When it settled, in milliseconds since the Unix epoch.
     pub settled_ms: Option<u64>,
     /// What came out.

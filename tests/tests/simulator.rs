@@ -209,6 +209,22 @@ fn a_cancellation_that_is_not_journaled_is_found() {
 }
 
 #[test]
+fn a_hold_that_is_not_journaled_is_found() {
+    assert_eq!(found::<mutations::HoldUnwritten>().1.rule, "what is told of a job is written");
+}
+
+#[test]
+fn a_time_that_a_restart_forgets_is_found() {
+    assert_eq!(found::<mutations::TimeForgotten>().1.rule, "nothing runs before its time");
+}
+
+#[test]
+fn limits_that_a_restart_forgets_are_found() {
+    let rule = found::<mutations::LimitsForgotten>().1.rule;
+    assert!(rule == "nothing takes longer in all than it may" || rule == "nothing waits longer than it may", "{rule}");
+}
+
+#[test]
 fn a_run_of_another_home_that_is_not_journaled_is_found() {
     let rule = found_in_a_mesh::<mutations::GuestUnwritten>().1.rule;
     assert_eq!(rule, "a guest is written before its home hears of it");

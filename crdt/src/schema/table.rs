@@ -166,6 +166,8 @@ const FUNCTION: &[Field] = &[
     field(&[Word("limits"), Word("run_ms")], Form::Int(1, limits::RUN_MS_MAX as i64)),
     field(&[Word("limits"), Word("output_bytes")], Form::Int(0, limits::OUTPUT_LEN_MAX as i64)),
     field(&[Word("limits"), Word("attempts")], Form::Int(1, limits::ATTEMPTS_MAX as i64)),
+    field(&[Word("limits"), Word("queue_ms")], Form::Int(1, limits::JOB_MS_MAX as i64)),
+    field(&[Word("limits"), Word("total_ms")], Form::Int(1, limits::JOB_MS_MAX as i64)),
     field(&[Word("grants"), Each(Entry::Grant, Grant::ALL.len())], Form::Bool),
     DELETED,
     LABELS,

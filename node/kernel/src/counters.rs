@@ -30,6 +30,18 @@ pub struct Counters {
     pub fenced: u64,
     /// Jobs that somebody cancelled.
     pub cancelled: u64,
+    /// Jobs that somebody held, when they were submitted or later.
+    pub held: u64,
+    /// Jobs that somebody released.
+    pub released: u64,
+    /// Jobs whose time has come.
+    pub begun: u64,
+    /// Runs that failed by themselves and are tried again because the job says so.
+    pub retried: u64,
+    /// Jobs that waited for their first run longer than they may.
+    pub queue_limits: u64,
+    /// Jobs that took longer in all than they may.
+    pub total_limits: u64,
     /// Runs that outlived their limit although their worker should have stopped them.
     pub overdue: u64,
     /// Leases that ended without renewal.

@@ -21,6 +21,12 @@ pub trait Faults {
     const SETTLED_STAYS: bool = false;
     /// A cancellation of a run is answered without being journaled.
     const CANCEL_UNWRITTEN: bool = false;
+    /// A hold is answered without being journaled.
+    const HOLD_UNWRITTEN: bool = false;
+    /// A restarted kernel does not know which jobs wait for their time.
+    const TIME_FORGOTTEN: bool = false;
+    /// A restarted kernel does not know how long jobs may wait and take.
+    const LIMITS_FORGOTTEN: bool = false;
     /// A run of another home is taken without being journaled.
     const GUEST_UNWRITTEN: bool = false;
     /// A run of another home replaces the one that is here whatever their epochs.

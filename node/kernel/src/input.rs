@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use shoal_protocol::name::Labels;
 use shoal_protocol::object::function::{Function, Needs, RunLimits};
-use shoal_protocol::object::job::{JobPatch, Outcome, Payload, Progress};
+use shoal_protocol::object::job::{JobPatch, Outcome, Payload, Progress, Terms};
 use shoal_protocol::object::project::Project;
 use shoal_protocol::object::worker::{Offer, WorkerPatch};
 use shoal_protocol::wire::peer::{Hint, RunOffer};
@@ -243,7 +243,11 @@ pub enum Command {
     Describe(Vec<ObjectId>),
     /// Cancel a job. Answered by [`crate::Reply::Job`] or a problem; `NotFound` when it is not in memory.
     Cancel(ObjectId),
-    /// Change name or labels of an unsettled job.
+    /// Hold a job that waits. Answered as [`Command::Cancel`] is; `Conflict` when it is handed over already.
+    Hold(ObjectId),
+    /// Release a held job; nothing changes where it is not held. Answered as [`Command::Cancel`] is.
+    Release(ObjectId),
+    /// Change name, labels or priority of an unsettled job.
     Patch(ObjectId, JobPatch),
     /// Forget a settled job. The caller has read `owner` from its record.
     Forget {
@@ -293,4 +297,8 @@ pub struct NewJob {
     pub name: String,
     /// Labels.
     pub labels: Labels,
+    /// When it may run, in which order, and after which failures it is tried again.
+    pub terms: Terms,
+    /// The job that it repeats.
+    pub rerun_of: Option<ObjectId>,
 }

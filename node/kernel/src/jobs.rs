@@ -14,6 +14,7 @@ use shoal_protocol::wire::peer::RunOffer;
 use shoal_protocol::wire::worker::{Run, Start};
 use shoal_protocol::{NodeId, ObjectId, WorkerId};
 
+use crate::queue::Rank;
 use crate::record::{Accepted, Standing, VERSION};
 
 /// One unsettled job.
@@ -27,7 +28,18 @@ pub(crate) struct Job {
     pub(crate) attempts: Vec<Attempt>,
     pub(crate) attempts_total: u32,
     pub(crate) cancelled: bool,
+    /// It has taken longer in all than it may: it settles when its run has stopped.
+    pub(crate) out_of_time: bool,
+    pub(crate) priority: i8,
+    /// When it was last released, by the wall clock.
+    pub(crate) ready_ms: Option<u64>,
     pub(crate) phase: Phase,
+    /// It does not run before.
+    pub(crate) earliest_ms: u64,
+    /// When it has waited for its first run for as long as it may; only while it waits for that.
+    pub(crate) queue_until_ms: Option<u64>,
+    /// When it has taken as long in all as it may.
+    pub(crate) total_until_ms: Option<u64>,
     pub(crate) progress: Option<Progress>,
     /// Runs that were lost.
     pub(crate) losses: u32,
@@ -40,10 +52,14 @@ pub(crate) struct Job {
 /// What an unsettled job is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Phase {
+    /// It waits for somebody to release it.
+    Held,
+    /// It waits for its time, which comes then; after that in the queue.
+    Later { until_ms: u64 },
     /// It waits in the queue since then.
     Queued { since_ms: u64 },
-    /// It waits until then, and after that in the queue.
-    Backoff { until_ms: u64 },
+    /// It waits until then, and after that in the queue. `until_wall_ms` is the same time for the journal.
+    Backoff { until_ms: u64, until_wall_ms: u64 },
     /// A worker or a peer has it, or will have it as soon as its epoch is durable.
     Placed(Placed),
 }
@@ -95,7 +111,13 @@ impl Job {
             attempts: standing.attempts,
             attempts_total: standing.attempts_total,
             cancelled: standing.cancelled,
+            out_of_time: standing.out_of_time,
+            priority: standing.priority,
+            ready_ms: standing.ready_ms,
             phase: Phase::Queued { since_ms: now_ms },
+            earliest_ms: 0,
+            queue_until_ms: None,
+            total_until_ms: None,
             progress: None,
             losses: 0,
             fruitless: 0,
@@ -112,18 +134,34 @@ impl Job {
         Run { job: self.accepted.id, epoch: self.epoch }
     }
 
+    /// Where it stands among the jobs that wait.
+    pub(crate) fn rank(&self) -> Rank {
+        Rank::of(self.id(), self.priority)
+    }
+
     pub(crate) fn placed(&self) -> Option<&Placed> {
         match &self.phase {
             Phase::Placed(placed) => Some(placed),
-            Phase::Queued { .. } | Phase::Backoff { .. } => None,
+            Phase::Held | Phase::Later { .. } | Phase::Queued { .. } | Phase::Backoff { .. } => None,
         }
     }
 
     pub(crate) fn placed_mut(&mut self) -> Option<&mut Placed> {
         match &mut self.phase {
             Phase::Placed(placed) => Some(placed),
-            Phase::Queued { .. } | Phase::Backoff { .. } => None,
+            Phase::Held | Phase::Later { .. } | Phase::Queued { .. } | Phase::Backoff { .. } => None,
         }
+    }
+
+    /// Whether it is to end, and only its run keeps it.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.cancelled || self.out_of_time
+    }
+
+    /// Since when it may run, by the wall clock: this is what its queue limit counts from.
+    pub(crate) fn may_run_since_ms(&self) -> u64 {
+        let accepted = &self.accepted;
+        accepted.accepted_ms.max(accepted.terms.not_before_ms.unwrap_or(0)).max(self.ready_ms.unwrap_or(0))
     }
 
     /// Where it was last tried and failed: another worker is preferred.
@@ -167,7 +205,12 @@ impl Job {
 
     /// What stands in the journal: a running job is `Offered` there.
     pub(crate) fn standing(&self) -> Standing {
-        let state = if self.placed().is_some() { State::Offered } else { State::Queued };
+        let (state, retry_ms) = match &self.phase {
+            Phase::Held => (State::Held, None),
+            Phase::Placed(_) => (State::Offered, None),
+            Phase::Backoff { until_wall_ms, .. } => (State::Queued, Some(*until_wall_ms)),
+            Phase::Later { .. } | Phase::Queued { .. } => (State::Queued, None),
+        };
         Standing {
             version: VERSION,
             state,
@@ -177,6 +220,10 @@ impl Job {
             attempts: self.attempts.clone(),
             attempts_total: self.attempts_total,
             cancelled: self.cancelled,
+            out_of_time: self.out_of_time,
+            priority: self.priority,
+            ready_ms: self.ready_ms,
+            retry_ms,
             settled_ms: None,
             outcome: None,
         }
@@ -193,6 +240,10 @@ impl Job {
             attempts: self.attempts,
             attempts_total: self.attempts_total,
             cancelled: self.cancelled,
+            out_of_time: self.out_of_time,
+            priority: self.priority,
+            ready_ms: self.ready_ms,
+            retry_ms: None,
             settled_ms: Some(wall_ms),
             outcome,
         };

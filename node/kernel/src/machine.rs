@@ -1,11 +1,11 @@
 //! What each input does. The parts: [`submit`] takes jobs in, [`schedule`] hands them to workers and peers, [`runs`]
-//! follows a run to its end, [`attachment`] follows workers, [`peers`] what peers do beyond that, [`seek`] looks for more
+//! follows a run to its end, [`waiting`] what waits before and between runs, [`attachment`] follows workers, [`peers`] what peers do beyond that, [`seek`] looks for more
 //! of them, [`guests`] runs what other homes offer, [`homes`] talks with these homes, [`commands`] answers everything else.
 //!
 //! Invariant: a run is offered only after its epoch is written, in the same list of effects (`runs::offer`).
 //! Invariant: a job settles once: settling takes it out of memory, and what is not in memory cannot settle.
 //! Invariant: a result counts only for the current epoch at the current worker (`Jobs::current`).
-//! Invariant: every job in memory is in exactly one place: the queue, a pause with a timer, or one worker's runs.
+//! Invariant: every job in memory is in exactly one place: the queue, beside it (held, or with a timer), or one worker's runs.
 //! Invariant: a run of another home is taken, and its ending reported, only after that is written (`guests`).
 
 mod attachment;
@@ -17,6 +17,7 @@ mod runs;
 mod schedule;
 mod seek;
 mod submit;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -51,8 +52,6 @@ pub struct Machine<F> {
     counters: Counters,
     /// Why nothing is accepted at the moment.
     refusing: Option<Problem>,
-    /// Jobs that pause before they are queued again.
-    pausing: usize,
     /// Offers so far.
     turn: u64,
     /// The worker that the last step kept free for a job that has waited for long.
@@ -79,7 +78,6 @@ impl<F: Faults> Machine<F> {
             timers: Timers::default(),
             counters: Counters::default(),
             refusing: None,
-            pausing: 0,
             turn: 0,
             reserved: None,
             seeks: BTreeMap::new(),
@@ -101,17 +99,23 @@ impl<F: Faults> Machine<F> {
             if offered && F::OFFERED_FORGOTTEN {
                 continue;
             }
-            let job = Job::new(accepted, standing, now.mono_ms);
-            let id = job.id();
-            let cancelled = job.cancelled;
+            let (state, retry_ms) = (standing.state, standing.retry_ms);
+            let mut job = Job::new(accepted, standing, now.mono_ms);
+            if F::TIME_FORGOTTEN {
+                job.accepted.terms.not_before_ms = None;
+            }
+            if F::LIMITS_FORGOTTEN {
+                (job.accepted.limits.queue_ms, job.accepted.limits.total_ms) = (None, None);
+            }
+            let (id, stopping) = (job.id(), job.is_stopping());
             self.counters.restored += 1;
-            self.jobs.insert(job);
+            self.take_in(now, job);
             match at.filter(|_| offered) {
                 Some((worker, name, node)) => self.restore_run(now, id, worker, &name, node),
-                None => self.enqueue(now, id),
+                None => self.wait_as(now, id, state, retry_ms),
             }
-            if cancelled && !offered {
-                self.settle(now, id, State::Cancelled, None, effects);
+            if stopping && !offered {
+                self.settle_stopped(now, id, None, effects);
             }
         }
         self.finish(now, effects);
@@ -165,7 +169,7 @@ impl<F: Faults> Machine<F> {
 
     /// How many jobs wait and run, and what could run them.
     pub fn load(&self) -> Load {
-        let waiting = self.queue.len() + self.pausing;
+        let waiting = self.queue.waiting();
         let attached = self.workers.own().filter(|worker| worker.attached());
         Load {
             waiting: waiting as u64,
@@ -186,7 +190,9 @@ impl<F: Faults> Machine<F> {
         while let Some(timer) = self.timers.pop(now.mono_ms) {
             match timer {
                 Timer::Lease(worker) => self.lease_due(now, worker, effects),
-                Timer::Backoff(job) => self.backoff_over(now, job),
+                Timer::Backoff(job) => self.wait_is_over(now, job, effects),
+                Timer::QueueLimit(job) => self.queue_limit(now, job, effects),
+                Timer::TotalLimit(job) => self.total_limit(now, job, effects),
                 Timer::Beat(home) => self.beat(now, home, effects),
                 Timer::Guest(job) => self.guest_is_old(now, job, effects),
                 Timer::Place => self.placeable = true,
@@ -203,20 +209,12 @@ impl<F: Faults> Machine<F> {
         self.wake_ms = next;
     }
 
-    /// Puts a job of the table into the queue.
-    fn enqueue(&mut self, now: Now, id: ObjectId) {
-        let Some(job) = self.jobs.get_mut(id) else { return };
-        job.phase = Phase::Queued { since_ms: now.mono_ms };
-        self.queue.insert(&job.accepted.needs, id);
-        self.placeable = true;
-    }
-
     /// Puts a job of the table where it was before a restart.
     fn restore_run(&mut self, now: Now, id: ObjectId, worker: WorkerId, name: &str, node: Option<NodeId>) {
         self.turn += 1;
         let Some(job) = self.jobs.get_mut(id) else { return };
         let mut placed = Placed::new(worker, self.turn, now.mono_ms);
-        placed.cancel_ms = job.cancelled.then_some(now.mono_ms);
+        placed.cancel_ms = job.is_stopping().then_some(now.mono_ms);
         placed.recovering = true;
         job.phase = Phase::Placed(placed);
         if self.workers.get(worker).is_none() {

@@ -1,9 +1,10 @@
 //! Jobs that wait for a place, grouped by what they need.
 //!
 //! Jobs with equal needs form a *shape*. Whether a worker can take one of a shape it can take any, so a scheduling step
-//! looks at the oldest job of each shape only: it costs shapes × workers, however many jobs wait, and a shape that fits
-//! nowhere holds up no other. Within a shape, and between shapes, the older job comes first. Age is the order of ids,
-//! which a node mints rising: a job that comes back after a lost run has its old place.
+//! looks at the first job of each shape only: it costs shapes × workers, however many jobs wait, and a shape that fits
+//! nowhere holds up no other. Within a shape, and between shapes, the job of the lower [`Rank`] comes first: the older
+//! one, where priorities are equal. Age is in the ids, which a node mints rising: a job that comes back after a lost run
+//! has its old place.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,8 +14,31 @@ use shoal_protocol::object::function::Needs;
 /// Shapes that may wait at once. Why 1,024: each scheduling step looks at every one of them.
 pub(crate) const SHAPES_MAX: usize = 1024;
 
+/// How much age a step of priority is worth, in milliseconds. Why a minute: the highest priority is 100 minutes before the
+/// usual one, which reorders a day's work and lets nothing wait for ever.
+const STEP_MS: i64 = 60_000;
+
 /// Names a shape as long as a job of it waits.
 pub(crate) type ShapeId = u64;
+
+/// A job's place among those that wait. Priority is age that was given: with time every job is the first, whatever comes
+/// after it, and no rank has to be changed for that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank {
+    given_ms: i64,
+    job: ObjectId,
+}
+
+impl Rank {
+    pub(crate) fn of(job: ObjectId, priority: i8) -> Self {
+        let minted_ms = i64::try_from(job.millis()).unwrap_or(i64::MAX);
+        Self { given_ms: minted_ms.saturating_sub(i64::from(priority) * STEP_MS), job }
+    }
+
+    pub(crate) fn job(self) -> ObjectId {
+        self.job
+    }
+}
 
 /// The jobs that wait.
 #[derive(Debug, Default)]
@@ -23,18 +47,26 @@ pub(crate) struct Queue {
     shapes: BTreeMap<ShapeId, Shape>,
     next: ShapeId,
     len: usize,
+    aside: usize,
 }
 
 #[derive(Debug)]
 struct Shape {
     needs: Needs,
-    jobs: BTreeSet<ObjectId>,
+    jobs: BTreeSet<Rank>,
+    /// Jobs that will come: they keep the shape, so that it has its place when they do.
+    aside: usize,
 }
 
 impl Queue {
-    /// Jobs that wait.
+    /// Jobs that wait in the queue.
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// All jobs that wait: in the queue, and beside it for something else.
+    pub(crate) fn waiting(&self) -> usize {
+        self.len + self.aside
     }
 
     /// Whether a job with these needs can be put in without exceeding [`SHAPES_MAX`].
@@ -43,7 +75,28 @@ impl Queue {
     }
 
     /// Puts a job in.
-    pub(crate) fn insert(&mut self, needs: &Needs, job: ObjectId) {
+    pub(crate) fn insert(&mut self, needs: &Needs, job: Rank) {
+        if self.shape(needs).jobs.insert(job) {
+            self.len += 1;
+        }
+    }
+
+    /// Keeps a place for a job that waits for something else first.
+    pub(crate) fn reserve(&mut self, needs: &Needs) {
+        self.shape(needs).aside += 1;
+        self.aside += 1;
+    }
+
+    /// Such a job waits for nothing else any more.
+    pub(crate) fn give_back(&mut self, needs: &Needs) {
+        let Some(&id) = self.by_needs.get(needs) else { return };
+        let Some(shape) = self.shapes.get_mut(&id) else { return };
+        shape.aside = shape.aside.saturating_sub(1);
+        self.aside = self.aside.saturating_sub(1);
+        self.drop_empty(id);
+    }
+
+    fn shape(&mut self, needs: &Needs) -> &mut Shape {
         let id = match self.by_needs.get(needs) {
             Some(&id) => id,
             None => {
@@ -52,32 +105,34 @@ impl Queue {
                 self.next
             }
         };
-        let shape = self.shapes.entry(id).or_insert_with(|| Shape { needs: needs.clone(), jobs: BTreeSet::new() });
-        if shape.jobs.insert(job) {
-            self.len += 1;
+        self.shapes.entry(id).or_insert_with(|| Shape { needs: needs.clone(), jobs: BTreeSet::new(), aside: 0 })
+    }
+
+    fn drop_empty(&mut self, id: ShapeId) {
+        if self.shapes.get(&id).is_some_and(|shape| shape.jobs.is_empty() && shape.aside == 0)
+            && let Some(shape) = self.shapes.remove(&id)
+        {
+            self.by_needs.remove(&shape.needs);
         }
     }
 
     /// Takes a job out.
-    pub(crate) fn remove(&mut self, needs: &Needs, job: ObjectId) {
+    pub(crate) fn remove(&mut self, needs: &Needs, job: Rank) {
         let Some(&id) = self.by_needs.get(needs) else { return };
         let Some(shape) = self.shapes.get_mut(&id) else { return };
         if shape.jobs.remove(&job) {
             self.len -= 1;
         }
-        if shape.jobs.is_empty() {
-            self.shapes.remove(&id);
-            self.by_needs.remove(needs);
-        }
+        self.drop_empty(id);
     }
 
-    /// The oldest job of each shape.
-    pub(crate) fn heads(&self) -> impl Iterator<Item = (ObjectId, ShapeId)> + '_ {
+    /// The first job of each shape.
+    pub(crate) fn heads(&self) -> impl Iterator<Item = (Rank, ShapeId)> + '_ {
         self.shapes.iter().filter_map(|(id, shape)| shape.jobs.first().map(|job| (*job, *id)))
     }
 
-    /// The oldest job of a shape.
-    pub(crate) fn head(&self, shape: ShapeId) -> Option<ObjectId> {
+    /// The first job of a shape.
+    pub(crate) fn head(&self, shape: ShapeId) -> Option<Rank> {
         self.shapes.get(&shape).and_then(|shape| shape.jobs.first().copied())
     }
 
@@ -86,8 +141,8 @@ impl Queue {
         self.shapes.get(&shape).map(|shape| &shape.needs)
     }
 
-    /// Whether older jobs with the same needs wait.
-    pub(crate) fn is_behind(&self, needs: &Needs, job: ObjectId) -> bool {
+    /// Whether other jobs with the same needs come before it.
+    pub(crate) fn is_behind(&self, needs: &Needs, job: Rank) -> bool {
         let shape = self.by_needs.get(needs).and_then(|id| self.shapes.get(id));
         shape.and_then(|shape| shape.jobs.first()).is_some_and(|first| *first < job)
     }
@@ -97,8 +152,8 @@ impl Queue {
 mod tests {
     use super::*;
 
-    fn job(n: u64) -> ObjectId {
-        ObjectId::from_parts(n, 0, [0; 8])
+    fn job(n: u64) -> Rank {
+        Rank::of(ObjectId::from_parts(n, 0, [0; 8]), 0)
     }
 
     fn needs(memory_mb: u32) -> Needs {
@@ -124,6 +179,28 @@ mod tests {
             queue.remove(&needs(1), job(n));
         }
         assert_eq!((queue.len(), queue.heads().count(), queue.needs(shape)), (1, 1, None));
+    }
+
+    #[test]
+    fn priority_is_age_that_was_given() {
+        let rank = |minted_ms: i64, priority| Rank::of(ObjectId::from_parts(minted_ms as u64, 0, [0; 8]), priority);
+        let start = 1_000 * STEP_MS;
+        assert!(rank(start + 1, 1) < rank(start, 0) && rank(start, 0) < rank(start, -1));
+        assert!(rank(start + 3 * STEP_MS, 2) > rank(start, 0), "two steps are two minutes, not three");
+        assert!(rank(start + STEP_MS, 1) > rank(start, 0), "of equals the older");
+        assert!(rank(0, 127) < rank(0, -128), "no bound is overrun");
+    }
+
+    #[test]
+    fn a_job_that_will_come_keeps_its_shape() {
+        let mut queue = Queue::default();
+        queue.reserve(&needs(1));
+        queue.insert(&needs(1), job(1));
+        queue.remove(&needs(1), job(1));
+        assert_eq!((queue.len(), queue.waiting(), queue.heads().count(), queue.shapes.len()), (0, 1, 0, 1));
+        queue.give_back(&needs(1));
+        queue.give_back(&needs(1));
+        assert_eq!((queue.waiting(), queue.shapes.len(), queue.by_needs.len()), (0, 0, 0));
     }
 
     #[test]

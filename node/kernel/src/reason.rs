@@ -69,6 +69,16 @@ fn candidate(worker: &Worker, obstacle: Option<&Obstacle<'_>>) -> Candidate {
     Candidate { worker: worker.id, name: worker.name.clone(), node: worker.node(), code, message }
 }
 
+/// Why a job waits that somebody has held.
+pub(crate) fn held() -> Reason {
+    plain(ReasonCode::Held, "it is held until somebody releases it".into())
+}
+
+/// Why a job waits whose time has not come.
+pub(crate) fn later(until_ms: u64, now_ms: u64) -> Reason {
+    plain(ReasonCode::NotBefore, format!("its time comes in {} s", until_ms.saturating_sub(now_ms).div_ceil(1_000)))
+}
+
 /// Why a job pauses.
 pub(crate) fn backoff(until_ms: u64, now_ms: u64, tries: u32) -> Reason {
     let left = until_ms.saturating_sub(now_ms);

@@ -37,6 +37,15 @@ pub fn may_change_job(principal: &Principal, owner: ObjectId) -> bool {
     principal.operator || principal.user == Some(owner)
 }
 
+/// Checks that they may give a job this priority: below the usual one anybody, above it the operators of its home. Why: it
+/// is everybody's queue.
+pub fn check_priority(principal: &Principal, priority: i8) -> Result<(), Problem> {
+    if priority > 0 && !principal.operator {
+        return Err(refusal(principal, "give a job a priority above 0: that is for operators of the node"));
+    }
+    Ok(())
+}
+
 /// Whether they may see the workers, and who does what at all: any user.
 pub fn may_see_workers(principal: &Principal) -> bool {
     principal.operator || principal.user.is_some()

@@ -9,8 +9,12 @@ use shoal_protocol::{NodeId, ObjectId, WorkerId};
 pub(crate) enum Timer {
     /// A worker's lease may have ended. There is one for each known worker; it moves on when the lease was renewed.
     Lease(WorkerId),
-    /// A job's pause is over.
+    /// A job's pause is over, or its time has come.
     Backoff(ObjectId),
+    /// A job has waited for its first run for as long as it may.
+    QueueLimit(ObjectId),
+    /// A job has taken as long in all as it may.
+    TotalLimit(ObjectId),
     /// The next heartbeat to a home whose runs this node may hold, or the next attempt to reach one that is away.
     Beat(NodeId),
     /// An ending that no home has asked for is old.

@@ -51,6 +51,12 @@ pub(crate) struct LimitFlags {
     /// How long the result may be, in bytes; 64 MiB unless said otherwise
     #[arg(long, value_name = "BYTES")]
     output_bytes: Option<u64>,
+    /// How long a job may wait for its first run, from when it may run; as long as it takes unless said otherwise
+    #[arg(long, value_name = "LENGTH")]
+    queue_limit: Option<Length>,
+    /// How long a job may take in all, from its acceptance to its end; as long as it takes unless said otherwise
+    #[arg(long, value_name = "LENGTH")]
+    total_limit: Option<Length>,
 }
 
 impl LimitFlags {
@@ -60,6 +66,8 @@ impl LimitFlags {
             run_ms: self.timeout.map(Length::millis),
             output_bytes: self.output_bytes,
             attempts: self.attempts,
+            queue_ms: self.queue_limit.map(Length::millis),
+            total_ms: self.total_limit.map(Length::millis),
         };
         said.or(before)
     }
@@ -166,8 +174,9 @@ mod tests {
         // Less memory than before is a wish, too: it is not the larger of both.
         assert_eq!(NeedFlags { memory_mb: Some(32), ..NeedFlags::default() }.over(&before).memory_mb, Some(32));
         let limits = LimitFlags { timeout: Some("10m".parse().expect("a length")), ..LimitFlags::default() };
-        let before = RunLimits { attempts: Some(2), run_ms: Some(1), output_bytes: None };
-        assert_eq!(limits.over(&before), RunLimits { attempts: Some(2), run_ms: Some(600_000), output_bytes: None });
+        let before = RunLimits { attempts: Some(2), run_ms: Some(1), ..RunLimits::default() };
+        let after = RunLimits { run_ms: Some(600_000), ..before };
+        assert_eq!(limits.over(&before), after);
     }
 
     #[test]

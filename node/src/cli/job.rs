@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use shoal_client::Client;
 use shoal_protocol::ObjectId;
-use shoal_protocol::object::job::{Ending, Job as JobObject, State};
+use shoal_protocol::object::job::{Accepted, Ending, Job as JobObject, State};
 
 use super::connect::Context;
 use super::failure::{Failure, INTERRUPTED};
@@ -69,6 +69,24 @@ pub(crate) enum Job {
         #[arg(required = true)]
         ids: Vec<ObjectId>,
     },
+    /// Hold jobs that wait, until they are released
+    Hold {
+        /// The jobs
+        #[arg(required = true)]
+        ids: Vec<ObjectId>,
+    },
+    /// Release jobs that are held
+    Release {
+        /// The jobs
+        #[arg(required = true)]
+        ids: Vec<ObjectId>,
+    },
+    /// Hand the same jobs over once more; prints an id for each
+    Rerun {
+        /// The jobs
+        #[arg(required = true)]
+        ids: Vec<ObjectId>,
+    },
     /// Forget jobs that have ended
     Rm {
         /// The jobs
@@ -108,12 +126,13 @@ pub(crate) async fn run(context: &Context, client: &Client, command: Job) -> Res
             wait::collect(client, id, output.as_deref()).await.map_err(|failure| failure.or_next(unfinished(id)))
         }
         Job::Wait { ids, timeout } => wait_for(context, client, &ids, timeout).await,
-        Job::Cancel { ids } => {
+        Job::Cancel { ids } => each(context, ids, |id| client.cancel(id)).await,
+        Job::Hold { ids } => each(context, ids, |id| client.hold(id)).await,
+        Job::Release { ids } => each(context, ids, |id| client.release(id)).await,
+        Job::Rerun { ids } => {
             for id in ids {
-                let job = client.cancel(id).await?;
-                if context.json {
-                    output::json(&job)?;
-                }
+                let id = client.rerun(id).await?;
+                if context.json { output::json(&Accepted { id })? } else { output::line(&id.to_string())? }
             }
             Ok(())
         }
@@ -133,6 +152,21 @@ pub(crate) async fn run(context: &Context, client: &Client, command: Job) -> Res
             Ok(())
         }
     }
+}
+
+/// Asks the same of each job; says how each stands then if somebody reads it.
+async fn each<Asked: Future<Output = Result<JobObject, shoal_client::Error>>>(
+    context: &Context,
+    ids: Vec<ObjectId>,
+    ask: impl Fn(ObjectId) -> Asked,
+) -> Result<(), Failure> {
+    for id in ids {
+        let job = ask(id).await?;
+        if context.json {
+            output::json(&job)?;
+        }
+    }
+    Ok(())
 }
 
 fn unfinished(id: ObjectId) -> String {
@@ -216,6 +250,10 @@ fn show(job: &JobObject) -> String {
         ("arguments", job.args.join(" ")),
         ("labels", labels(&job.labels)),
         ("needs", needs(job)),
+        ("priority", if job.priority == 0 { String::new() } else { job.priority.to_string() }),
+        ("repeats", job.rerun_of.map(|id| id.to_string()).unwrap_or_default()),
+        ("in the queue", job.limits.queue_ms.map(|ms| format!("{} at most", length(ms))).unwrap_or_default()),
+        ("in all", job.limits.total_ms.map(|ms| format!("{} at most", length(ms))).unwrap_or_default()),
         ("accepted", format!("{} ago at node {}", age(job.accepted_ms), job.home.short())),
         ("ended", job.settled_ms.map(|at| format!("{} ago", age(at))).unwrap_or_default()),
         ("used", used.unwrap_or_default()),

@@ -12,6 +12,7 @@ use shoal_protocol::{BlobId, ObjectId, codec};
 use super::connect::Context;
 use super::failure::Failure;
 use super::input::{self, Bytes, LimitFlags, NeedFlags};
+use super::terms::TermFlags;
 use super::{output, wait};
 use crate::config::parse_label;
 
@@ -53,6 +54,8 @@ pub(crate) struct Submit {
     needs: NeedFlags,
     #[command(flatten)]
     limits: LimitFlags,
+    #[command(flatten)]
+    terms: TermFlags,
     /// Submit so many of the same job; prints an id for each
     #[arg(long, value_name = "N", conflicts_with = "wait", value_parser = clap::value_parser!(u32).range(1..=i64::from(COUNT_MAX)))]
     count: Option<u32>,
@@ -104,6 +107,10 @@ async fn prepare(client: &Client, command: Submit) -> Result<Job, Failure> {
         limits: command.limits.over(&Default::default()),
         name: command.name.unwrap_or_default(),
         labels: command.labels.into_iter().collect(),
+        hold: command.terms.hold,
+        not_before_ms: command.terms.not_before_ms(),
+        priority: command.terms.priority,
+        retry: command.terms.retry(),
     })
 }
 

@@ -33,6 +33,8 @@ struct Fields {
     name: String,
     #[serde(default)]
     labels: Labels,
+    #[serde(default)]
+    priority: i8,
 }
 
 impl Service {
@@ -95,6 +97,7 @@ impl Service {
         submit: Submit,
         holds: &mut Vec<shoal_blobs::Held>,
     ) -> Result<NewJob, Problem> {
+        let terms = submit.terms();
         let (name, version) = split_version(&submit.function)?;
         let function = self.document(caller, Class::Function, name)?.id();
         let input = match submit.input {
@@ -121,11 +124,13 @@ impl Service {
             limits: submit.limits,
             name: submit.name,
             labels: submit.labels,
+            terms,
+            rerun_of: None,
         })
     }
 
     /// A job as the caller may see it. Live jobs are the kernel's, settled ones the store's.
-    async fn job(&self, caller: &Caller, id: ObjectId, inline: bool) -> Result<Job, Problem> {
+    pub(super) async fn job(&self, caller: &Caller, id: ObjectId, inline: bool) -> Result<Job, Problem> {
         caller.user()?;
         caller.check(Operation::Read, Class::Job)?;
         if let Reply::Job(Some(job)) = self.0.runtime.request(caller.principal, Command::Show(id)).await? {
@@ -196,12 +201,12 @@ impl Service {
         if job.state.is_settled() {
             return Err(Problem::new(Kind::Conflict, "the job has settled: it stays as it is"));
         }
-        let fields: Fields = body.patch(&Fields { name: job.name, labels: job.labels })?;
+        let fields: Fields = body.patch(&Fields { name: job.name, labels: job.labels, priority: job.priority })?;
         if !fields.name.is_empty() {
             name::check("name", &fields.name)?;
         }
         name::check_labels("labels", &fields.labels)?;
-        let patch = JobPatch { name: Some(fields.name), labels: Some(fields.labels) };
+        let patch = JobPatch { name: Some(fields.name), labels: Some(fields.labels), priority: Some(fields.priority) };
         match self.0.runtime.request(caller.principal, Command::Patch(id, patch)).await? {
             Reply::Job(Some(job)) => Answer::object(200, body.format, &*job),
             _ => Answer::object(200, body.format, &self.job(caller, id, false).await?),
@@ -452,7 +457,7 @@ fn inline(bytes: Bytes) -> Result<Payload, Problem> {
 }
 
 /// A W3C trace id: 16 random bytes.
-fn trace_id() -> String {
+pub(super) fn trace_id() -> String {
     let mut bytes = [0; 16];
     if getrandom::fill(&mut bytes).is_err() {
         bytes = crate::runtime::now().wall_ms.to_be_bytes().repeat(2).try_into().unwrap_or([1; 16]);
@@ -460,7 +465,7 @@ fn trace_id() -> String {
     hex::encode(bytes)
 }
 
-fn unexpected(reply: &Reply) -> Problem {
+pub(super) fn unexpected(reply: &Reply) -> Problem {
     tracing::warn!(?reply, "the kernel gave an answer to another question");
     Problem::new(Kind::Internal, "the kernel gave an answer to another question")
 }

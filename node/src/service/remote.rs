@@ -21,7 +21,7 @@ const PAGE_LEN: usize = 64;
 const HOLDERS_ASKED_MAX: usize = 4;
 
 /// The methods of jobs.
-const JOB_METHODS: [&str; 2] = ["cancel", "wait"];
+const JOB_METHODS: [&str; 5] = ["cancel", "hold", "release", "rerun", "wait"];
 
 impl Service {
     /// The job that a call is about, if it has another home.

@@ -73,7 +73,7 @@ impl Client {
         }
     }
 
-    /// Changes a job's name or labels.
+    /// Changes a job's name, labels or priority.
     pub async fn set_job(&self, id: ObjectId, patch: &JobPatch) -> Result<Job, Error> {
         self.set(Class::Job, id, None, patch).await
     }
@@ -81,6 +81,31 @@ impl Client {
     /// Cancels a job, running or not. Returns it as it then stands: one that runs ends a little later.
     pub async fn cancel(&self, id: ObjectId) -> Result<Job, Error> {
         self.ask(method_call(Class::Job, id, "cancel", &[])).await
+    }
+
+    /// Holds a job that waits: it does not run until it is released.
+    ///
+    /// # Errors
+    /// A problem `conflict` if it was handed over already, or has ended.
+    pub async fn hold(&self, id: ObjectId) -> Result<Job, Error> {
+        self.ask(method_call(Class::Job, id, "hold", &[])).await
+    }
+
+    /// Releases a held job; nothing changes where it is not held.
+    ///
+    /// # Errors
+    /// A problem `conflict` if it has ended.
+    pub async fn release(&self, id: ObjectId) -> Result<Job, Error> {
+        self.ask(method_call(Class::Job, id, "release", &[])).await
+    }
+
+    /// Hands the same job over once more, ended or not: its function, version and input, for the one who asks. Its id.
+    ///
+    /// # Errors
+    /// As of [`Client::submit`]; a problem `not found` if the function has that version no more.
+    pub async fn rerun(&self, id: ObjectId) -> Result<ObjectId, Error> {
+        let accepted: Accepted = self.ask(method_call(Class::Job, id, "rerun", &[])).await?;
+        Ok(accepted.id)
     }
 
     /// Forgets a settled job, and with it its hold on result and log.

@@ -64,7 +64,7 @@ impl Needs {
     }
 }
 
-/// How far a run may go. What is not said is the function's, then the default of [`limits`].
+/// How far a job and its runs may go. What is not said is the function's, then the default of [`limits`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunLimits {
@@ -77,6 +77,13 @@ pub struct RunLimits {
     /// Runs, the first included; 3 unless said otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
+    /// How long it may wait to be handed to a worker for the first time, in milliseconds, from when it may run: while it is
+    /// held, waits for other jobs, or for its time, does not count. Without end unless said otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_ms: Option<u64>,
+    /// How long it may take in all, in milliseconds, from its acceptance to its end. Without end unless said otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_ms: Option<u64>,
 }
 
 impl RunLimits {
@@ -87,6 +94,8 @@ impl RunLimits {
             run_ms: self.run_ms.or(base.run_ms),
             output_bytes: self.output_bytes.or(base.output_bytes),
             attempts: self.attempts.or(base.attempts),
+            queue_ms: self.queue_ms.or(base.queue_ms),
+            total_ms: self.total_ms.or(base.total_ms),
         }
     }
 
@@ -109,11 +118,14 @@ impl RunLimits {
     pub fn check(&self) -> Result<(), Problem> {
         within("limits.run_ms", 1, limits::RUN_MS_MAX, self.run_ms())?;
         within("limits.output_bytes", 0, limits::OUTPUT_LEN_MAX, self.output_bytes())?;
-        within("limits.attempts", 1, u64::from(limits::ATTEMPTS_MAX), u64::from(self.attempts()))
+        within("limits.attempts", 1, u64::from(limits::ATTEMPTS_MAX), u64::from(self.attempts()))?;
+        within("limits.queue_ms", 1, limits::JOB_MS_MAX, self.queue_ms.unwrap_or(1))?;
+        within("limits.total_ms", 1, limits::JOB_MS_MAX, self.total_ms.unwrap_or(1))
     }
 }
 
-fn within(field: &str, min: u64, max: u64, value: u64) -> Result<(), Problem> {
+/// Checks the bounds of a number that stands in a field.
+pub(crate) fn within(field: &str, min: u64, max: u64, value: u64) -> Result<(), Problem> {
     if (min..=max).contains(&value) { Ok(()) } else { Err(out_of_bounds(field, min, max, value)) }
 }
 

@@ -1,5 +1,10 @@
 //! Jobs: what is submitted, what happens to it, what comes out.
 
+mod terms;
+
+pub(crate) use terms::is_zero;
+pub use terms::{Retry, RetryOn, Terms, check_priority};
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -106,6 +111,31 @@ pub struct Submit {
     /// Labels.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
+    /// Whether it waits for somebody to release it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hold: bool,
+    /// It does not run before this time, in milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before_ms: Option<u64>,
+    /// Its place among the jobs that wait, from -100 to 100: each step counts as much as a minute of waiting, so that none
+    /// waits for ever. Above 0 is for operators of the node.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub priority: i8,
+    /// After which failures it is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+}
+
+impl Submit {
+    /// When it may run, in which order, and after which failures it is tried again.
+    pub fn terms(&self) -> Terms {
+        Terms {
+            hold: self.hold,
+            not_before_ms: self.not_before_ms,
+            priority: self.priority,
+            retry: self.retry.clone().map(Box::new),
+        }
+    }
 }
 
 /// The body of `POST /job`: one job, or a batch.
@@ -238,6 +268,10 @@ impl State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ReasonCode {
+    /// It waits for somebody to release it.
+    Held,
+    /// Its time has not come.
+    NotBefore,
     /// No worker is attached.
     NoWorker,
     /// Workers are attached, none of them fits.
@@ -310,6 +344,10 @@ pub enum FailureCode {
     WorkerFault,
     /// The function is unknown or was deleted.
     FunctionGone,
+    /// It has waited for its first run longer than it may.
+    QueueLimit,
+    /// It has taken longer in all than it may.
+    TotalLimit,
 }
 
 impl FailureCode {
@@ -463,6 +501,18 @@ pub struct Job {
     pub needs: Needs,
     /// How far it may go.
     pub limits: RunLimits,
+    /// Before this time it does not run, in milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before_ms: Option<u64>,
+    /// Its place among the jobs that wait: 0 is the usual one, each step counts as much as a minute of waiting.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub priority: i8,
+    /// After which failures it is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+    /// The job that it repeats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerun_of: Option<ObjectId>,
     /// How far it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
@@ -508,6 +558,9 @@ pub struct JobPatch {
     /// Labels; null removes one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<Labels>,
+    /// Its place among the jobs that wait, from -100 to 100. Above 0 is for operators of the node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i8>,
 }
 
 /// The body of `wait`.

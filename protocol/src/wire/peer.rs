@@ -309,6 +309,8 @@ mod tests {
             accepted_ms: 7,
             name: String::new(),
             labels: Labels::default(),
+            terms: crate::object::job::Terms { priority: -1, ..Default::default() },
+            rerun_of: None,
         }
     }
 

@@ -2,17 +2,19 @@
 //! durable or not), and when something leaves the node (against what is durable by then).
 
 mod guests;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_kernel::lease::granted_ms;
-use shoal_kernel::{Accepted, Effect, GuestEnd, GuestRun, Input, Load, Record, Reply, Standing};
+use shoal_kernel::{Accepted, Effect, GuestEnd, GuestRun, Input, Load, Now, Record, Reply, Standing};
 use shoal_protocol::object::function::Needs;
 use shoal_protocol::object::job::{Ending, Payload, Receipt, State};
 use shoal_protocol::object::worker::Offer;
 use shoal_protocol::wire::worker::{Run, Start};
 use shoal_protocol::{ObjectId, WorkerId, codec};
 
+use self::waiting::Waits;
 use super::disk::Disk;
 use super::world::LEASE_MS;
 
@@ -41,6 +43,10 @@ pub struct Checks {
     home: [u8; 8],
     /// What the kernel has written, durable or not.
     emitted: BTreeMap<ObjectId, (Accepted, Standing)>,
+    /// Until when these jobs may wait.
+    waits: Waits,
+    /// When the kernel decides what is being looked at.
+    now: Option<Now>,
     /// The runs of other homes that the kernel has written, durable or not, and how they ended.
     guests: BTreeMap<ObjectId, (GuestRun, Option<GuestEnd>)>,
     /// The connections of attached peers.
@@ -80,24 +86,20 @@ impl Checks {
     }
 
     /// The node starts from this disk.
-    pub fn restarted(&mut self, disk: &Disk, now_ms: u64) {
+    pub fn restarted(&mut self, disk: &Disk, now: Now) {
         self.emitted = disk.jobs.clone();
+        self.waits.restarted(now, disk.unsettled());
         self.guests = disk.guests.clone();
         self.peers.clear();
         self.offers.clear();
         self.heard_ms.clear();
-        self.started_ms = now_ms;
+        self.started_ms = now.mono_ms;
     }
 
     /// The kernel has handled an input (none: it was restored).
-    pub fn decided(
-        &mut self,
-        now_ms: u64,
-        input: Option<&Input>,
-        effects: &[Effect],
-        load: Load,
-    ) -> Result<(), Broken> {
-        self.note_input(now_ms, input);
+    pub fn decided(&mut self, now: Now, input: Option<&Input>, effects: &[Effect], load: Load) -> Result<(), Broken> {
+        self.now = Some(now);
+        self.note_input(now.mono_ms, input);
         let late = self.late_result(input);
         self.guests_go_for_a_reason(input, effects)?;
         for effect in effects {
@@ -108,14 +110,17 @@ impl Checks {
                 _ => self.effect(effect)?,
             }
         }
-        self.books(now_ms, load)
+        self.books(now, load)
     }
 
     /// What the kernel holds is what its journal says, and nothing is left with a worker whose lease has ended.
-    fn books(&self, now_ms: u64, load: Load) -> Result<(), Broken> {
+    fn books(&self, now: Now, load: Load) -> Result<(), Broken> {
         let (mut total, mut running) = (0, 0);
-        for (id, (_, standing)) in self.emitted.iter().filter(|(_, (_, standing))| !standing.state.is_settled()) {
+        let now_ms = now.mono_ms;
+        for (id, (accepted, standing)) in self.emitted.iter().filter(|(_, (_, standing))| !standing.state.is_settled())
+        {
             total += 1;
+            self.waits.due(now, accepted, standing)?;
             let Some(at) = standing.attempts.last().filter(|_| standing.state == State::Offered) else { continue };
             running += 1;
             let heard_ms = self.heard_ms.get(&at.worker).copied().unwrap_or(self.started_ms);
@@ -184,6 +189,9 @@ impl Checks {
                 }
                 Ok(())
             }
+            Effect::Reply { reply: Ok(Reply::Job(Some(view))), .. } => {
+                waiting::told(view, self.emitted.get(&view.id).map(|(_, standing)| standing))
+            }
             Effect::Settled { worker, run } if self.is_current(*worker, *run) => {
                 Err(("an ending is acknowledged after it is written", format!("{run:?} is still current")))
             }
@@ -204,6 +212,7 @@ impl Checks {
         match record {
             Record::Accepted(accepted) => {
                 let standing = accepted.standing();
+                self.now.into_iter().for_each(|now| self.waits.begins(now, accepted, &standing));
                 match self.emitted.insert(accepted.id, ((**accepted).clone(), standing)) {
                     None => Ok(()),
                     Some(_) => Err(("a job is accepted once", format!("{} was there before", accepted.id))),
@@ -244,6 +253,9 @@ impl Checks {
                     format!("{run:?} has the result of another run"),
                 ));
             }
+        }
+        if let Some(now) = self.now {
+            self.waits.changes(now, accepted, last, next)?;
         }
         *last = next.clone();
         Ok(())

@@ -6,7 +6,7 @@ use std::ops::Range;
 use shoal_kernel::faults::Faults;
 use shoal_kernel::{Command, NewJob, Principal, Reply, RequestId};
 use shoal_protocol::object::function::{Needs, RunLimits};
-use shoal_protocol::object::job::{JobPatch, Payload, Receipt};
+use shoal_protocol::object::job::{JobPatch, Payload, Receipt, Retry, RetryOn, Terms};
 use shoal_protocol::{ObjectId, Problem};
 
 use super::Violation;
@@ -24,6 +24,26 @@ pub struct Draft {
     behaviour: usize,
     /// What it needs beyond the function's needs.
     wants: Wants,
+    /// When it may run, and what is done after a failure.
+    patience: Patience,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// As soon as it can be.
+    Usual,
+    /// When somebody has released it.
+    Held,
+    /// So many milliseconds from now.
+    Later(u64),
+    /// With this priority.
+    Nice(i8),
+    /// Within so many milliseconds in the queue, or not at all.
+    Queue(u64),
+    /// Within so many milliseconds in all, or not at all.
+    Total(u64),
+    /// Once more after failures of its own, after a pause of so many milliseconds.
+    Again(u64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +61,8 @@ enum Wish {
     Show(ObjectId),
     Cancel(ObjectId),
     Patch(ObjectId),
+    Hold(ObjectId),
+    Release(ObjectId),
     Forget(ObjectId),
     Workers,
 }
@@ -84,8 +106,10 @@ impl Client {
         let (what, settled) = (random.within(0..100), some(&self.jobs, true, random));
         match (some(&self.jobs, false, random), settled) {
             (Some(job), _) if what < 50 => Wish::Show(job),
-            (Some(job), _) if what < 75 => Wish::Cancel(job),
-            (Some(job), _) if what < 85 => Wish::Patch(job),
+            (Some(job), _) if what < 68 => Wish::Cancel(job),
+            (Some(job), _) if what < 74 => Wish::Hold(job),
+            (Some(job), _) if what < 82 => Wish::Release(job),
+            (Some(job), _) if what < 87 => Wish::Patch(job),
             (_, Some(job)) if what < 95 => Wish::Forget(job),
             _ => Wish::Workers,
         }
@@ -109,13 +133,39 @@ fn drafts(random: &mut Random) -> Vec<Draft> {
             88..97 => Wants::Memory,
             _ => Wants::WhatNobodyHas,
         };
-        Draft { behaviour, wants }
+        let patience = match random.within(0..100) {
+            0..70 => Patience::Usual,
+            70..75 => Patience::Held,
+            75..80 => Patience::Later(random.within(100..90_000)),
+            80..85 => Patience::Nice(-(random.within(0..101) as i8)),
+            85..90 => Patience::Queue(random.within(1..20_000)),
+            90..95 => Patience::Total(random.within(100..60_000)),
+            _ => Patience::Again(random.within(1..5_000)),
+        };
+        Draft { behaviour, wants, patience }
     };
     if same {
         // A burst of the same short work: what handing ahead is for.
-        return vec![Draft { behaviour: 0, wants: Wants::Nothing }; number as usize];
+        return vec![Draft { behaviour: 0, wants: Wants::Nothing, patience: Patience::Usual }; number as usize];
     }
     (0..number).map(|_| draft(random)).collect()
+}
+
+fn patience(patience: Patience, wall_ms: u64) -> (RunLimits, Terms) {
+    let (mut limits, mut terms) = (RunLimits::default(), Terms::default());
+    match patience {
+        Patience::Usual => {}
+        Patience::Held => terms.hold = true,
+        Patience::Later(ms) => terms.not_before_ms = Some(wall_ms + ms),
+        Patience::Nice(priority) => terms.priority = priority,
+        Patience::Queue(ms) => limits.queue_ms = Some(ms),
+        Patience::Total(ms) => limits.total_ms = Some(ms),
+        Patience::Again(ms) => {
+            let retry = Retry { on: RetryOn::ALL.into(), pause_ms: Some(ms), pause_max_ms: Some(10_000) };
+            terms.retry = Some(Box::new(retry));
+        }
+    }
+    (limits, terms)
 }
 
 impl<F: Faults> World<F> {
@@ -152,7 +202,12 @@ impl<F: Faults> World<F> {
             }
             Wish::Show(job) => Command::Show(job),
             Wish::Cancel(job) => Command::Cancel(job),
-            Wish::Patch(job) => Command::Patch(job, JobPatch { name: Some("renamed".into()), labels: None }),
+            Wish::Patch(job) => {
+                let priority = Some(-(self.random.within(0..101) as i8));
+                Command::Patch(job, JobPatch { name: Some("renamed".into()), labels: None, priority })
+            }
+            Wish::Hold(job) => Command::Hold(job),
+            Wish::Release(job) => Command::Release(job),
             Wish::Forget(job) => match self.disk.jobs.get(&job) {
                 // The edge reads the owner from the record, and finds an end there.
                 Some((accepted, standing)) if standing.state.is_settled() => {
@@ -176,6 +231,7 @@ impl<F: Faults> World<F> {
             Wants::Memory => needs.memory_mb = Some(1_500),
             Wants::WhatNobodyHas => drop(needs.capabilities.insert("gpu".into())),
         }
+        let (limits, terms) = patience(draft.patience, wall_ms);
         Some(NewJob {
             id,
             trace: format!("{:032x}", self.random.draw()),
@@ -186,9 +242,11 @@ impl<F: Faults> World<F> {
             args: vec![draft.behaviour.to_string()],
             env: BTreeMap::new(),
             needs,
-            limits: RunLimits::default(),
+            limits,
             name: String::new(),
             labels: Default::default(),
+            terms,
+            rerun_of: None,
         })
     }
 

@@ -23,13 +23,19 @@ pub const REQUIRED: &[&str] = &[
     "fault: worker slow",
     "jobs accepted",
     "jobs cancelled",
+    "jobs held",
+    "jobs out of time in all",
+    "jobs out of time in the queue",
     "jobs refused",
+    "jobs released",
     "jobs restored",
     "jobs settled cancelled",
+    "jobs settled expired",
     "jobs settled failed",
     "jobs settled succeeded",
     "jobs settled timed out",
     "jobs swept",
+    "jobs whose time has come",
     "leases ended",
     "messages delivered after their connection",
     "messages lost",
@@ -43,6 +49,7 @@ pub const REQUIRED: &[&str] = &[
     "runs lost",
     "runs overdue",
     "runs requeued",
+    "runs tried again after a failure of their own",
     "runs withdrawn",
     "workers attached",
 ];
@@ -136,6 +143,12 @@ impl Coverage {
         self.add("jobs refused", counters.refused.values().sum());
         self.add("jobs restored", counters.restored);
         self.add("jobs cancelled", counters.cancelled);
+        self.add("jobs held", counters.held);
+        self.add("jobs released", counters.released);
+        self.add("jobs whose time has come", counters.begun);
+        self.add("jobs out of time in the queue", counters.queue_limits);
+        self.add("jobs out of time in all", counters.total_limits);
+        self.add("runs tried again after a failure of their own", counters.retried);
         self.add("jobs swept", counters.swept);
         self.add("leases ended", counters.leases_ended);
         self.add("runs offered", counters.offers);
@@ -162,6 +175,7 @@ impl Coverage {
                 State::Failed => "jobs settled failed",
                 State::Cancelled => "jobs settled cancelled",
                 State::TimedOut => "jobs settled timed out",
+                State::Expired => "jobs settled expired",
                 _ => "jobs settled otherwise",
             };
             self.add(what, *count);

@@ -9,7 +9,7 @@ use shoal_protocol::object::job::State;
 /// How many jobs there are, by what became of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Census {
-    /// `Queued`.
+    /// `Held` or `Queued`.
     pub waiting: u64,
     /// `Offered`.
     pub running: u64,
@@ -71,7 +71,7 @@ impl Disk {
         let mut census = Census::default();
         for (_, standing) in self.jobs.values() {
             match standing.state {
-                State::Queued => census.waiting += 1,
+                State::Held | State::Queued => census.waiting += 1,
                 State::Offered => census.running += 1,
                 _ => census.settled += 1,
             }

@@ -137,6 +137,7 @@ impl<F: Bugs> Mesh<F> {
             self.calms()?;
             if self.now_ms >= look_ms {
                 look_ms = self.now_ms + 1_000;
+                (0..self.worlds.len()).try_for_each(|place| self.at_node(place, World::release_held))?;
                 let quiet = self.worlds.iter().all(World::is_quiet) && self.documents_agree();
                 if quiet || self.now_ms > self.faults_ms + SETTLE_MS {
                     break;

@@ -66,6 +66,12 @@ mutations! {
     kernel SettledStays = SETTLED_STAYS;
     /// Cancellations are answered without being journaled.
     kernel CancelUnwritten = CANCEL_UNWRITTEN;
+    /// Holds are answered without being journaled.
+    kernel HoldUnwritten = HOLD_UNWRITTEN;
+    /// A restart forgets which jobs wait for their time.
+    kernel TimeForgotten = TIME_FORGOTTEN;
+    /// A restart forgets how long jobs may wait and take.
+    kernel LimitsForgotten = LIMITS_FORGOTTEN;
     /// Runs of other homes are taken without being journaled.
     kernel GuestUnwritten = GUEST_UNWRITTEN;
     /// A run of another home gives way to any other epoch.

@@ -84,7 +84,7 @@ impl<F: Faults> World<F> {
         let mut effects = Vec::new();
         node.kernel.restore(node.started, node.restored.iter().cloned(), &mut effects);
         node.kernel.restore_guests(node.started, node.restored_guests.iter().cloned(), &mut effects);
-        self.checks.restarted(&self.disk, self.now_ms);
+        self.checks.restarted(&self.disk, self.now());
         self.node = Some(node);
         self.decided(None, effects)?;
         let foreign: Vec<Function> = self.foreign.values().cloned().collect();
@@ -211,7 +211,8 @@ impl<F: Faults> World<F> {
         }
         let Some(node) = &mut self.node else { return Ok(()) };
         let load = node.kernel.load();
-        let verdict = self.checks.decided(self.now_ms, input.as_ref(), &effects, load);
+        let now = Now { mono_ms: self.now_ms, wall_ms: self.wall_offset_ms + self.now_ms };
+        let verdict = self.checks.decided(now, input.as_ref(), &effects, load);
         let mut wake = None;
         for effect in &effects {
             match effect {
@@ -409,6 +410,13 @@ impl<F: Faults> World<F> {
     pub(crate) fn wake(&mut self, life: u64) -> Result<(), Violation> {
         let alive = self.node.as_ref().is_some_and(|node| node.life == life);
         if alive { self.input(Input::Tick) } else { Ok(()) }
+    }
+
+    /// After the last fault: what is still held is released.
+    pub(crate) fn release_held(&mut self) -> Result<(), Violation> {
+        let held = self.disk.unsettled().filter(|(_, standing)| standing.state == State::Held);
+        let held: Vec<ObjectId> = held.map(|(accepted, _)| accepted.id).collect();
+        held.into_iter().try_for_each(|id| self.operate(Command::Release(id)))
     }
 
     /// After the last fault: whoever waits for a worker that no one has gives up.

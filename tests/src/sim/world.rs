@@ -196,6 +196,7 @@ impl<F: Faults> World<F> {
                     break;
                 }
                 self.cancel_misfits()?;
+                self.release_held()?;
             }
         }
         self.finish()
@@ -379,7 +380,7 @@ impl<F: Faults> World<F> {
             versions: vec![Version { number: 1, component, size: 1 }],
             current: component,
             needs: Needs::default(),
-            limits: RunLimits { run_ms: Some(run_ms), output_bytes: None, attempts: Some(attempts) },
+            limits: RunLimits { run_ms: Some(run_ms), attempts: Some(attempts), ..RunLimits::default() },
             grants: [Grant::Blob].into(),
             labels: Default::default(),
             heads: Vec::new(),

@@ -13,7 +13,7 @@ use super::runs::{Loss, empty_outcome};
 use crate::effect::Effect;
 use crate::faults::Faults;
 use crate::input::{Now, WorkerAttached};
-use crate::jobs::Placed;
+use crate::jobs::{Job, Placed};
 use crate::lease::{Lease, granted_ms};
 use crate::peers::Peer;
 use crate::timers::Timer;
@@ -134,7 +134,7 @@ impl<F: Faults> Machine<F> {
     /// A cancellation may have been lost with the former connection.
     fn repeat_cancels(&mut self, now: Now, id: WorkerId, effects: &mut Vec<Effect>) {
         for (job, run, _) in self.runs_of(id) {
-            let cancelled = self.jobs.get(job).is_some_and(|job| job.cancelled)
+            let cancelled = self.jobs.get(job).is_some_and(Job::is_stopping)
                 || self.guests.get(job).is_some_and(|guest| guest.cancelled);
             if let Some(placed) = self.placed_mut(id, run).filter(|_| cancelled) {
                 placed.cancel_ms = Some(now.mono_ms);
@@ -205,12 +205,12 @@ impl<F: Faults> Machine<F> {
         let limits = job.or_else(|| self.guests.get(id).map(|guest| guest.accepted.limits));
         let (Some(limits), Some(placed)) = (limits, self.placed(id)) else { return };
         let since = |ms: Option<u64>| ms.map_or(0, |ms| now.mono_ms.saturating_sub(ms));
-        let (ending, state) = if since(placed.cancel_ms) > grace_ms {
-            (Ending::Cancelled, State::Cancelled)
+        let ending = if since(placed.cancel_ms) > grace_ms {
+            Ending::Cancelled
         } else if placed.delivering_ms.is_some() && since(placed.delivering_ms) <= DELIVERING_MAX_MS {
             return;
         } else if since(placed.started_ms) > limits.run_ms().saturating_add(grace_ms) {
-            (Ending::TimedOut, State::TimedOut)
+            Ending::TimedOut
         } else {
             return;
         };
@@ -219,7 +219,11 @@ impl<F: Faults> Machine<F> {
         match self.jobs.get_mut(id) {
             Some(job) => {
                 job.end_attempt(&ending, now.wall_ms);
-                self.settle(now, id, state, Some(empty_outcome(ending)), effects);
+                if ending == Ending::Cancelled {
+                    self.settle_stopped(now, id, Some(empty_outcome(ending)), effects);
+                } else {
+                    self.settle(now, id, State::TimedOut, Some(empty_outcome(ending)), effects);
+                }
             }
             None => self.end_guest(now, id, empty_outcome(ending), effects),
         }

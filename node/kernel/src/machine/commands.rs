@@ -1,6 +1,6 @@
 //! What somebody asks for, beyond submitting.
 
-use shoal_protocol::object::job::{Job as View, JobPatch, State};
+use shoal_protocol::object::job::{Job as View, JobPatch, State, check_priority};
 use shoal_protocol::object::worker::WorkerPatch;
 use shoal_protocol::{Kind, ObjectId, Problem, WorkerId, name};
 
@@ -30,6 +30,8 @@ impl<F: Faults> Machine<F> {
                 Ok(Reply::Jobs(known.map(|job| self.view(now, job)).collect()))
             }
             Command::Cancel(id) => self.cancel(now, &principal, id, effects),
+            Command::Hold(id) => self.hold(now, &principal, id, effects),
+            Command::Release(id) => self.release_job(now, &principal, id, effects),
             Command::Patch(id, patch) => self.patch(now, &principal, id, patch, effects),
             Command::Forget { job, owner } => self.forget(&principal, job, owner, effects),
             Command::Workers => self.list_workers(&principal),
@@ -98,9 +100,17 @@ impl<F: Faults> Machine<F> {
         if let Some(labels) = &patch.labels {
             name::check_labels("labels", labels)?;
         }
+        let priority = patch.priority.filter(|priority| *priority != job.priority);
+        if let Some(priority) = priority {
+            check_priority(priority)?;
+            rights::check_priority(principal, priority)?;
+        }
         job.name = patch.name.unwrap_or_else(|| job.name.clone());
         job.labels = patch.labels.unwrap_or_else(|| job.labels.clone());
-        effects.push(Effect::Write(Record::Standing(id, Box::new(job.standing()))));
+        if let Some(priority) = priority {
+            self.set_priority(id, priority);
+        }
+        self.write_standing(id, effects);
         effects.push(Effect::Changed { job: id, settled: false });
         self.reply_job(now, id)
     }
@@ -179,7 +189,7 @@ impl<F: Faults> Machine<F> {
     }
 
     /// A job in memory that they may change.
-    fn changeable(&mut self, principal: &Principal, id: ObjectId, what: &str) -> Result<&mut Job, Problem> {
+    pub(super) fn changeable(&mut self, principal: &Principal, id: ObjectId, what: &str) -> Result<&mut Job, Problem> {
         let job = self.jobs.get_mut(id).ok_or_else(|| unknown_job(id))?;
         if !rights::may_change_job(principal, job.accepted.owner) {
             return Err(rights::refusal(principal, what));
@@ -187,7 +197,7 @@ impl<F: Faults> Machine<F> {
         Ok(job)
     }
 
-    fn reply_job(&self, now: Now, id: ObjectId) -> Result<Reply, Problem> {
+    pub(super) fn reply_job(&self, now: Now, id: ObjectId) -> Result<Reply, Problem> {
         Ok(Reply::Job(Some(self.reply_view(now, id)?)))
     }
 
@@ -201,11 +211,13 @@ impl<F: Faults> Machine<F> {
         let mut view = view::job(self.config.node, &job.accepted, &job.standing(), false);
         view.progress = job.progress.clone();
         view.reason = match &job.phase {
+            Phase::Held => Some(reason::held()),
+            Phase::Later { until_ms } => Some(reason::later(*until_ms, now.mono_ms)),
             Phase::Queued { .. } => {
                 let needs = &job.accepted.needs;
-                Some(reason::queued(&self.workers, needs, self.queue.is_behind(needs, job.id()), now.mono_ms))
+                Some(reason::queued(&self.workers, needs, self.queue.is_behind(needs, job.rank()), now.mono_ms))
             }
-            Phase::Backoff { until_ms } => {
+            Phase::Backoff { until_ms, .. } => {
                 Some(reason::backoff(*until_ms, now.mono_ms, job.attempts_total + job.fruitless))
             }
             Phase::Placed(placed) => {

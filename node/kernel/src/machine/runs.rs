@@ -37,8 +37,8 @@ pub(super) enum Loss {
 impl<F: Faults> Machine<F> {
     /// Hands a job to a worker or a peer: a new epoch, written before anybody hears of it.
     pub(super) fn offer(&mut self, now: Now, id: ObjectId, to: WorkerId, effects: &mut Vec<Effect>) {
+        self.take_out(id);
         let (Some(job), Some(worker)) = (self.jobs.get_mut(id), self.workers.get_mut(to)) else { return };
-        self.queue.remove(&job.accepted.needs, id);
         self.turn += 1;
         let node = worker.node();
         job.begin_attempt(to, &worker.name, node, now.wall_ms);
@@ -118,12 +118,15 @@ impl<F: Faults> Machine<F> {
         let Some(job) = self.jobs.get_mut(run.job) else { return };
         job.end_attempt(&outcome.ending, now.wall_ms);
         self.functions.learn(job.accepted.function, outcome.usage.run_us);
-        let (cancelled, id) = (job.cancelled, run.job);
-        match transient(&outcome.ending, cancelled) {
-            Some(_) if cancelled => self.settle(now, id, State::Cancelled, Some(outcome), effects),
-            Some(failure) => self.retry(now, id, outcome_of(failure, outcome), effects),
+        let (stopping, id) = (job.is_stopping(), run.job);
+        let again = job.accepted.terms.retry.as_ref().is_some_and(|retry| retry.takes(&outcome.ending));
+        let state = settled_state(&outcome.ending);
+        match transient(&outcome.ending) {
+            Some(_) if stopping => self.settle_stopped(now, id, Some(outcome), effects),
+            Some(failure) => self.retry(now, id, State::Failed, outcome_of(failure, outcome), effects),
+            None if again && !stopping => self.retry(now, id, state, outcome, effects),
             // A run that was faster than its cancellation keeps what it has: its result exists, and is true.
-            None => self.settle(now, id, settled_state(&outcome.ending), Some(outcome), effects),
+            None => self.settle(now, id, state, Some(outcome), effects),
         }
         effects.push(Effect::Settled { worker: from, run });
     }
@@ -166,7 +169,7 @@ impl<F: Faults> Machine<F> {
             0
         } else {
             job.fruitless = job.fruitless.saturating_add(1);
-            pause_ms(run.job, job.fruitless)
+            pause_ms(run.job, job.fruitless, None)
         };
         self.requeue(now, run.job, pause, effects);
     }
@@ -186,14 +189,15 @@ impl<F: Faults> Machine<F> {
             job.strike_attempt();
             job.fruitless = job.fruitless.saturating_add(1);
             // The first time is nobody's fault: it waits for nothing.
-            let pause = if job.losses <= 1 || loss == Loss::NeverArrived { 0 } else { pause_ms(id, job.fruitless) };
+            let pause =
+                if job.losses <= 1 || loss == Loss::NeverArrived { 0 } else { pause_ms(id, job.fruitless, None) };
             self.requeue(now, id, pause, effects);
             return;
         }
         let failure = Failure { code: FailureCode::WorkerLost, message: why.to_owned() };
         let ending = Ending::Failed(failure);
         job.end_attempt(&ending, now.wall_ms);
-        self.retry(now, id, empty_outcome(ending), effects);
+        self.retry(now, id, State::Failed, empty_outcome(ending), effects);
     }
 
     /// Takes a run back from a worker that has not begun it: the job is offered elsewhere, and the run not counted.
@@ -224,16 +228,18 @@ impl<F: Faults> Machine<F> {
         }
     }
 
-    /// After a failure that another try may mend: tries again, or settles with the failure when no try is left.
-    fn retry(&mut self, now: Now, id: ObjectId, outcome: Outcome, effects: &mut Vec<Effect>) {
+    /// After a failure that another try may mend: tries again, or settles in this state when no try is left.
+    fn retry(&mut self, now: Now, id: ObjectId, state: State, outcome: Outcome, effects: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get(id) else { return };
-        if job.attempts_total >= job.accepted.limits.attempts() && !job.cancelled {
-            self.settle(now, id, State::Failed, Some(outcome), effects);
+        if job.attempts_total >= job.accepted.limits.attempts() && !job.is_stopping() {
+            self.settle(now, id, state, Some(outcome), effects);
             return;
         }
+        let blameless = transient(&outcome.ending).is_some();
+        self.counters.retried += u64::from(!blameless);
         // A worker that died for the first time is no reason to wait; it may have had nothing to do with the job.
-        let first = job.losses == 1 && job.attempts_total == 1;
-        let pause = if first { 0 } else { pause_ms(id, job.attempts_total) };
+        let first = blameless && job.losses == 1 && job.attempts_total == 1;
+        let pause = if first { 0 } else { pause_ms(id, job.attempts_total, job.accepted.terms.retry.as_deref()) };
         self.requeue(now, id, pause, effects);
     }
 
@@ -241,8 +247,8 @@ impl<F: Faults> Machine<F> {
     fn requeue(&mut self, now: Now, id: ObjectId, pause_ms: u64, effects: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(id) else { return };
         job.progress = None;
-        if job.cancelled {
-            self.settle(now, id, State::Cancelled, None, effects);
+        if job.is_stopping() {
+            self.settle_stopped(now, id, None, effects);
             return;
         }
         if job.function_gone {
@@ -253,22 +259,10 @@ impl<F: Faults> Machine<F> {
         if pause_ms == 0 {
             self.enqueue(now, id);
         } else {
-            let until_ms = now.mono_ms.saturating_add(pause_ms);
-            job.phase = Phase::Backoff { until_ms };
-            self.pausing += 1;
-            self.timers.set(until_ms, Timer::Backoff(id));
+            self.pause(now, id, pause_ms);
         }
-        let Some(job) = self.jobs.get(id) else { return };
-        effects.push(Effect::Write(Record::Standing(id, Box::new(job.standing()))));
+        self.write_standing(id, effects);
         effects.push(Effect::Changed { job: id, settled: false });
-    }
-
-    /// A pause is over.
-    pub(super) fn backoff_over(&mut self, now: Now, id: ObjectId) {
-        if self.jobs.get(id).is_some_and(|job| matches!(job.phase, Phase::Backoff { .. })) {
-            self.pausing = self.pausing.saturating_sub(1);
-            self.enqueue(now, id);
-        }
     }
 
     /// Ends a job whose function is gone.
@@ -288,21 +282,18 @@ impl<F: Faults> Machine<F> {
         effects: &mut Vec<Effect>,
     ) {
         self.release(id);
+        self.take_out(id);
         let Some(job) = self.jobs.remove(id) else { return };
-        match job.phase {
-            Phase::Queued { .. } => self.queue.remove(&job.accepted.needs, id),
-            Phase::Backoff { until_ms } => {
-                self.pausing = self.pausing.saturating_sub(1);
-                self.timers.remove(until_ms, Timer::Backoff(id));
-            }
-            Phase::Placed(_) => self.placeable = true,
+        self.placeable |= job.placed().is_some();
+        if let Some(until_ms) = job.total_until_ms {
+            self.timers.remove(until_ms, Timer::TotalLimit(id));
         }
         self.counters.settle(state);
         let (accepted, standing) = job.settled(state, outcome, now.wall_ms);
         if F::SETTLED_STAYS {
             let mut again = crate::jobs::Job::new(accepted, standing.clone(), now.mono_ms);
             again.phase = Phase::Queued { since_ms: now.mono_ms };
-            self.queue.insert(&again.accepted.needs, id);
+            self.queue.insert(&again.accepted.needs, again.rank());
             self.jobs.insert(again);
         }
         effects.push(Effect::Write(Record::Standing(id, Box::new(standing))));
@@ -325,16 +316,16 @@ impl<F: Faults> Machine<F> {
     }
 }
 
-/// The failure, if another try may go better. A run that was stopped although nobody cancelled its job was stopped by
-/// its worker, which is on its way out.
-fn transient(ending: &Ending, cancelled: bool) -> Option<Failure> {
+/// The failure, if it is none of the job's own and another try may go better. A run that was stopped although its job was
+/// not to end was stopped by its worker, which is on its way out.
+fn transient(ending: &Ending) -> Option<Failure> {
     match ending {
         Ending::Failed(failure) if failure.code.is_transient() => Some(failure.clone()),
-        Ending::Cancelled if !cancelled => Some(Failure {
+        Ending::Cancelled => Some(Failure {
             code: FailureCode::WorkerLost,
             message: "the worker stopped the run although nobody had cancelled the job".into(),
         }),
-        Ending::Succeeded | Ending::Failed(_) | Ending::Cancelled | Ending::TimedOut => None,
+        Ending::Succeeded | Ending::Failed(_) | Ending::TimedOut => None,
     }
 }
 

@@ -12,7 +12,7 @@ use crate::input::Now;
 use crate::jobs::{Phase, Placed};
 use crate::peers::{Peer, Room};
 use crate::placement::{self, Obstacle, Request};
-use crate::queue::ShapeId;
+use crate::queue::{Rank, ShapeId};
 use crate::record::Accepted;
 use crate::timers::Timer;
 use crate::workers::Worker;
@@ -33,7 +33,7 @@ struct Claims {
 }
 
 impl<F: Faults> Machine<F> {
-    /// Hands over what can be handed over, oldest first.
+    /// Hands over what can be handed over, in the order of the queue.
     ///
     /// While the node refuses jobs nothing is placed either: it is stopping, or cannot journal an epoch.
     pub(super) fn place(&mut self, now: Now, effects: &mut Vec<Effect>) {
@@ -49,10 +49,11 @@ impl<F: Faults> Machine<F> {
 
     /// Gives every job that waits its turn.
     fn place_all(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let mut heads: BinaryHeap<Reverse<(ObjectId, ShapeId)>> = self.queue.heads().map(Reverse).collect();
+        let mut heads: BinaryHeap<Reverse<(Rank, ShapeId)>> = self.queue.heads().map(Reverse).collect();
         let mut claims = Claims::default();
         // Within a step capacity only shrinks: a shape that was refused once is not looked at again.
-        while let Some(Reverse((id, shape))) = heads.pop() {
+        while let Some(Reverse((rank, shape))) = heads.pop() {
+            let id = rank.job();
             match self.find_place(now, id, shape, &claims) {
                 Some((worker, ahead)) => {
                     self.counters.prefetched += u64::from(ahead);
@@ -217,7 +218,7 @@ impl<F: Faults> Machine<F> {
         let ahead = runs.into_iter().skip(slots).filter(|(placed, _)| placed.started_ms.is_none());
         // Runs of other homes stay where they are: their homes take them back if they want to.
         ahead
-            .filter(|(_, id)| self.jobs.get(*id).is_some_and(|job| !job.cancelled))
+            .filter(|(_, id)| self.jobs.get(*id).is_some_and(|job| !job.is_stopping()))
             .map(|(placed, id)| (placed.offered_ms, id))
             .collect()
     }

@@ -1,8 +1,8 @@
 //! Taking jobs in: each is accepted or refused by itself, and all are answered at once.
 
-use shoal_protocol::limits::SUBMIT_BATCH_LEN_MAX;
+use shoal_protocol::limits::{JOB_MS_MAX, SUBMIT_BATCH_LEN_MAX};
 use shoal_protocol::object::function::Function;
-use shoal_protocol::object::job::Receipt;
+use shoal_protocol::object::job::{Receipt, State};
 use shoal_protocol::record::check_texts;
 use shoal_protocol::{Kind, ObjectId, Problem};
 
@@ -43,10 +43,12 @@ impl<F: Faults> Machine<F> {
             Ok(accepted) => {
                 let id = accepted.id;
                 let standing = accepted.standing();
+                let state = standing.state;
                 effects.push(Effect::Write(Record::Accepted(Box::new(accepted.clone()))));
                 self.counters.accepted += 1;
-                self.jobs.insert(Job::new(accepted, standing, now.mono_ms));
-                self.enqueue(now, id);
+                self.counters.held += u64::from(state == State::Held);
+                self.take_in(now, Job::new(accepted, standing, now.mono_ms));
+                self.wait_as(now, id, state, None);
                 Receipt::Accepted { id }
             }
             Err(problem) => {
@@ -75,6 +77,13 @@ impl<F: Faults> Machine<F> {
             return Err(rights::refusal(principal, &format!("run the function {}", function.name)));
         }
         check_texts(&job.name, &job.labels, &job.input, &job.args, &job.env)?;
+        job.terms.check()?;
+        rights::check_priority(principal, job.terms.priority)?;
+        if job.terms.not_before_ms.is_some_and(|at_ms| at_ms > now.wall_ms.saturating_add(JOB_MS_MAX)) {
+            let detail =
+                "not_before_ms: the time is more than a year ahead; it is in milliseconds since the Unix epoch";
+            return Err(Problem::new(Kind::InvalidField, detail));
+        }
         let accepted = accept(now, owner, function, job)?;
         if !self.queue.has_room(&accepted.needs) {
             return Err(full("jobs of too many different needs wait at this node".into()));
@@ -121,5 +130,7 @@ fn accept(now: Now, owner: ObjectId, function: &Function, job: NewJob) -> Result
         accepted_ms: now.wall_ms,
         name: job.name,
         labels: job.labels,
+        terms: job.terms,
+        rerun_of: job.rerun_of,
     })
 }

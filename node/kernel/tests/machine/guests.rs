@@ -42,6 +42,8 @@ pub(crate) fn accepted(job: ObjectId) -> Accepted {
         accepted_ms: 5,
         name: String::new(),
         labels: Default::default(),
+        terms: Default::default(),
+        rerun_of: None,
     }
 }
 

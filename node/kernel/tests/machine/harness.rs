@@ -73,6 +73,8 @@ pub(crate) fn new_job(n: u64) -> NewJob {
         limits: RunLimits::default(),
         name: String::new(),
         labels: Default::default(),
+        terms: Default::default(),
+        rerun_of: None,
     }
 }
 

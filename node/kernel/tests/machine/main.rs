@@ -11,4 +11,5 @@ mod restarting;
 mod running;
 mod seeking;
 mod submitting;
+mod waiting;
 mod workers;

@@ -271,13 +271,17 @@ fn jobs_of_a_deleted_function_end_unless_they_run() {
 fn name_and_labels_change_by_their_owner() {
     let mut node = Node::new();
     node.submit(new_job(1));
-    let patch = JobPatch { name: Some("new".into()), labels: Some([("a".to_owned(), "b".to_owned())].into()) };
+    let patch = JobPatch {
+        name: Some("new".into()),
+        labels: Some([("a".to_owned(), "b".to_owned())].into()),
+        ..JobPatch::default()
+    };
     let (reply, _) = node.command(other(), Command::Patch(id(1), patch.clone()));
     assert_eq!(reply.unwrap_err().kind, Kind::Forbidden);
     let (reply, _) = node.command(owner(), Command::Patch(id(1), patch));
     assert!(matches!(reply, Ok(Reply::Job(Some(job))) if job.name == "new" && job.labels["a"] == "b"));
     assert_eq!(node.standing(1).name, "new");
-    let patch = JobPatch { name: Some("Not A Name".into()), labels: None };
+    let patch = JobPatch { name: Some("Not A Name".into()), ..JobPatch::default() };
     let (reply, _) = node.command(owner(), Command::Patch(id(1), patch));
     assert_eq!(reply.unwrap_err().kind, Kind::InvalidField);
 }

@@ -44,13 +44,15 @@ fn what_is_wrong_is_refused_and_named() {
     let nobody = shoal_kernel::Principal { user: None, operator: false };
     assert_eq!(node.refused(nobody, new_job(1)).kind, Kind::Unauthenticated);
     type Change = fn(&mut shoal_kernel::NewJob);
-    let table: [(Change, Kind, &str); 13] = [
+    let table: [(Change, Kind, &str); 15] = [
         (|job| job.function = id(1), Kind::NotFound, "function"),
         (|job| job.version = Some(9), Kind::NotFound, "version 9"),
         (|job| job.needs = needs_mb(0), Kind::InvalidField, "needs.memory_mb"),
         (|job| job.needs = needs_mb(5_000), Kind::InvalidField, "4096"),
         (|job| job.limits.attempts = Some(0), Kind::InvalidField, "limits.attempts"),
         (|job| job.limits.run_ms = Some(u64::MAX), Kind::InvalidField, "limits.run_ms"),
+        (|job| job.limits.queue_ms = Some(0), Kind::InvalidField, "limits.queue_ms"),
+        (|job| job.limits.total_ms = Some(u64::MAX), Kind::InvalidField, "limits.total_ms"),
         (|job| job.input = Payload::Inline(vec![0; 16 * 1024 + 1].into()), Kind::TooLarge, "16 KiB"),
         (|job| job.args = vec!["x".into(); 65], Kind::InvalidField, "64"),
         (|job| job.args = vec!["x".repeat(9_000)], Kind::InvalidField, "9000 bytes"),

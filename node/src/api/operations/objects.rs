@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use shoal_protocol::object::blob::{Blob, BlobPatch};
-use shoal_protocol::object::job::{Job, JobPatch, Submission, Wait};
+use shoal_protocol::object::job::{Accepted, Job, JobPatch, Submission, Wait};
 use shoal_protocol::object::kv::{Entry, Increment, Key, ListKeys, Namespace, Put, Value};
 use shoal_protocol::object::node::{Node, NodePatch};
 use shoal_protocol::object::worker::{NewWorker, Ticket, Worker, WorkerPatch};
@@ -81,7 +81,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
             content: Content::Json(shape::<SubmissionAnswer>),
         }]),
     Operation::new(Class::Job, Row::Get, "A job").answers(A_JOB),
-    Operation::new(Class::Job, Row::Set, "Change a job's name or labels by a merge patch")
+    Operation::new(Class::Job, Row::Set, "Change a job's name, labels or priority by a merge patch")
         .takes(Request::Json(shape::<JobPatch>))
         .answers(A_JOB),
     Operation::new(Class::Job, Row::Delete, "Cancel a job that has not ended; forget one that has").answers(&[
@@ -93,6 +93,19 @@ pub(super) static OPERATIONS: &[Operation] = &[
         done("It is forgotten"),
     ]),
     Operation::new(Class::Job, Row::Method("cancel"), "Cancel a job; nothing changes if it has ended").answers(A_JOB),
+    Operation::new(Class::Job, Row::Method("hold"), "Hold a job that waits; a conflict if it was handed over")
+        .answers(A_JOB),
+    Operation::new(Class::Job, Row::Method("release"), "Release a held job").answers(A_JOB),
+    Operation::new(
+        Class::Job,
+        Row::Method("rerun"),
+        "Hand over the same job once more: its function, version, input, arguments, needs and limits",
+    )
+    .answers(&[Success {
+        status: 202,
+        what: "Durable: the id of the new job",
+        content: Content::Json(shape::<Accepted>),
+    }]),
     Operation::new(Class::Job, Row::Method("wait"), "Wait for a job's end, a minute at most")
         .takes(Request::OptionalJson(shape::<Wait>))
         .answers(&[json("The job: ended, or as it stands when the time is over", shape::<Job>)]),

@@ -130,3 +130,64 @@ async fn a_job_carries_its_submitters_trace() {
     let shown = world.job(&world.operator, untraced).await.unwrap();
     assert_eq!((shown.traceparent, shown.trace.len()), (None, 32));
 }
+
+#[tokio::test]
+async fn a_held_job_is_released_and_what_has_ended_is_not() {
+    let world = World::new().await;
+    world.deploy("f").await;
+    let mut worker = Worker::attach(&world).await;
+    let submit = Submit { function: "f".into(), hold: true, priority: 3, ..Submit::default() };
+    let Accepted { id } = world.call(&world.operator, Call::Create { class: Class::Job }, &submit).await.unwrap();
+    let job = world.job(&world.operator, id).await.unwrap();
+    assert_eq!((job.state, job.priority), (State::Held, 3));
+    let other = world.user("other").await;
+    let refused = world.call::<Job>(&other, method(Class::Job, id, "release"), &()).await.unwrap_err();
+    assert_eq!(refused.kind, Kind::Forbidden);
+    let job: Job = world.call(&world.operator, method(Class::Job, id, "release"), &()).await.unwrap();
+    assert_eq!(job.state, State::Queued);
+    let start = worker.start().await;
+    worker.end(&start, b"", b"").await;
+    world.settled(id).await;
+    for what in ["hold", "release"] {
+        let over = world.call::<Job>(&world.operator, method(Class::Job, id, what), &()).await.unwrap_err();
+        assert_eq!(over.kind, Kind::Conflict);
+        assert!(over.detail.contains("succeeded"), "{over}");
+        let unseen = world.call::<Job>(&other, method(Class::Job, id, what), &()).await.unwrap_err();
+        assert_eq!(unseen.kind, Kind::NotFound);
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_is_run_again_names_the_one_it_repeats_and_has_its_input_although_that_is_forgotten() {
+    let world = World::new().await;
+    let function = world.deploy("f").await;
+    let mut worker = Worker::attach(&world).await;
+    let long = world.put(&world.operator, &[7; 20_000]).await;
+    let args = vec!["x".to_owned()];
+    let submit = Submit {
+        function: "f".into(),
+        input: Input::Blob(long),
+        args: args.clone(),
+        hold: true,
+        priority: 2,
+        ..Submit::default()
+    };
+    let first: Accepted = world.call(&world.operator, Call::Create { class: Class::Job }, &submit).await.unwrap();
+    let rerun = method(Class::Job, first.id, "rerun");
+    let second: Accepted = world.call(&world.operator, rerun.clone(), &()).await.unwrap();
+    let start = worker.start().await;
+    assert_eq!((start.run.job, &start.args, start.input.blob()), (second.id, &args, Some(long)));
+    let job = world.job(&world.operator, second.id).await.unwrap();
+    assert_eq!((job.rerun_of, job.function, job.version, job.priority), (Some(first.id), function.id, 1, 2));
+    let stranger = world.user("other").await;
+    assert_eq!(world.call::<Accepted>(&stranger, rerun.clone(), &()).await.unwrap_err().kind, Kind::NotFound);
+
+    for _ in ["cancelled", "forgotten"] {
+        let delete = Call::Delete { class: Class::Job, object: first.id.to_string() };
+        world.tell(&world.operator, delete, &()).await.unwrap();
+    }
+    assert_eq!(world.call::<Accepted>(&world.operator, rerun, &()).await.unwrap_err().kind, Kind::NotFound);
+    assert_eq!(world.read(&world.operator, long).await.unwrap().len(), 20_000, "the second still has it");
+    worker.end(&start, b"", b"").await;
+    world.settled(second.id).await;
+}

@@ -118,7 +118,7 @@ async fn run(bench: &Bench, function: &str, arguments: &[&str]) -> Answer {
         function: function.into(),
         args: arguments.iter().map(|&word| word.to_owned()).collect(),
         needs: Needs { memory_mb: Some(MEMORY_MB), ..Needs::default() },
-        limits: RunLimits { run_ms: Some(RUN_MS), output_bytes: Some(OUTPUT_BYTES), attempts: None },
+        limits: RunLimits { run_ms: Some(RUN_MS), output_bytes: Some(OUTPUT_BYTES), ..RunLimits::default() },
         ..Submit::default()
     };
     let id = bench.client.submit(&submit).await.unwrap();

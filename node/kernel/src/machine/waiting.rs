@@ -1,0 +1,253 @@
+//! Jobs that wait: where each of them waits, who holds and releases it, and what ends it when it waits or takes too long.
+//!
+//! People give times by the wall clock, and only it survives a restart. What is left of such a time is read from it once,
+//! when a job is taken in or back; from there on the deciding clock counts, whatever happens to the other.
+
+use shoal_protocol::limits::PAUSE_TOP_MS_DEFAULT;
+use shoal_protocol::object::job::{Ending, Failure, FailureCode, Outcome, State};
+use shoal_protocol::{Kind, ObjectId, Problem};
+
+use super::Machine;
+use super::runs::empty_outcome;
+use crate::effect::{Effect, Reply};
+use crate::faults::Faults;
+use crate::input::{Now, Principal};
+use crate::jobs::{Job, Phase};
+use crate::record::Record;
+use crate::timers::Timer;
+
+/// What is left of a length that began at a time of the wall clock, in milliseconds: never more than all of it, should
+/// that clock have been set back.
+fn left_ms(begun_wall_ms: u64, length_ms: u64, now: Now) -> u64 {
+    begun_wall_ms.saturating_add(length_ms).saturating_sub(now.wall_ms).min(length_ms)
+}
+
+impl<F: Faults> Machine<F> {
+    /// Takes a job into the table. It waits nowhere yet.
+    pub(super) fn take_in(&mut self, now: Now, mut job: Job) {
+        // Of a job that was handed over once the time has come, whatever the wall clock says.
+        if let Some(at_ms) = job.accepted.terms.not_before_ms.filter(|_| job.epoch == 0) {
+            // No longer than it was to wait at first, should the wall clock have been set back.
+            let whole_ms = at_ms.saturating_sub(job.accepted.accepted_ms);
+            job.earliest_ms = now.mono_ms.saturating_add(at_ms.saturating_sub(now.wall_ms).min(whole_ms));
+        }
+        if let Some(total_ms) = job.accepted.limits.total_ms {
+            let left_ms = left_ms(job.accepted.accepted_ms, total_ms, now);
+            let until_ms = now.mono_ms.saturating_add(left_ms);
+            job.total_until_ms = Some(until_ms);
+            self.timers.set(until_ms, Timer::TotalLimit(job.id()));
+        }
+        self.jobs.insert(job);
+    }
+
+    /// Lets a job of the table wait as its journal says: one that is new, or taken back after a restart.
+    pub(super) fn wait_as(&mut self, now: Now, id: ObjectId, state: State, retry_ms: Option<u64>) {
+        let Some(job) = self.jobs.get(id) else { return };
+        // No longer than a pause of it can be, should the wall clock have been set back.
+        let pause_max_ms = job.accepted.terms.retry.as_ref().map_or(0, |retry| retry.pause_max_ms());
+        let pause_ms = retry_ms.map_or(0, |at_ms| at_ms.saturating_sub(now.wall_ms));
+        let pause_ms = pause_ms.min(pause_max_ms.max(PAUSE_TOP_MS_DEFAULT));
+        if state == State::Held {
+            self.set_aside(id, Phase::Held);
+        } else if pause_ms > 0 {
+            self.pause(now, id, pause_ms);
+        } else {
+            self.line_up(now, id);
+        }
+    }
+
+    /// Lets a job wait for its time, or in the queue if that has come.
+    pub(super) fn line_up(&mut self, now: Now, id: ObjectId) {
+        let Some(job) = self.jobs.get(id) else { return };
+        let until_ms = job.earliest_ms;
+        if until_ms <= now.mono_ms {
+            return self.enqueue(now, id);
+        }
+        self.timers.set(until_ms, Timer::Backoff(id));
+        self.set_aside(id, Phase::Later { until_ms });
+    }
+
+    /// Puts a job of the table into the queue.
+    pub(super) fn enqueue(&mut self, now: Now, id: ObjectId) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        job.phase = Phase::Queued { since_ms: now.mono_ms };
+        if let Some(queue_ms) = job.accepted.limits.queue_ms.filter(|_| job.epoch == 0) {
+            let until_ms = now.mono_ms.saturating_add(left_ms(job.may_run_since_ms(), queue_ms, now));
+            job.queue_until_ms = Some(until_ms);
+            self.timers.set(until_ms, Timer::QueueLimit(id));
+        }
+        self.queue.insert(&job.accepted.needs, job.rank());
+        self.placeable = true;
+    }
+
+    /// Lets a job wait before it is tried again.
+    pub(super) fn pause(&mut self, now: Now, id: ObjectId, pause_ms: u64) {
+        let until_ms = now.mono_ms.saturating_add(pause_ms);
+        self.timers.set(until_ms, Timer::Backoff(id));
+        self.set_aside(id, Phase::Backoff { until_ms, until_wall_ms: now.wall_ms.saturating_add(pause_ms) });
+    }
+
+    /// Lets a job wait beside the queue.
+    fn set_aside(&mut self, id: ObjectId, phase: Phase) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        self.queue.reserve(&job.accepted.needs);
+        job.phase = phase;
+    }
+
+    /// Takes a job from where it waits. The caller says where it goes.
+    pub(super) fn take_out(&mut self, id: ObjectId) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        match job.phase {
+            Phase::Placed(_) => {}
+            Phase::Queued { .. } => self.queue.remove(&job.accepted.needs, job.rank()),
+            Phase::Held => self.queue.give_back(&job.accepted.needs),
+            Phase::Later { until_ms } | Phase::Backoff { until_ms, .. } => {
+                self.timers.remove(until_ms, Timer::Backoff(id));
+                self.queue.give_back(&job.accepted.needs);
+            }
+        }
+        if let Some(until_ms) = job.queue_until_ms.take() {
+            self.timers.remove(until_ms, Timer::QueueLimit(id));
+        }
+    }
+
+    /// A pause is over, or the time of a job has come.
+    pub(super) fn wait_is_over(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        match job.phase {
+            Phase::Later { .. } => {
+                self.counters.begun += 1;
+                job.ready_ms = Some(now.wall_ms);
+            }
+            Phase::Backoff { .. } => {}
+            Phase::Held | Phase::Queued { .. } | Phase::Placed(_) => return,
+        }
+        self.take_out(id);
+        self.enqueue(now, id);
+        effects.push(Effect::Changed { job: id, settled: false });
+    }
+
+    /// Holds a job that waits, for whatever. Holding twice changes nothing.
+    pub(super) fn hold(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        id: ObjectId,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Reply, Problem> {
+        let job = self.changeable(principal, id, "hold this job")?;
+        match job.phase {
+            Phase::Held => return self.reply_job(now, id),
+            Phase::Placed(_) => {
+                let detail = "the job is handed over already: it can be cancelled, but not held";
+                return Err(Problem::new(Kind::Conflict, detail));
+            }
+            Phase::Later { .. } | Phase::Queued { .. } | Phase::Backoff { .. } => {}
+        }
+        self.take_out(id);
+        self.set_aside(id, Phase::Held);
+        self.counters.held += 1;
+        if !F::HOLD_UNWRITTEN {
+            self.write_standing(id, effects);
+        }
+        effects.push(Effect::Changed { job: id, settled: false });
+        self.reply_job(now, id)
+    }
+
+    /// Releases a held job: it waits for its time if that has not come, else in the queue.
+    pub(super) fn release_job(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        id: ObjectId,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Reply, Problem> {
+        let job = self.changeable(principal, id, "release this job")?;
+        if job.phase != Phase::Held {
+            return self.reply_job(now, id);
+        }
+        job.ready_ms = Some(now.wall_ms);
+        self.take_out(id);
+        self.line_up(now, id);
+        self.counters.released += 1;
+        self.write_standing(id, effects);
+        effects.push(Effect::Changed { job: id, settled: false });
+        self.reply_job(now, id)
+    }
+
+    /// Gives a job another place among those that wait.
+    pub(super) fn set_priority(&mut self, id: ObjectId, priority: i8) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        let before = job.rank();
+        job.priority = priority;
+        if matches!(job.phase, Phase::Queued { .. }) {
+            self.queue.remove(&job.accepted.needs, before);
+            self.queue.insert(&job.accepted.needs, job.rank());
+            self.placeable = true;
+        }
+    }
+
+    /// Journals where a job stands.
+    pub(super) fn write_standing(&self, id: ObjectId, effects: &mut Vec<Effect>) {
+        let standing = self.jobs.get(id).map(|job| Box::new(job.standing()));
+        effects.extend(standing.map(|standing| Effect::Write(Record::Standing(id, standing))));
+    }
+
+    /// A job has waited for its first run for as long as it may.
+    pub(super) fn queue_limit(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        job.queue_until_ms = None;
+        let queue_ms = job.accepted.limits.queue_ms.unwrap_or(0);
+        self.counters.queue_limits += 1;
+        let message = format!("it has waited for its first run for the {queue_ms} ms that it may wait at most");
+        self.expire(now, id, Failure { code: FailureCode::QueueLimit, message }, effects);
+    }
+
+    /// A job has taken as long in all as it may: one that waits ends, one that runs is stopped as if somebody cancelled it.
+    pub(super) fn total_limit(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        job.total_until_ms = None;
+        if job.is_stopping() {
+            return;
+        }
+        self.counters.total_limits += 1;
+        job.out_of_time = true;
+        let (run, failure) = (job.run(), out_of_time(job));
+        let Some(placed) = job.placed_mut() else { return self.expire(now, id, failure, effects) };
+        placed.cancel_ms = Some(now.mono_ms);
+        let worker = placed.worker;
+        self.write_standing(id, effects);
+        effects.push(Effect::Cancel { worker, run });
+        effects.push(Effect::Changed { job: id, settled: false });
+    }
+
+    fn expire(&mut self, now: Now, id: ObjectId, failure: Failure, effects: &mut Vec<Effect>) {
+        self.settle(now, id, State::Expired, Some(empty_outcome(Ending::Failed(failure))), effects);
+    }
+
+    /// Ends a job that was to end as soon as its run has stopped, with what came out of that.
+    pub(super) fn settle_stopped(
+        &mut self,
+        now: Now,
+        id: ObjectId,
+        outcome: Option<Outcome>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(job) = self.jobs.get(id) else { return };
+        if job.cancelled {
+            return self.settle(now, id, State::Cancelled, outcome, effects);
+        }
+        let ending = Ending::Failed(out_of_time(job));
+        let outcome = match outcome {
+            Some(outcome) => Outcome { ending, ..outcome },
+            None => empty_outcome(ending),
+        };
+        self.settle(now, id, State::TimedOut, Some(outcome), effects);
+    }
+}
+
+fn out_of_time(job: &Job) -> Failure {
+    let total_ms = job.accepted.limits.total_ms.unwrap_or(0);
+    let message = format!("it has taken the {total_ms} ms that it may take in all, from acceptance to end");
+    Failure { code: FailureCode::TotalLimit, message }
+}

@@ -1,0 +1,91 @@
+//! The life of a job by the command line: held, released, waiting for its time, bounded, tried again, repeated.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use shoal_client::Client;
+use shoal_protocol::ObjectId;
+use shoal_protocol::object::job::{FailureCode, Job, ReasonCode, State};
+use shoal_testnet::Node;
+
+use crate::{local_worker, node};
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a command prints; it has to succeed.
+fn shoal(node: &Node, arguments: &[&str]) -> String {
+    let output = node.shoal(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What a command complains of.
+fn refused(node: &Node, arguments: &[&str]) -> String {
+    let output = node.shoal(arguments).output().unwrap();
+    assert!(!output.status.success(), "{arguments:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn submit(node: &Node, flags: &[&str]) -> ObjectId {
+    let arguments = [&["submit", "sleeper", "--arg", "sleep", "--arg"], flags].concat();
+    shoal(node, &arguments).trim().parse().unwrap()
+}
+
+async fn ended(client: &Client, id: ObjectId) -> Job {
+    let job = client.wait(id, Some(PATIENCE), false).await.unwrap();
+    assert!(job.state.is_settled(), "{job:?}");
+    job
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
+}
+
+#[tokio::test]
+async fn a_job_waits_ends_and_is_repeated_as_the_command_line_says() {
+    let mut node = node().await;
+    let client = node.client().await.unwrap();
+    local_worker::deploy(&client).await;
+
+    let held = submit(&node, &["1", "--hold", "--priority", "7"]);
+    let soon = submit(&node, &["1", "--not-before", "2s"]);
+    let never = submit(&node, &["1", "--not-before", "2d", "--total-limit", "1s"]);
+    let stuck = submit(&node, &["1", "--needs-capability", "oracle", "--queue-limit", "300ms"]);
+    let job = client.job(held, false).await.unwrap();
+    assert_eq!((job.state, job.priority, job.reason.unwrap().code), (State::Held, 7, ReasonCode::Held));
+    assert!(shoal(&node, &["job", "show", &held.to_string()]).contains("held until somebody releases it"));
+    assert!(shoal(&node, &["job", "ls", "--state", "held"]).contains(&held.to_string()));
+    assert_eq!(client.job(soon, false).await.unwrap().reason.unwrap().code, ReasonCode::NotBefore);
+
+    node.kill().unwrap();
+    node.start().await.unwrap();
+    let client = node.client().await.unwrap();
+    let job = ended(&client, soon).await;
+    assert_eq!(job.state, State::Succeeded);
+    assert!(job.attempts[0].offered_ms >= job.not_before_ms.unwrap() && job.not_before_ms.unwrap() <= now_ms());
+    for (id, code) in [(never, FailureCode::TotalLimit), (stuck, FailureCode::QueueLimit)] {
+        let job = ended(&client, id).await;
+        assert_eq!((job.state, job.failure.unwrap().code), (State::Expired, code));
+    }
+
+    assert_eq!(client.job(held, false).await.unwrap().state, State::Held, "through a kill");
+    shoal(&node, &["job", "release", &held.to_string()]);
+    assert_eq!(ended(&client, held).await.state, State::Succeeded);
+    assert!(refused(&node, &["job", "hold", &held.to_string()]).contains("succeeded"));
+    let again: ObjectId = shoal(&node, &["job", "rerun", &held.to_string()]).trim().parse().unwrap();
+    let job = ended(&client, again).await;
+    assert_eq!((job.state, job.rerun_of, job.args), (State::Succeeded, Some(held), vec!["sleep".into(), "1".into()]));
+
+    let long = submit(&node, &["600000", "--total-limit", "700ms"]);
+    let job = ended(&client, long).await;
+    assert_eq!((job.state, job.failure.unwrap().code), (State::TimedOut, FailureCode::TotalLimit));
+    let flags = ["--timeout", "100ms", "--attempts", "2", "--retry-on", "timed_out", "--retry-pause", "20ms"];
+    let twice = submit(&node, &[&["600000"], &flags[..]].concat());
+    let job = ended(&client, twice).await;
+    assert_eq!((job.state, job.attempts_total), (State::TimedOut, 2));
+
+    assert!(refused(&node, &["submit", "sleeper", "--priority", "101"]).contains("-100 to 100"));
+    assert!(refused(&node, &["submit", "sleeper", "--not-before", "tomorrow"]).contains("is no time"));
+    assert!(refused(&node, &["submit", "sleeper", "--queue-limit", "0s"]).contains("limits.queue_ms"));
+    node.stop().await.unwrap();
+}
