@@ -112,7 +112,7 @@ enum ClientCommand {
     /// Print a text with which another machine joins this mesh: `shoal up --join TEXT`
     Invite,
     /// Hand over a job; prints its id
-    Submit(submit::Submit),
+    Submit(Box<submit::Submit>),
     /// Jobs: look, wait, collect, cancel
     #[command(subcommand)]
     Job(job::Job),
@@ -224,7 +224,7 @@ async fn dispatch(action: ClientAction) -> Result<(), Failure> {
         ClientCommand::Status => status::run(&context, &client).await,
         ClientCommand::Peers => peers::run(&context, &client).await,
         ClientCommand::Invite => invite::run(&context, &client).await,
-        ClientCommand::Submit(command) => submit::run(&context, &client, command).await,
+        ClientCommand::Submit(command) => submit::run(&context, &client, *command).await,
         ClientCommand::Job(command) => job::run(&context, &client, command).await,
         ClientCommand::Blob(command) => blob::run(&context, &client, command).await,
         ClientCommand::Kv(command) => kv::run(&context, &client, command).await,

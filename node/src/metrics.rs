@@ -247,7 +247,7 @@ impl Metrics {
                 let ms = standing.settled_ms.unwrap_or_default().saturating_sub(job.millis());
                 self.job_settled(standing.state, Duration::from_millis(ms));
             }
-            Record::Standing(..) => {}
+            Record::Standing(..) | Record::Supplied(_) => {}
             Record::Swept(_) => {
                 self.jobs_swept.inc();
             }
@@ -351,6 +351,7 @@ mod tests {
             priority: 0,
             ready_ms: None,
             retry_ms: None,
+            unmet: Default::default(),
             settled_ms,
             outcome: None,
         }

@@ -116,6 +116,9 @@ pub const JOB_MS_MAX: u64 = 365 * 24 * 3_600_000;
 /// The highest priority of a job; the lowest is as far below 0. Why 100: each step is worth a minute of age.
 pub const PRIORITY_MAX: i8 = 100;
 
+/// Jobs that a job may wait for. Why 64: what a person writes down; more of them meet in a job of their own.
+pub const AFTER_MAX: usize = 64;
+
 /// The first pause before a job is tried again, in milliseconds, unless the job says otherwise.
 pub const PAUSE_MS_DEFAULT: u64 = 100;
 /// The longest of these pauses, in milliseconds, unless the job says otherwise. Why 10 s: a job that waits should notice soon

@@ -11,7 +11,7 @@ use crate::id::{BlobId, ObjectId};
 use crate::limits::{ARGS_LEN_MAX, ARGS_MAX};
 use crate::name::{self, Labels};
 use crate::object::function::{Grant, Needs, RunLimits};
-use crate::object::job::{Attempt, Outcome, Payload, State, Terms};
+use crate::object::job::{After, Attempt, Outcome, Payload, State, Terms, check_after};
 use crate::{Kind, Problem, Traceparent};
 
 /// The version of [`Accepted`] and [`Standing`] that this package writes.
@@ -20,7 +20,7 @@ pub const VERSION: u8 = 1;
 /// Characters of a trace id, as W3C Trace Context has them.
 const TRACE_LEN: usize = 32;
 
-/// A job as it was accepted. Never changes.
+/// A job as it was accepted. Never changes, but for an input that is another job's result: it comes with that.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Accepted {
     /// [`VERSION`].
@@ -70,14 +70,24 @@ pub struct Accepted {
     /// The job that it repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rerun_of: Option<ObjectId>,
+    /// The jobs that it runs after.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<After>,
+    /// The one of them whose result is its input; until that has come the input is empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_of: Option<ObjectId>,
 }
 
 impl Accepted {
-    /// Where a job stands that has only this record: held or queued, and never offered. Accepting writes one record, not two.
+    /// Where a job stands that has only this record: it waits, and was never offered. Accepting writes one record, not two.
     pub fn standing(&self) -> Standing {
         Standing {
             version: VERSION,
-            state: if self.terms.hold { State::Held } else { State::Queued },
+            state: match self.terms.hold {
+                true => State::Held,
+                false if self.after.is_empty() => State::Queued,
+                false => State::Blocked,
+            },
             name: self.name.clone(),
             labels: self.labels.clone(),
             epoch: 0,
@@ -88,6 +98,7 @@ impl Accepted {
             priority: self.terms.priority,
             ready_ms: None,
             retry_ms: None,
+            unmet: self.after.iter().map(|after| after.job).collect(),
             settled_ms: None,
             outcome: None,
         }
@@ -105,6 +116,7 @@ impl Accepted {
         self.needs.check()?;
         self.limits.check()?;
         self.terms.check()?;
+        check_after(&self.after, self.input_of)?;
         check_texts(&self.name, &self.labels, &self.input, &self.args, &self.env)
     }
 }
@@ -114,7 +126,7 @@ impl Accepted {
 pub struct Standing {
     /// [`VERSION`].
     pub version: u8,
-    /// `Held`, `Queued`, `Offered` (which a running job stays, see above) or settled.
+    /// `Held`, `Blocked`, `Queued`, `Offered` (which a running job stays, see above) or settled.
     pub state: State,
     /// A name for people.
     pub name: String,
@@ -134,12 +146,15 @@ pub struct Standing {
     /// Its place among the jobs that wait.
     #[serde(default, skip_serializing_if = "crate::object::job::is_zero")]
     pub priority: i8,
-    /// When it was last released, in milliseconds since the Unix epoch.
+    /// When it was last released, or the last job that it waited for has ended, in milliseconds since the Unix epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_ms: Option<u64>,
     /// It pauses until then before it is tried again, in milliseconds since the Unix epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_ms: Option<u64>,
+    /// The jobs that it still waits for.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unmet: BTreeSet<ObjectId>,
     /// When it settled, in milliseconds since the Unix epoch.
     pub settled_ms: Option<u64>,
     /// What came out.

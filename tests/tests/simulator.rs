@@ -225,6 +225,23 @@ fn limits_that_a_restart_forgets_are_found() {
 }
 
 #[test]
+fn a_dependency_that_a_restart_forgets_is_found() {
+    let rule = found::<mutations::BlockForgotten>().1.rule;
+    let rules = ["nothing runs before the jobs that it waits for", "what is told of a job is written"];
+    assert!(rules.contains(&rule), "{rule}");
+}
+
+#[test]
+fn a_job_that_runs_after_the_wrong_end_of_another_is_found() {
+    assert_eq!(found::<mutations::AnyEndWillDo>().1.rule, "nothing runs before the jobs that it waits for");
+}
+
+#[test]
+fn an_end_that_dependents_are_not_told_of_is_found() {
+    assert_eq!(found::<mutations::DependentsUntold>().1.rule, "after the last fault everything settles");
+}
+
+#[test]
 fn a_run_of_another_home_that_is_not_journaled_is_found() {
     let rule = found_in_a_mesh::<mutations::GuestUnwritten>().1.rule;
     assert_eq!(rule, "a guest is written before its home hears of it");

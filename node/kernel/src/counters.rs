@@ -34,6 +34,10 @@ pub struct Counters {
     pub held: u64,
     /// Jobs that somebody released.
     pub released: u64,
+    /// Jobs of which all that they waited for has ended as it must.
+    pub unblocked: u64,
+    /// Jobs that ended because one that they waited for ended otherwise than it must.
+    pub never_met: u64,
     /// Jobs whose time has come.
     pub begun: u64,
     /// Runs that failed by themselves and are tried again because the job says so.

@@ -110,6 +110,12 @@ pub enum Effect {
         /// Whether it is settled now.
         settled: bool,
     },
+    /// Look into the store how this job of the home ended, and hand it in as [`crate::Input::Learned`]. It is not in memory:
+    /// if it ever was, its end is durable by now.
+    Learn {
+        /// Which.
+        job: ObjectId,
+    },
     /// Hand in [`crate::Input::Tick`] at this time, or earlier. A later one replaces it.
     Wake {
         /// By [`crate::Now::mono_ms`].

@@ -27,6 +27,12 @@ pub trait Faults {
     const TIME_FORGOTTEN: bool = false;
     /// A restarted kernel does not know how long jobs may wait and take.
     const LIMITS_FORGOTTEN: bool = false;
+    /// A restarted kernel does not know which jobs wait for others.
+    const BLOCK_FORGOTTEN: bool = false;
+    /// Whatever the end of a job, it is as its dependents want it.
+    const ANY_END_WILL_DO: bool = false;
+    /// Nobody is told of the end of a job.
+    const DEPENDENTS_UNTOLD: bool = false;
     /// A run of another home is taken without being journaled.
     const GUEST_UNWRITTEN: bool = false;
     /// A run of another home replaces the one that is here whatever their epochs.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use shoal_protocol::name::Labels;
 use shoal_protocol::object::function::{Function, Needs, RunLimits};
-use shoal_protocol::object::job::{JobPatch, Outcome, Payload, Progress, Terms};
+use shoal_protocol::object::job::{After, JobPatch, Outcome, Payload, Progress, State, Terms};
 use shoal_protocol::object::project::Project;
 use shoal_protocol::object::worker::{Offer, WorkerPatch};
 use shoal_protocol::wire::peer::{Hint, RunOffer};
@@ -192,10 +192,26 @@ pub enum Input {
         /// Which.
         worker: WorkerId,
     },
+    /// How a job of this home ended that the kernel has asked about; none: the store does not know it.
+    Learned {
+        /// Which.
+        job: ObjectId,
+        /// How it ended.
+        end: Option<End>,
+    },
     /// Accept nothing new: the node stops, or its store cannot write.
     Refuse(Problem),
     /// Accept again.
     Accept,
+}
+
+/// How a job ended, as far as it matters to those that run after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// Its state.
+    pub state: State,
+    /// Its result.
+    pub output: Payload,
 }
 
 /// A worker that the gateway has let in.
@@ -301,4 +317,9 @@ pub struct NewJob {
     pub terms: Terms,
     /// The job that it repeats.
     pub rerun_of: Option<ObjectId>,
+    /// Jobs of this home that it runs after. Of those that are not in memory the edge has seen that the principal may see
+    /// them.
+    pub after: Vec<After>,
+    /// The one of them whose result is its input.
+    pub input_of: Option<ObjectId>,
 }

@@ -5,7 +5,7 @@
 //! the journal when it is offered: only [`Job::accepted`] would change, to a form that placement needs (needs, limits,
 //! function, component) and a place in the journal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_protocol::limits::ATTEMPTS_KEPT_MAX;
 use shoal_protocol::name::Labels;
@@ -31,7 +31,9 @@ pub(crate) struct Job {
     /// It has taken longer in all than it may: it settles when its run has stopped.
     pub(crate) out_of_time: bool,
     pub(crate) priority: i8,
-    /// When it was last released, by the wall clock.
+    /// The jobs that it still waits for.
+    pub(crate) unmet: BTreeSet<ObjectId>,
+    /// When it was last released, or the last job that it waited for has ended, by the wall clock.
     pub(crate) ready_ms: Option<u64>,
     pub(crate) phase: Phase,
     /// It does not run before.
@@ -54,6 +56,8 @@ pub(crate) struct Job {
 pub(crate) enum Phase {
     /// It waits for somebody to release it.
     Held,
+    /// It waits for other jobs.
+    Blocked,
     /// It waits for its time, which comes then; after that in the queue.
     Later { until_ms: u64 },
     /// It waits in the queue since then.
@@ -113,6 +117,7 @@ impl Job {
             cancelled: standing.cancelled,
             out_of_time: standing.out_of_time,
             priority: standing.priority,
+            unmet: standing.unmet,
             ready_ms: standing.ready_ms,
             phase: Phase::Queued { since_ms: now_ms },
             earliest_ms: 0,
@@ -142,14 +147,14 @@ impl Job {
     pub(crate) fn placed(&self) -> Option<&Placed> {
         match &self.phase {
             Phase::Placed(placed) => Some(placed),
-            Phase::Held | Phase::Later { .. } | Phase::Queued { .. } | Phase::Backoff { .. } => None,
+            _ => None,
         }
     }
 
     pub(crate) fn placed_mut(&mut self) -> Option<&mut Placed> {
         match &mut self.phase {
             Phase::Placed(placed) => Some(placed),
-            Phase::Held | Phase::Later { .. } | Phase::Queued { .. } | Phase::Backoff { .. } => None,
+            _ => None,
         }
     }
 
@@ -207,6 +212,7 @@ impl Job {
     pub(crate) fn standing(&self) -> Standing {
         let (state, retry_ms) = match &self.phase {
             Phase::Held => (State::Held, None),
+            Phase::Blocked => (State::Blocked, None),
             Phase::Placed(_) => (State::Offered, None),
             Phase::Backoff { until_wall_ms, .. } => (State::Queued, Some(*until_wall_ms)),
             Phase::Later { .. } | Phase::Queued { .. } => (State::Queued, None),
@@ -224,6 +230,7 @@ impl Job {
             priority: self.priority,
             ready_ms: self.ready_ms,
             retry_ms,
+            unmet: self.unmet.clone(),
             settled_ms: None,
             outcome: None,
         }
@@ -244,6 +251,7 @@ impl Job {
             priority: self.priority,
             ready_ms: self.ready_ms,
             retry_ms: None,
+            unmet: self.unmet,
             settled_ms: Some(wall_ms),
             outcome,
         };

@@ -9,6 +9,7 @@
 //! | [`machine`] | what each input does: the way of a job from submission to its end |
 //! | [`rights`] | who may do what |
 //! | `queue` | which job is next |
+//! | `dependents` | who waits for whom |
 //! | `placement` | which worker or peer gets it |
 //! | `peers` | what a peer is believed to have left |
 //! | `guests` | what is held of other homes' runs |
@@ -19,6 +20,7 @@
 mod backoff;
 pub mod config;
 pub mod counters;
+mod dependents;
 pub mod effect;
 pub mod faults;
 mod functions;
@@ -41,7 +43,7 @@ mod workers;
 pub use config::{Config, Prefetch};
 pub use counters::Counters;
 pub use effect::{Effect, Load, PeerView, Reply};
-pub use input::{Command, Input, NewJob, Now, PeerAttached, Principal, RequestId, WorkerAttached};
+pub use input::{Command, End, Input, NewJob, Now, PeerAttached, Principal, RequestId, WorkerAttached};
 pub use record::{Accepted, GuestEnd, GuestRun, Record, Standing};
 
 /// The kernel that production runs: the machine without any of the faults that the simulator can put in.

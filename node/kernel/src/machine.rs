@@ -1,5 +1,5 @@
 //! What each input does. The parts: [`submit`] takes jobs in, [`schedule`] hands them to workers and peers, [`runs`]
-//! follows a run to its end, [`waiting`] what waits before and between runs, [`attachment`] follows workers, [`peers`] what peers do beyond that, [`seek`] looks for more
+//! follows a run to its end, [`waiting`] what waits before and between runs, [`dependencies`] what waits for others, [`attachment`] follows workers, [`peers`] what peers do beyond that, [`seek`] looks for more
 //! of them, [`guests`] runs what other homes offer, [`homes`] talks with these homes, [`commands`] answers everything else.
 //!
 //! Invariant: a run is offered only after its epoch is written, in the same list of effects (`runs::offer`).
@@ -10,6 +10,7 @@
 
 mod attachment;
 mod commands;
+mod dependencies;
 mod guests;
 mod homes;
 mod peers;
@@ -28,6 +29,7 @@ use shoal_protocol::{NodeId, ObjectId, Problem, WorkerId};
 
 use crate::config::Config;
 use crate::counters::Counters;
+use crate::dependents::Dependents;
 use crate::effect::{Effect, Load};
 use crate::faults::Faults;
 use crate::functions::Functions;
@@ -48,6 +50,7 @@ pub struct Machine<F> {
     workers: Workers,
     guests: Guests,
     functions: Functions,
+    dependents: Dependents,
     timers: Timers,
     counters: Counters,
     /// Why nothing is accepted at the moment.
@@ -75,6 +78,7 @@ impl<F: Faults> Machine<F> {
             workers: Workers::default(),
             guests: Guests::default(),
             functions: Functions::default(),
+            dependents: Dependents::default(),
             timers: Timers::default(),
             counters: Counters::default(),
             refusing: None,
@@ -93,6 +97,7 @@ impl<F: Faults> Machine<F> {
     /// so when it attaches. [`Self::restore_guests`] follows. Afterwards the edges hand in what they know again: [`Input::Function`] and
     /// [`Input::Project`] for each that is there, [`Input::FunctionGone`] for each deleted one.
     pub fn restore(&mut self, now: Now, jobs: impl Iterator<Item = (Accepted, Standing)>, effects: &mut Vec<Effect>) {
+        let mut blocked = Vec::new();
         for (accepted, standing) in jobs.filter(|(_, standing)| !standing.state.is_settled()) {
             let at = standing.attempts.last().map(|at| (at.worker, at.worker_name.clone(), at.node));
             let offered = standing.state == State::Offered;
@@ -107,7 +112,11 @@ impl<F: Faults> Machine<F> {
             if F::LIMITS_FORGOTTEN {
                 (job.accepted.limits.queue_ms, job.accepted.limits.total_ms) = (None, None);
             }
+            if F::BLOCK_FORGOTTEN {
+                job.unmet.clear();
+            }
             let (id, stopping) = (job.id(), job.is_stopping());
+            blocked.extend((!job.unmet.is_empty()).then_some(id));
             self.counters.restored += 1;
             self.take_in(now, job);
             match at.filter(|_| offered) {
@@ -118,6 +127,7 @@ impl<F: Faults> Machine<F> {
                 self.settle_stopped(now, id, None, effects);
             }
         }
+        blocked.into_iter().for_each(|id| self.depend(id, effects));
         self.finish(now, effects);
     }
 
@@ -138,6 +148,7 @@ impl<F: Faults> Machine<F> {
             Input::Ended { worker, run, outcome } => self.ended(now, worker, run, *outcome, effects),
             Input::Declined { worker, run, problem } => self.declined(now, worker, run, problem, effects),
             Input::Leaving { worker } => self.leaving(worker),
+            Input::Learned { job, end } => self.learned(job, end),
             Input::Refuse(problem) => self.refusing = Some(problem),
             Input::Accept => {
                 self.refusing = None;
@@ -198,6 +209,7 @@ impl<F: Faults> Machine<F> {
                 Timer::Place => self.placeable = true,
             }
         }
+        self.tell_dependents(now, effects);
         if std::mem::take(&mut self.placeable) {
             self.place(now, effects);
             self.placeable = false;

@@ -1,8 +1,10 @@
 //! Why a job does not run: always an answer, and one for each worker and peer that could have taken it.
 
-use shoal_protocol::WorkerId;
+use std::collections::BTreeSet;
+
 use shoal_protocol::object::function::Needs;
 use shoal_protocol::object::job::{Candidate, Reason, ReasonCode};
+use shoal_protocol::{ObjectId, WorkerId};
 
 use crate::jobs::Placed;
 use crate::placement::{Obstacle, examine};
@@ -72,6 +74,16 @@ fn candidate(worker: &Worker, obstacle: Option<&Obstacle<'_>>) -> Candidate {
 /// Why a job waits that somebody has held.
 pub(crate) fn held() -> Reason {
     plain(ReasonCode::Held, "it is held until somebody releases it".into())
+}
+
+/// Why a job waits that runs after others.
+pub(crate) fn blocked(unmet: &BTreeSet<ObjectId>) -> Reason {
+    let first = unmet.first().map(ToString::to_string).unwrap_or_default();
+    let message = match unmet.len() {
+        0 | 1 => format!("it waits for the end of job {first}"),
+        more => format!("it waits for the end of {more} jobs, the oldest is {first}"),
+    };
+    plain(ReasonCode::Dependency, message)
 }
 
 /// Why a job waits whose time has not come.

@@ -20,6 +20,8 @@ pub use shoal_protocol::record::{Accepted, Standing, VERSION};
 pub enum Record {
     /// A job was accepted. Counts one accepted.
     Accepted(Box<Accepted>),
+    /// The same job with its input, which has come: another job's result. Counts nothing.
+    Supplied(Box<Accepted>),
     /// Where a job stands from now on.
     Standing(ObjectId, Box<Standing>),
     /// A settled job is forgotten. Counts one swept, and nothing when it is not there any more.

@@ -36,6 +36,8 @@ pub fn job(home: NodeId, accepted: &Accepted, standing: &Standing, inline: bool)
         priority: standing.priority,
         retry: accepted.terms.retry.as_deref().cloned(),
         rerun_of: accepted.rerun_of,
+        after: accepted.after.clone(),
+        input_of: accepted.input_of,
         progress: None,
         input: bytes(&accepted.input, inline),
         output: outcome.map(|outcome| bytes(&outcome.output, inline)),

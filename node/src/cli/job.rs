@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use shoal_client::Client;
 use shoal_protocol::ObjectId;
-use shoal_protocol::object::job::{Accepted, Ending, Job as JobObject, State};
+use shoal_protocol::object::job::{Accepted, After, Ending, Job as JobObject, State};
 
 use super::connect::Context;
 use super::failure::{Failure, INTERRUPTED};
@@ -251,6 +251,7 @@ fn show(job: &JobObject) -> String {
         ("labels", labels(&job.labels)),
         ("needs", needs(job)),
         ("priority", if job.priority == 0 { String::new() } else { job.priority.to_string() }),
+        ("after", after(job)),
         ("repeats", job.rerun_of.map(|id| id.to_string()).unwrap_or_default()),
         ("in the queue", job.limits.queue_ms.map(|ms| format!("{} at most", length(ms))).unwrap_or_default()),
         ("in all", job.limits.total_ms.map(|ms| format!("{} at most", length(ms))).unwrap_or_default()),
@@ -278,6 +279,16 @@ fn show(job: &JobObject) -> String {
         text.push_str(&format!("  run {} at {}: {}\n", attempt.epoch, output::safe(worker), output::safe(&ended)));
     }
     text
+}
+
+fn after(job: &JobObject) -> String {
+    let each = |after: &After| match job.input_of {
+        Some(earlier) if earlier == after.job => {
+            format!("{} {}, whose result is the input", after.job, after.when.words())
+        }
+        _ => format!("{} {}", after.job, after.when.words()),
+    };
+    job.after.iter().map(each).collect::<Vec<_>>().join("; ")
 }
 
 fn needs(job: &JobObject) -> String {

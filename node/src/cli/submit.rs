@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use shoal_client::Client;
 use shoal_protocol::limits::{CLIENT_FRAME_LEN_MAX, INLINE_LEN_MAX, SUBMIT_BATCH_LEN_MAX};
-use shoal_protocol::object::job::{Input, Receipt, Submit as Job};
+use shoal_protocol::object::job::{After, Input, Receipt, Submit as Job, When};
 use shoal_protocol::{BlobId, ObjectId, codec};
 
 use super::connect::Context;
@@ -35,6 +35,18 @@ pub(crate) struct Submit {
     /// The input, a blob that is at the node
     #[arg(long, value_name = "ID", group = "what")]
     blob: Option<BlobId>,
+    /// The input, the result of another job of the node; the job waits for its success
+    #[arg(long, value_name = "JOB", group = "what")]
+    result_of: Option<ObjectId>,
+    /// A job of the node that must have succeeded before; may be repeated, up to 64 of them all
+    #[arg(long, value_name = "JOB")]
+    after: Vec<ObjectId>,
+    /// A job of the node that must have ended before, however; may be repeated
+    #[arg(long, value_name = "JOB")]
+    after_any: Vec<ObjectId>,
+    /// A job of the node that must have ended without success before; may be repeated
+    #[arg(long, value_name = "JOB")]
+    after_not_ok: Vec<ObjectId>,
     /// An argument of the function; may be repeated
     #[arg(long = "arg", value_name = "ARG", allow_hyphen_values = true)]
     args: Vec<String>,
@@ -86,6 +98,11 @@ pub(crate) async fn run(context: &Context, client: &Client, command: Submit) -> 
 }
 
 async fn prepare(client: &Client, command: Submit) -> Result<Job, Failure> {
+    let each = |jobs: Vec<ObjectId>, when| jobs.into_iter().map(move |job| After { job, when });
+    let after = each(command.after, When::Ok)
+        .chain(each(command.after_any, When::Any))
+        .chain(each(command.after_not_ok, When::NotOk))
+        .collect();
     let input = match (command.input, command.text, command.blob) {
         (Some(path), ..) => match input::read(client, &path).await? {
             Bytes::Short(bytes) => Input::Bytes(bytes.into()),
@@ -96,7 +113,7 @@ async fn prepare(client: &Client, command: Submit) -> Result<Job, Failure> {
         }
         (None, Some(text), _) => Input::Text(text),
         (None, None, Some(blob)) => Input::Blob(blob),
-        (None, None, None) => Input::default(),
+        (None, None, None) => command.result_of.map_or_else(Input::default, Input::Result),
     };
     Ok(Job {
         function: command.function,
@@ -111,6 +128,7 @@ async fn prepare(client: &Client, command: Submit) -> Result<Job, Failure> {
         not_before_ms: command.terms.not_before_ms(),
         priority: command.terms.priority,
         retry: command.terms.retry(),
+        after,
     })
 }
 

@@ -144,6 +144,8 @@ pub(crate) mod tests {
             priority: 0,
             retry: None,
             rerun_of: None,
+            after: vec![],
+            input_of: None,
             progress: None,
             input: Bytes { id: BlobId::of(b""), size: 0, inline: None },
             output: None,

@@ -4,7 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_kernel::{Command, Effect, Input, Kernel, Record, Reply, RequestId, WorkerAttached};
+use shoal_kernel::{Command, Effect, End, Input, Kernel, Record, Reply, RequestId, WorkerAttached};
+use shoal_protocol::object::job::Payload;
 use shoal_protocol::{Kind, NodeId, ObjectId, Problem, WorkerId};
 use tokio::sync::{mpsc, oneshot};
 
@@ -161,6 +162,9 @@ impl Driver {
                 }
             }
         }
+        for job in self.reports.take_learn() {
+            self.learn(job);
+        }
         if self.failing.is_none() && self.wake_ms.is_some_and(|at| at <= now().mono_ms) {
             self.wake_ms = None;
             self.handle(Input::Tick);
@@ -217,6 +221,25 @@ impl Driver {
         self.kernel.handle(now(), input, &mut self.effects);
     }
 
+    /// Tells the kernel how a job ended, as it is durable.
+    fn learn(&mut self, job: ObjectId) {
+        if self.failing.is_some() {
+            // The kernel asks again when it is restored.
+            return;
+        }
+        match rows::read_job(&self.store, job) {
+            Ok(found) => {
+                let ended = found.and_then(|(_, standing)| standing).filter(|standing| standing.state.is_settled());
+                let end = ended.map(|standing| End {
+                    state: standing.state,
+                    output: standing.outcome.map_or_else(Payload::empty, |outcome| outcome.output),
+                });
+                self.handle(Input::Learned { job, end });
+            }
+            Err(problem) => self.fail(Vec::new(), &problem),
+        }
+    }
+
     /// Sends the records to the store, and the other effects after them.
     async fn commit(&mut self) {
         if self.effects.is_empty() {
@@ -263,6 +286,7 @@ impl Driver {
             Effect::Reply { request, reply } => {
                 outgoing.extend(self.requests.remove(&request).map(|sender| Outgoing::Reply(sender, reply)));
             }
+            Effect::Learn { job } => outgoing.push(Outgoing::Learn(job)),
             Effect::Seek { needs } => outgoing.push(Outgoing::Wish(Wish::Seek(needs))),
             Effect::Reach { node } => outgoing.push(Outgoing::Wish(Wish::Reach(node))),
             said => outgoing.extend(self.posts.address(said)),

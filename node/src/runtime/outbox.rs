@@ -20,6 +20,8 @@ pub(super) enum Outgoing {
     /// The run of another home has ended here.
     GuestEnded(Run),
     Wish(Wish),
+    /// The driver is to look how this job ended.
+    Learn(ObjectId),
 }
 
 /// What a connection to a peer is told.
@@ -61,6 +63,8 @@ struct State {
     outstanding: usize,
     /// Connections at whose other end nobody reads.
     stuck: Vec<u64>,
+    /// Jobs whose end the kernel wants to know, and that is durable by now.
+    learn: Vec<ObjectId>,
 }
 
 impl Reports {
@@ -78,6 +82,10 @@ impl Reports {
 
     pub(super) fn take_stuck(&self) -> Vec<u64> {
         std::mem::take(&mut self.state().stuck)
+    }
+
+    pub(super) fn take_learn(&self) -> Vec<ObjectId> {
+        std::mem::take(&mut self.state().learn)
     }
 
     /// A commit has ended: its effects leave, or are answered with the problem.
@@ -112,6 +120,10 @@ impl Reports {
                 Outgoing::GuestEnded(run) => shared.logs.forget(run.job),
                 // Wishes are repeated as long as they last.
                 Outgoing::Wish(wish) => drop(shared.wishes.try_send(wish)),
+                Outgoing::Learn(job) => {
+                    self.state().learn.push(job);
+                    self.wake.notify_one();
+                }
                 Outgoing::ToWorker(outbox, message) => self.put(&outbox, message),
                 Outgoing::ToPeer(outbox, message) => self.put(&outbox, message),
             }

@@ -132,19 +132,10 @@ pub(super) fn append(
     match record {
         Record::Accepted(accepted) => {
             counts.accepted += 1;
-            let key = Bytes::from(key_of(accepted.id));
-            if let Some(blob) = accepted.input.blob() {
-                rows.push(Mutation::put(
-                    Table::References,
-                    reference_key(blob, Referrer::Job(accepted.id), &[]),
-                    Bytes::new(),
-                ));
-            }
-            let short = short_keys(accepted.id, std::iter::once(&accepted.input));
-            rows.extend(short.map(|key| Mutation::put(Table::Short, key, Bytes::new())));
-            rows.push(Mutation::put(Table::Open, key.clone(), Bytes::new()));
-            rows.push(Mutation::put(Table::Jobs, key, codec::encode(&*accepted)));
+            rows.push(Mutation::put(Table::Open, key_of(accepted.id), Bytes::new()));
+            put_accepted(&accepted, rows);
         }
+        Record::Supplied(accepted) => put_accepted(&accepted, rows),
         Record::Standing(id, standing) => {
             let key = Bytes::from(key_of(id));
             if standing.state.is_settled() {
@@ -178,6 +169,17 @@ pub(super) fn append(
         Record::GuestGone(run) => guests::gone(store, run, rows)?,
     }
     Ok(())
+}
+
+/// The rows of what was accepted, and of the input that it refers to.
+fn put_accepted(accepted: &Accepted, rows: &mut Vec<Mutation>) {
+    if let Some(blob) = accepted.input.blob() {
+        let reference = reference_key(blob, Referrer::Job(accepted.id), &[]);
+        rows.push(Mutation::put(Table::References, reference, Bytes::new()));
+    }
+    let short = short_keys(accepted.id, std::iter::once(&accepted.input));
+    rows.extend(short.map(|key| Mutation::put(Table::Short, key, Bytes::new())));
+    rows.push(Mutation::put(Table::Jobs, key_of(accepted.id), codec::encode(accepted)));
 }
 
 /// The row of the counts.

@@ -9,7 +9,9 @@ use shoal_kernel::{Command, NewJob, Reply, rights, view};
 use shoal_protocol::limits::{INLINE_LEN_MAX, SUBMIT_BATCH_LEN_MAX, WAIT_MS_MAX};
 use shoal_protocol::name::{self, Labels};
 use shoal_protocol::object::Class;
-use shoal_protocol::object::job::{Accepted, Input, Job, JobPatch, Payload, Receipt, State, Submission, Submit, Wait};
+use shoal_protocol::object::job::{
+    Accepted, After, Input, Job, JobPatch, Payload, Receipt, State, Submission, Submit, Wait, When, check_after,
+};
 use shoal_protocol::{Kind, ObjectId, Problem};
 use tokio::time::Instant;
 
@@ -100,7 +102,16 @@ impl Service {
         let terms = submit.terms();
         let (name, version) = split_version(&submit.function)?;
         let function = self.document(caller, Class::Function, name)?.id();
+        let mut after = submit.after;
+        let mut input_of = None;
         let input = match submit.input {
+            Input::Result(job) => {
+                input_of = Some(job);
+                if !after.iter().any(|after| after.job == job) {
+                    after.push(After { job, when: When::Ok });
+                }
+                Payload::empty()
+            }
             Input::Text(text) => inline(text.into_bytes().into())?,
             Input::Bytes(octets) => inline(octets.0)?,
             Input::Blob(id) => match self.find_or_bring_blob(caller, id).await? {
@@ -111,6 +122,10 @@ impl Service {
                 }
             },
         };
+        check_after(&after, input_of)?;
+        for earlier in after.iter().map(|after| after.job).filter(|job| job.tag() == self.0.peers.node().tag()) {
+            self.job(caller, earlier, false).await?;
+        }
         Ok(NewJob {
             id: self.0.runtime.mint(),
             trace: caller.traceparent.map_or_else(trace_id, |traceparent| traceparent.trace_id()),
@@ -126,6 +141,8 @@ impl Service {
             labels: submit.labels,
             terms,
             rerun_of: None,
+            after,
+            input_of,
         })
     }
 

@@ -1,6 +1,6 @@
 //! What is asked of a job between its submission and its end, and after it: hold, release, run again.
 
-use shoal_kernel::{Command, NewJob, Reply, rights};
+use shoal_kernel::{Command, NewJob, Reply, Standing, rights};
 use shoal_protocol::object::Class;
 use shoal_protocol::object::job::{Accepted, Job, Receipt, Terms};
 use shoal_protocol::{Kind, ObjectId, Problem};
@@ -42,10 +42,17 @@ impl Service {
     pub(super) async fn rerun_job(&self, caller: &Caller, object: &str, format: Format) -> Result<Answer, Problem> {
         let id = target::id(Class::Job, object)?;
         caller.user()?;
-        let record = read_job(self.0.runtime.store(), id)?.map(|(accepted, _)| accepted);
-        let may_read =
-            |job: &shoal_kernel::Accepted| rights::may_read_job(&caller.principal, job.owner, job.function_owner);
-        let record = record.filter(may_read).ok_or_else(|| target::not_found(Class::Job, &id.to_string()))?;
+        let record = read_job(self.0.runtime.store(), id)?;
+        let may_read = |(job, _): &(shoal_kernel::Accepted, Option<Standing>)| {
+            rights::may_read_job(&caller.principal, job.owner, job.function_owner)
+        };
+        let (record, standing) =
+            record.filter(may_read).ok_or_else(|| target::not_found(Class::Job, &id.to_string()))?;
+        if record.input_of.is_some_and(|earlier| standing.is_none_or(|standing| standing.unmet.contains(&earlier))) {
+            let detail =
+                "the job's input is the result of another job and has not come: submit it anew, after that job";
+            return Err(Problem::new(Kind::Conflict, detail));
+        }
         // Held until the new job's own reference to it is durable; the old job may be forgotten meanwhile.
         let held = match record.input.blob() {
             Some(blob) => Some(self.hold_blob(blob).await?.ok_or_else(|| unavailable(blob))?),
@@ -79,6 +86,8 @@ impl Service {
             labels: job.labels,
             terms: Terms { hold: false, not_before_ms: None, priority, retry: job.terms.retry },
             rerun_of: Some(job.id),
+            after: Vec::new(),
+            input_of: None,
         }
     }
 }

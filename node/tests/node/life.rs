@@ -84,8 +84,29 @@ async fn a_job_waits_ends_and_is_repeated_as_the_command_line_says() {
     let job = ended(&client, twice).await;
     assert_eq!((job.state, job.attempts_total), (State::TimedOut, 2));
 
+    after_others(&node, &client).await;
     assert!(refused(&node, &["submit", "sleeper", "--priority", "101"]).contains("-100 to 100"));
     assert!(refused(&node, &["submit", "sleeper", "--not-before", "tomorrow"]).contains("is no time"));
     assert!(refused(&node, &["submit", "sleeper", "--queue-limit", "0s"]).contains("limits.queue_ms"));
     node.stop().await.unwrap();
+}
+
+/// A job that runs after others, with the result of one of them, or ends with the reason why it cannot.
+async fn after_others(node: &Node, client: &Client) {
+    let id = |id: &ObjectId| id.to_string();
+    let first = submit(node, &["300"]);
+    let second = submit(node, &["1", "--result-of", &id(&first)]);
+    let last = submit(node, &["1", "--after-any", &id(&first), "--after", &id(&second)]);
+    let never = submit(node, &["1", "--after-not-ok", &id(&first)]);
+    let job = client.job(last, false).await.unwrap();
+    assert_eq!((job.state, job.reason.unwrap().code), (State::Blocked, ReasonCode::Dependency));
+    assert!(shoal(node, &["job", "show", &id(&last)]).contains(&id(&second)));
+    let [first, second, last] = [ended(client, first).await, ended(client, second).await, ended(client, last).await];
+    assert!([&first, &second, &last].iter().all(|job| job.state == State::Succeeded));
+    assert_eq!(second.input.id, first.output.unwrap().id);
+    assert!(last.attempts[0].offered_ms >= second.settled_ms.unwrap());
+    let job = ended(client, never).await;
+    let failure = job.failure.unwrap();
+    assert_eq!((job.state, failure.code), (State::Failed, FailureCode::Dependency));
+    assert!(failure.message.contains("has succeeded"), "{}", failure.message);
 }

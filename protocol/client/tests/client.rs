@@ -261,6 +261,8 @@ fn job(state: &str) -> shoal_client::protocol::object::job::Job {
         priority: 0,
         retry: None,
         rerun_of: None,
+        after: vec![],
+        input_of: None,
         progress: None,
         input: Bytes { id: BlobId::of(b""), size: 0, inline: None },
         output: None,

@@ -1,7 +1,9 @@
 //! Jobs: what is submitted, what happens to it, what comes out.
 
+mod dependency;
 mod terms;
 
+pub use dependency::{After, When, check_after};
 pub(crate) use terms::is_zero;
 pub use terms::{Retry, RetryOn, Terms, check_priority};
 
@@ -76,6 +78,8 @@ pub enum Input {
     Bytes(Octets),
     /// A blob that is already at this node.
     Blob(BlobId),
+    /// The result of another job of this node: this one waits for its success.
+    Result(ObjectId),
 }
 
 impl Default for Input {
@@ -124,6 +128,9 @@ pub struct Submit {
     /// After which failures it is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
+    /// Jobs of this node that it waits for, up to 64. It ends as failed when one of them ends otherwise than it must.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<After>,
 }
 
 impl Submit {
@@ -272,6 +279,8 @@ pub enum ReasonCode {
     Held,
     /// Its time has not come.
     NotBefore,
+    /// Jobs that it waits for have not ended.
+    Dependency,
     /// No worker is attached.
     NoWorker,
     /// Workers are attached, none of them fits.
@@ -348,6 +357,8 @@ pub enum FailureCode {
     QueueLimit,
     /// It has taken longer in all than it may.
     TotalLimit,
+    /// A job that it waited for has ended otherwise than it must.
+    Dependency,
 }
 
 impl FailureCode {
@@ -513,6 +524,12 @@ pub struct Job {
     /// The job that it repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rerun_of: Option<ObjectId>,
+    /// The jobs that it runs after.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<After>,
+    /// The one of them whose result is its input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_of: Option<ObjectId>,
     /// How far it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,

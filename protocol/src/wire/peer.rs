@@ -311,6 +311,8 @@ mod tests {
             labels: Labels::default(),
             terms: crate::object::job::Terms { priority: -1, ..Default::default() },
             rerun_of: None,
+            after: Vec::new(),
+            input_of: None,
         }
     }
 

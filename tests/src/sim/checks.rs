@@ -1,6 +1,7 @@
 //! What must always hold. Looked at in two places: when the kernel decides (against all that it has written before,
 //! durable or not), and when something leaves the node (against what is durable by then).
 
+mod dependencies;
 mod guests;
 mod waiting;
 
@@ -14,6 +15,7 @@ use shoal_protocol::object::worker::Offer;
 use shoal_protocol::wire::worker::{Run, Start};
 use shoal_protocol::{ObjectId, WorkerId, codec};
 
+use self::dependencies::Ends;
 use self::waiting::Waits;
 use super::disk::Disk;
 use super::world::LEASE_MS;
@@ -45,6 +47,8 @@ pub struct Checks {
     emitted: BTreeMap<ObjectId, (Accepted, Standing)>,
     /// Until when these jobs may wait.
     waits: Waits,
+    /// How jobs ended for which others may wait.
+    ends: Ends,
     /// When the kernel decides what is being looked at.
     now: Option<Now>,
     /// The runs of other homes that the kernel has written, durable or not, and how they ended.
@@ -89,6 +93,7 @@ impl Checks {
     pub fn restarted(&mut self, disk: &Disk, now: Now) {
         self.emitted = disk.jobs.clone();
         self.waits.restarted(now, disk.unsettled());
+        self.ends.restarted(disk);
         self.guests = disk.guests.clone();
         self.peers.clear();
         self.offers.clear();
@@ -222,6 +227,13 @@ impl Checks {
                 self.emitted.remove(id);
                 Ok(())
             }
+            Record::Supplied(accepted) => match self.emitted.get_mut(&accepted.id) {
+                Some((before, _)) => {
+                    *before = (**accepted).clone();
+                    self.ends.input(accepted)
+                }
+                None => Err(("accepted, then anything else", format!("{} was never accepted", accepted.id))),
+            },
             Record::Standing(id, standing) => self.standing(*id, standing),
             Record::GuestAccepted(_) | Record::GuestEnded(..) | Record::GuestGone(_) => self.guest_record(record),
         }
@@ -257,6 +269,7 @@ impl Checks {
         if let Some(now) = self.now {
             self.waits.changes(now, accepted, last, next)?;
         }
+        self.ends.changes(accepted, next)?;
         *last = next.clone();
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use shoal_kernel::faults::Faults;
 use shoal_kernel::{Command, NewJob, Principal, Reply, RequestId};
 use shoal_protocol::object::function::{Needs, RunLimits};
-use shoal_protocol::object::job::{JobPatch, Payload, Receipt, Retry, RetryOn, Terms};
+use shoal_protocol::object::job::{After, JobPatch, Payload, Receipt, Retry, RetryOn, Terms, When};
 use shoal_protocol::{ObjectId, Problem};
 
 use super::Violation;
@@ -44,6 +44,8 @@ enum Patience {
     Total(u64),
     /// Once more after failures of its own, after a pause of so many milliseconds.
     Again(u64),
+    /// When this job has ended so; with its result as the input, or not.
+    After(ObjectId, When, bool),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +103,17 @@ impl Client {
             if random.percent(70) { random.pick(newest).copied() } else { random.pick(&fitting).copied() }
         };
         if wants_more || self.jobs.is_empty() {
-            return Wish::Submit(drafts(random));
+            let mut drafts = drafts(random);
+            for draft in drafts.iter_mut().filter(|draft| draft.patience == Patience::Usual) {
+                if random.percent(20)
+                    && let Some(job) = some(&self.jobs, false, random)
+                {
+                    let when = [When::Ok, When::Any, When::NotOk];
+                    let when = random.pick(&when).copied().unwrap_or_default();
+                    draft.patience = Patience::After(job, when, when == When::Ok && random.percent(50));
+                }
+            }
+            return Wish::Submit(drafts);
         }
         let (what, settled) = (random.within(0..100), some(&self.jobs, true, random));
         match (some(&self.jobs, false, random), settled) {
@@ -154,7 +166,7 @@ fn drafts(random: &mut Random) -> Vec<Draft> {
 fn patience(patience: Patience, wall_ms: u64) -> (RunLimits, Terms) {
     let (mut limits, mut terms) = (RunLimits::default(), Terms::default());
     match patience {
-        Patience::Usual => {}
+        Patience::Usual | Patience::After(..) => {}
         Patience::Held => terms.hold = true,
         Patience::Later(ms) => terms.not_before_ms = Some(wall_ms + ms),
         Patience::Nice(priority) => terms.priority = priority,
@@ -232,13 +244,23 @@ impl<F: Faults> World<F> {
             Wants::WhatNobodyHas => drop(needs.capabilities.insert("gpu".into())),
         }
         let (limits, terms) = patience(draft.patience, wall_ms);
+        // The edge lets nobody wait for what the store does not know.
+        let (after, input_of) = match draft.patience {
+            Patience::After(job, when, input) if self.disk.jobs.contains_key(&job) => {
+                (vec![After { job, when }], input.then_some(job))
+            }
+            _ => (Vec::new(), None),
+        };
         Some(NewJob {
             id,
             trace: format!("{:032x}", self.random.draw()),
             traceparent: None,
             function,
             version: None,
-            input: Payload::Inline(id.to_bytes().as_slice().into()),
+            input: match input_of {
+                Some(_) => Payload::empty(),
+                None => Payload::Inline(id.to_bytes().as_slice().into()),
+            },
             args: vec![draft.behaviour.to_string()],
             env: BTreeMap::new(),
             needs,
@@ -247,6 +269,8 @@ impl<F: Faults> World<F> {
             labels: Default::default(),
             terms,
             rerun_of: None,
+            after,
+            input_of,
         })
     }
 

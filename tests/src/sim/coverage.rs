@@ -22,10 +22,12 @@ pub const REQUIRED: &[&str] = &[
     "fault: worker sent away",
     "fault: worker slow",
     "jobs accepted",
+    "ends learned from the store",
     "jobs cancelled",
     "jobs held",
     "jobs out of time in all",
     "jobs out of time in the queue",
+    "jobs of which a dependency was never met",
     "jobs refused",
     "jobs released",
     "jobs restored",
@@ -35,6 +37,7 @@ pub const REQUIRED: &[&str] = &[
     "jobs settled succeeded",
     "jobs settled timed out",
     "jobs swept",
+    "jobs that waited for others",
     "jobs whose time has come",
     "leases ended",
     "messages delivered after their connection",
@@ -145,6 +148,8 @@ impl Coverage {
         self.add("jobs cancelled", counters.cancelled);
         self.add("jobs held", counters.held);
         self.add("jobs released", counters.released);
+        self.add("jobs that waited for others", counters.unblocked);
+        self.add("jobs of which a dependency was never met", counters.never_met);
         self.add("jobs whose time has come", counters.begun);
         self.add("jobs out of time in the queue", counters.queue_limits);
         self.add("jobs out of time in all", counters.total_limits);

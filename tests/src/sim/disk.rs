@@ -9,7 +9,7 @@ use shoal_protocol::object::job::State;
 /// How many jobs there are, by what became of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Census {
-    /// `Held` or `Queued`.
+    /// `Held`, `Blocked` or `Queued`.
     pub waiting: u64,
     /// `Offered`.
     pub running: u64,
@@ -71,7 +71,7 @@ impl Disk {
         let mut census = Census::default();
         for (_, standing) in self.jobs.values() {
             match standing.state {
-                State::Held | State::Queued => census.waiting += 1,
+                State::Held | State::Blocked | State::Queued => census.waiting += 1,
                 State::Offered => census.running += 1,
                 _ => census.settled += 1,
             }
@@ -94,6 +94,10 @@ impl Disk {
                     return Err(format!("{id} was accepted twice"));
                 }
             }
+            Record::Supplied(accepted) => match self.jobs.get_mut(&accepted.id) {
+                Some((before, standing)) if !standing.state.is_settled() => *before = *accepted,
+                other => return Err(format!("{} got an input and stood as {other:?}", accepted.id)),
+            },
             Record::Standing(id, standing) => {
                 let Some((_, current)) = self.jobs.get_mut(&id) else {
                     return Err(format!("{id} has a standing and was not accepted"));

@@ -72,6 +72,12 @@ mutations! {
     kernel TimeForgotten = TIME_FORGOTTEN;
     /// A restart forgets how long jobs may wait and take.
     kernel LimitsForgotten = LIMITS_FORGOTTEN;
+    /// A restart forgets which jobs wait for others.
+    kernel BlockForgotten = BLOCK_FORGOTTEN;
+    /// Jobs run after others whatever became of these.
+    kernel AnyEndWillDo = ANY_END_WILL_DO;
+    /// Nobody tells dependents of an end.
+    kernel DependentsUntold = DEPENDENTS_UNTOLD;
     /// Runs of other homes are taken without being journaled.
     kernel GuestUnwritten = GUEST_UNWRITTEN;
     /// A run of another home gives way to any other epoch.

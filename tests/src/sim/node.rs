@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, VecDeque};
 use shoal_kernel::faults::Faults;
 use shoal_kernel::machine::Machine;
 use shoal_kernel::{
-    Accepted, Command, Config, Effect, GuestEnd, GuestRun, Input, Now, Principal, RequestId, Standing, WorkerAttached,
+    Accepted, Command, Config, Effect, End, GuestEnd, GuestRun, Input, Now, Principal, RequestId, Standing,
+    WorkerAttached,
 };
 use shoal_protocol::id::IdSource;
 use shoal_protocol::key::PublicKey;
 use shoal_protocol::object::function::Function;
-use shoal_protocol::object::job::State;
+use shoal_protocol::object::job::{Payload, State};
 use shoal_protocol::wire::worker::{FromWorker, Run, ToWorker};
 use shoal_protocol::{NodeId, ObjectId, WorkerId};
 
@@ -272,6 +273,7 @@ impl<F: Faults> World<F> {
 
     fn perform(&mut self, effect: Effect, to_peer: Option<ConnectionId>) -> Result<(), Violation> {
         let Some(node) = &mut self.node else { return Ok(()) };
+        let life = node.life;
         let asked = match &effect {
             Effect::Reply { request, .. } => node.asked.remove(request),
             _ => None,
@@ -296,6 +298,10 @@ impl<F: Faults> World<F> {
             Effect::Cancel { worker, run } => self.tell(worker, ToWorker::Cancel(run)),
             Effect::Settled { worker, run } => self.tell(worker, ToWorker::Settled(run)),
             Effect::Detach { worker, .. } => self.close(worker),
+            Effect::Learn { job } => {
+                let delay_ms = self.random.within(0..5);
+                self.after(delay_ms, Event::Learned { life, job });
+            }
             Effect::Seek { needs } => self.outbox.push(Outgoing::Seek(needs)),
             Effect::Reach { node } => self.outbox.push(Outgoing::Reach(node)),
             Effect::Write(_) | Effect::Changed { .. } | Effect::Wake { .. } => {}
@@ -404,6 +410,20 @@ impl<F: Faults> World<F> {
             node.links.remove(&id);
         }
         self.input(Input::WorkerDetached { worker: id, connection, dead })
+    }
+
+    /// The edge has looked into the store how a job ended.
+    pub(crate) fn learned(&mut self, life: u64, job: ObjectId) -> Result<(), Violation> {
+        if self.node.as_ref().is_none_or(|node| node.life != life) {
+            return Ok(());
+        }
+        let ended = self.disk.jobs.get(&job).filter(|(_, standing)| standing.state.is_settled());
+        let end = ended.map(|(_, standing)| End {
+            state: standing.state,
+            output: standing.outcome.as_ref().map_or_else(Payload::empty, |outcome| outcome.output.clone()),
+        });
+        self.coverage.hit(if end.is_some() { "ends learned from the store" } else { "ends that nobody knows" });
+        self.input(Input::Learned { job, end })
     }
 
     /// The kernel is woken.

@@ -97,6 +97,7 @@ pub(crate) enum Event {
     Accepts,
     WorkerRecovers { worker: usize },
     HintDue { life: u64 },
+    Learned { life: u64, job: ObjectId },
     Fetched { life: u64, peer: NodeId, run: Run, outcome: Box<Outcome> },
 }
 
@@ -281,6 +282,7 @@ impl<F: Faults> World<F> {
             Event::Fault(fault) => self.fault(fault),
             Event::Accepts => self.input(shoal_kernel::Input::Accept),
             Event::WorkerRecovers { worker } => self.worker_recovers(worker),
+            Event::Learned { life, job } => self.learned(life, job),
             Event::HintDue { life } => {
                 self.hint_due(life);
                 Ok(())

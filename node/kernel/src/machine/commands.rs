@@ -212,6 +212,7 @@ impl<F: Faults> Machine<F> {
         view.progress = job.progress.clone();
         view.reason = match &job.phase {
             Phase::Held => Some(reason::held()),
+            Phase::Blocked => Some(reason::blocked(&job.unmet)),
             Phase::Later { until_ms } => Some(reason::later(*until_ms, now.mono_ms)),
             Phase::Queued { .. } => {
                 let needs = &job.accepted.needs;

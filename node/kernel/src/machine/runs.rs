@@ -9,7 +9,7 @@ use super::Machine;
 use crate::backoff::pause_ms;
 use crate::effect::Effect;
 use crate::faults::Faults;
-use crate::input::Now;
+use crate::input::{End, Now};
 use crate::jobs::{Phase, Placed};
 use crate::record::Record;
 use crate::timers::Timer;
@@ -287,6 +287,13 @@ impl<F: Faults> Machine<F> {
         self.placeable |= job.placed().is_some();
         if let Some(until_ms) = job.total_until_ms {
             self.timers.remove(until_ms, Timer::TotalLimit(id));
+        }
+        job.unmet.iter().for_each(|earlier| self.dependents.remove(*earlier, id));
+        if !F::DEPENDENTS_UNTOLD {
+            self.dependents.ended(id, || {
+                let output = outcome.as_ref().map_or_else(Payload::empty, |outcome| outcome.output.clone());
+                Some(End { state, output })
+            });
         }
         self.counters.settle(state);
         let (accepted, standing) = job.settled(state, outcome, now.wall_ms);

@@ -2,7 +2,7 @@
 
 use shoal_protocol::limits::{JOB_MS_MAX, SUBMIT_BATCH_LEN_MAX};
 use shoal_protocol::object::function::Function;
-use shoal_protocol::object::job::{Receipt, State};
+use shoal_protocol::object::job::{Receipt, State, check_after};
 use shoal_protocol::record::check_texts;
 use shoal_protocol::{Kind, ObjectId, Problem};
 
@@ -49,6 +49,7 @@ impl<F: Faults> Machine<F> {
                 self.counters.held += u64::from(state == State::Held);
                 self.take_in(now, Job::new(accepted, standing, now.mono_ms));
                 self.wait_as(now, id, state, None);
+                self.depend(id, effects);
                 Receipt::Accepted { id }
             }
             Err(problem) => {
@@ -78,6 +79,7 @@ impl<F: Faults> Machine<F> {
         }
         check_texts(&job.name, &job.labels, &job.input, &job.args, &job.env)?;
         job.terms.check()?;
+        self.check_after(principal, &job)?;
         rights::check_priority(principal, job.terms.priority)?;
         if job.terms.not_before_ms.is_some_and(|at_ms| at_ms > now.wall_ms.saturating_add(JOB_MS_MAX)) {
             let detail =
@@ -89,6 +91,28 @@ impl<F: Faults> Machine<F> {
             return Err(full("jobs of too many different needs wait at this node".into()));
         }
         Ok(accepted)
+    }
+}
+
+impl<F: Faults> Machine<F> {
+    /// Checks what a job is to wait for.
+    fn check_after(&self, principal: &Principal, job: &NewJob) -> Result<(), Problem> {
+        check_after(&job.after, job.input_of)?;
+        for earlier in job.after.iter().map(|after| after.job) {
+            if earlier.tag() != self.config.node.tag() {
+                let detail = format!(
+                    "after: the home of job {earlier} is another node; a job waits for jobs of its own home only: submit it there"
+                );
+                return Err(Problem::new(Kind::InvalidField, detail));
+            }
+            let unseen = self.jobs.get(earlier).is_some_and(|earlier| {
+                !rights::may_read_job(principal, earlier.accepted.owner, earlier.accepted.function_owner)
+            });
+            if unseen {
+                return Err(Problem::new(Kind::NotFound, format!("after: there is no job {earlier} that you may see")));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -132,5 +156,7 @@ fn accept(now: Now, owner: ObjectId, function: &Function, job: NewJob) -> Result
         labels: job.labels,
         terms: job.terms,
         rerun_of: job.rerun_of,
+        after: job.after,
+        input_of: job.input_of,
     })
 }

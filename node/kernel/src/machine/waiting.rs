@@ -56,9 +56,12 @@ impl<F: Faults> Machine<F> {
         }
     }
 
-    /// Lets a job wait for its time, or in the queue if that has come.
+    /// Lets a job wait for other jobs, then for its time, then in the queue.
     pub(super) fn line_up(&mut self, now: Now, id: ObjectId) {
         let Some(job) = self.jobs.get(id) else { return };
+        if !job.unmet.is_empty() {
+            return self.set_aside(id, Phase::Blocked);
+        }
         let until_ms = job.earliest_ms;
         if until_ms <= now.mono_ms {
             return self.enqueue(now, id);
@@ -100,7 +103,7 @@ impl<F: Faults> Machine<F> {
         match job.phase {
             Phase::Placed(_) => {}
             Phase::Queued { .. } => self.queue.remove(&job.accepted.needs, job.rank()),
-            Phase::Held => self.queue.give_back(&job.accepted.needs),
+            Phase::Held | Phase::Blocked => self.queue.give_back(&job.accepted.needs),
             Phase::Later { until_ms } | Phase::Backoff { until_ms, .. } => {
                 self.timers.remove(until_ms, Timer::Backoff(id));
                 self.queue.give_back(&job.accepted.needs);
@@ -120,7 +123,7 @@ impl<F: Faults> Machine<F> {
                 job.ready_ms = Some(now.wall_ms);
             }
             Phase::Backoff { .. } => {}
-            Phase::Held | Phase::Queued { .. } | Phase::Placed(_) => return,
+            Phase::Held | Phase::Blocked | Phase::Queued { .. } | Phase::Placed(_) => return,
         }
         self.take_out(id);
         self.enqueue(now, id);
@@ -142,7 +145,7 @@ impl<F: Faults> Machine<F> {
                 let detail = "the job is handed over already: it can be cancelled, but not held";
                 return Err(Problem::new(Kind::Conflict, detail));
             }
-            Phase::Later { .. } | Phase::Queued { .. } | Phase::Backoff { .. } => {}
+            Phase::Blocked | Phase::Later { .. } | Phase::Queued { .. } | Phase::Backoff { .. } => {}
         }
         self.take_out(id);
         self.set_aside(id, Phase::Held);

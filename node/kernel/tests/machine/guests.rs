@@ -44,6 +44,8 @@ pub(crate) fn accepted(job: ObjectId) -> Accepted {
         labels: Default::default(),
         terms: Default::default(),
         rerun_of: None,
+        after: Vec::new(),
+        input_of: None,
     }
 }
 

@@ -75,6 +75,8 @@ pub(crate) fn new_job(n: u64) -> NewJob {
         labels: Default::default(),
         terms: Default::default(),
         rerun_of: None,
+        after: Vec::new(),
+        input_of: None,
     }
 }
 
@@ -172,6 +174,7 @@ impl Node {
                 Record::Accepted(accepted) => {
                     self.jobs.insert(accepted.id, ((**accepted).clone(), accepted.standing()));
                 }
+                Record::Supplied(accepted) => self.jobs.get_mut(&accepted.id).unwrap().0 = (**accepted).clone(),
                 Record::Standing(job, standing) => self.jobs.get_mut(job).unwrap().1 = (**standing).clone(),
                 Record::Swept(job) => {
                     self.jobs.remove(job);

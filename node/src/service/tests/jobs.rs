@@ -1,7 +1,7 @@
 //! Jobs: their logs after the end, their short bytes, their traces.
 
 use shoal_protocol::object::blob::Blob;
-use shoal_protocol::object::job::{Input, State};
+use shoal_protocol::object::job::{After, Input, State, When};
 use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{Kind, Traceparent};
 
@@ -190,4 +190,57 @@ async fn a_job_that_is_run_again_names_the_one_it_repeats_and_has_its_input_alth
     assert_eq!(world.read(&world.operator, long).await.unwrap().len(), 20_000, "the second still has it");
     worker.end(&start, b"", b"").await;
     world.settled(second.id).await;
+}
+
+#[tokio::test]
+async fn the_result_of_one_job_is_the_input_of_the_next_whether_it_is_there_already_or_not() {
+    let world = World::new().await;
+    world.deploy("f").await;
+    let mut worker = Worker::attach(&world).await;
+    let first = world.submit(&world.operator, "f", Input::default()).await;
+    let running = worker.start().await;
+    let second = world.submit(&world.operator, "f", Input::Result(first)).await;
+    let job = world.job(&world.operator, second).await.unwrap();
+    assert_eq!((job.state, job.input_of, job.after.len()), (State::Blocked, Some(first), 1));
+    let rerun = method(Class::Job, second, "rerun");
+    let early = world.call::<Accepted>(&world.operator, rerun.clone(), &()).await.unwrap_err();
+    assert!(early.kind == Kind::Conflict && early.detail.contains("has not come"), "{early}");
+    worker.end(&running, b"out of the first", b"").await;
+    let start = worker.start().await;
+    assert_eq!((start.run.job, &start.input), (second, &Payload::Inline(b"out of the first".as_slice().into())));
+    worker.end(&start, b"", b"").await;
+    world.settled(second).await;
+
+    let third = world.submit(&world.operator, "f", Input::Result(first)).await;
+    let start = worker.start().await;
+    assert_eq!((start.run.job, start.input.size()), (third, 16));
+    worker.end(&start, b"", b"").await;
+    world.settled(third).await;
+
+    // The bytes are the later jobs' own: they stay when the first is forgotten, and the same job runs again with them.
+    world.tell(&world.operator, Call::Delete { class: Class::Job, object: first.to_string() }, &()).await.unwrap();
+    let input = world.job(&world.operator, second).await.unwrap().input.id;
+    assert_eq!(world.read(&world.operator, input).await.unwrap(), "out of the first");
+    let again: Accepted = world.call(&world.operator, rerun, &()).await.unwrap();
+    let start = worker.start().await;
+    assert_eq!((start.run.job, start.input.size()), (again.id, 16));
+    worker.end(&start, b"", b"").await;
+    world.settled(again.id).await;
+}
+
+#[tokio::test]
+async fn a_job_waits_for_jobs_of_its_own_home_that_its_owner_may_see() {
+    let world = World::new().await;
+    world.deploy("f").await;
+    let earlier = world.submit(&world.operator, "f", Input::default()).await;
+    let other = world.user("other").await;
+    let refused = async |caller: &Caller, job: ObjectId| {
+        let submit = Submit { function: "f".into(), after: vec![After { job, when: When::Any }], ..Submit::default() };
+        world.call::<Accepted>(caller, Call::Create { class: Class::Job }, &submit).await.unwrap_err()
+    };
+    assert_eq!(refused(&other, earlier).await.kind, Kind::NotFound);
+    let unknown = ObjectId::from_parts(5, 5, earlier.tag());
+    assert_eq!(refused(&world.operator, unknown).await.kind, Kind::NotFound);
+    let elsewhere = refused(&world.operator, ObjectId::from_parts(5, 5, [1; 8])).await;
+    assert!(elsewhere.kind == Kind::InvalidField && elsewhere.detail.contains("another node"), "{elsewhere}");
 }

@@ -45,7 +45,8 @@ impl Waits {
         let wait_ms = if standing.epoch == 0 { wait_ms } else { 0 };
         let earliest_ms = now.mono_ms + wait_ms;
         let since_ms = accepted.accepted_ms.max(not_before_ms).max(standing.ready_ms.unwrap_or(0));
-        let queue_until_ms = accepted.limits.queue_ms.filter(|_| standing.state != State::Held).map(|queue_ms| {
+        let queued = standing.state == State::Queued;
+        let queue_until_ms = accepted.limits.queue_ms.filter(|_| queued).map(|queue_ms| {
             // One whose time comes later has all of it then.
             if wait_ms > 0 { earliest_ms + queue_ms } else { now.mono_ms + left_ms(since_ms, queue_ms, now) }
         });
@@ -74,8 +75,8 @@ impl Waits {
             return Err(("nothing runs before its time", format!("{id}: {times:?} at {now:?}")));
         }
         match (last.state, next.state) {
-            (_, State::Held | State::Offered) => times.queue_until_ms = None,
-            (State::Held, State::Queued) => {
+            (_, State::Held | State::Blocked | State::Offered) => times.queue_until_ms = None,
+            (State::Held | State::Blocked, State::Queued) => {
                 let from_ms = now.mono_ms.max(times.earliest_ms);
                 times.queue_until_ms = accepted.limits.queue_ms.map(|queue_ms| from_ms + queue_ms);
             }

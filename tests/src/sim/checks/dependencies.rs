@@ -1,0 +1,55 @@
+//! What must hold of jobs that wait for others: none runs before these have ended as it wants, and none with another input.
+
+use std::collections::BTreeMap;
+
+use shoal_kernel::{Accepted, Standing};
+use shoal_protocol::ObjectId;
+use shoal_protocol::object::job::{Payload, State};
+
+use super::Broken;
+use crate::sim::disk::Disk;
+
+/// How jobs ended, by what the kernel has written. Those that are forgotten stay.
+#[derive(Debug, Default)]
+pub(super) struct Ends {
+    ends: BTreeMap<ObjectId, (State, Payload)>,
+}
+
+impl Ends {
+    /// Ends that were not durable have not happened.
+    pub(super) fn restarted(&mut self, disk: &Disk) {
+        disk.unsettled().for_each(|(accepted, _)| drop(self.ends.remove(&accepted.id)));
+    }
+
+    /// A job stands otherwise.
+    pub(super) fn changes(&mut self, accepted: &Accepted, next: &Standing) -> Result<(), Broken> {
+        if next.state.is_settled() {
+            let output = next.outcome.as_ref().map_or_else(Payload::empty, |outcome| outcome.output.clone());
+            self.ends.insert(accepted.id, (next.state, output));
+        }
+        if next.state != State::Offered {
+            return Ok(());
+        }
+        let unmet = accepted
+            .after
+            .iter()
+            .find(|after| self.ends.get(&after.job).is_none_or(|(end, _)| !after.when.is_met_by(*end)));
+        if let Some(after) = unmet {
+            let end = self.ends.get(&after.job);
+            return Err((
+                "nothing runs before the jobs that it waits for",
+                format!("{}: {after:?}, {end:?}", accepted.id),
+            ));
+        }
+        self.input(accepted)
+    }
+
+    /// A job has this input.
+    pub(super) fn input(&self, accepted: &Accepted) -> Result<(), Broken> {
+        let Some(earlier) = accepted.input_of else { return Ok(()) };
+        match self.ends.get(&earlier) {
+            Some((State::Succeeded, output)) if *output == accepted.input => Ok(()),
+            other => Err(("an input is the result that it waits for", format!("{}: {other:?}", accepted.id))),
+        }
+    }
+}
