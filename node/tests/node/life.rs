@@ -94,13 +94,14 @@ async fn a_job_waits_ends_and_is_repeated_as_the_command_line_says() {
 /// A job that runs after others, with the result of one of them, or ends with the reason why it cannot.
 async fn after_others(node: &Node, client: &Client) {
     let id = |id: &ObjectId| id.to_string();
-    let first = submit(node, &["300"]);
+    let first = submit(node, &["1", "--hold"]);
     let second = submit(node, &["1", "--result-of", &id(&first)]);
     let last = submit(node, &["1", "--after-any", &id(&first), "--after", &id(&second)]);
     let never = submit(node, &["1", "--after-not-ok", &id(&first)]);
     let job = client.job(last, false).await.unwrap();
     assert_eq!((job.state, job.reason.unwrap().code), (State::Blocked, ReasonCode::Dependency));
     assert!(shoal(node, &["job", "show", &id(&last)]).contains(&id(&second)));
+    shoal(node, &["job", "release", &id(&first)]);
     let [first, second, last] = [ended(client, first).await, ended(client, second).await, ended(client, last).await];
     assert!([&first, &second, &last].iter().all(|job| job.state == State::Succeeded));
     assert_eq!(second.input.id, first.output.unwrap().id);

@@ -238,7 +238,7 @@ async fn a_job_waits_for_jobs_of_its_own_home_that_its_owner_may_see() {
         let submit = Submit { function: "f".into(), after: vec![After { job, when: When::Any }], ..Submit::default() };
         world.call::<Accepted>(caller, Call::Create { class: Class::Job }, &submit).await.unwrap_err()
     };
-    assert_eq!(refused(&other, earlier).await.kind, Kind::NotFound);
+    assert_eq!(refused(&other, earlier).await.kind, Kind::Forbidden, "as whoever asks for it hears");
     let unknown = ObjectId::from_parts(5, 5, earlier.tag());
     assert_eq!(refused(&world.operator, unknown).await.kind, Kind::NotFound);
     let elsewhere = refused(&world.operator, ObjectId::from_parts(5, 5, [1; 8])).await;
