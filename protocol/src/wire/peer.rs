@@ -309,7 +309,7 @@ mod tests {
             accepted_ms: 7,
             name: String::new(),
             labels: Labels::default(),
-            terms: crate::object::job::Terms { priority: -1, ..Default::default() },
+            terms: Default::default(),
             rerun_of: None,
             after: Vec::new(),
             input_of: None,
