@@ -5,6 +5,7 @@
 //! `restart` kills one node and its worker again and again while a client submits. The exit code is 1 when a promise is
 //! broken.
 
+mod hop;
 mod replicas;
 mod restart;
 
@@ -57,6 +58,8 @@ enum Command {
     Restart(restart::Args),
     /// Many functions come to an empty node, beside what verifying and building them takes alone
     Replicas(replicas::Args),
+    /// A job that is submitted, run and read at three nodes, beside one node alone
+    Hop(hop::Args),
     /// How fast the networks are that scenarios are made of
     Networks,
 }
@@ -102,6 +105,10 @@ fn command() -> anyhow::Result<ExitCode> {
         Command::Replicas(args) => {
             runtime.block_on(replicas::run(&program(cli.shoal)?, &args))?;
             return Ok(ExitCode::SUCCESS);
+        }
+        Command::Hop(args) => {
+            let kept = runtime.block_on(hop::run(&program(cli.shoal)?, &args))?;
+            return Ok(if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Networks => return runtime.block_on(networks()),
         Command::Lan(args) => Wanted::built_in("lan", args)?,
