@@ -1,5 +1,6 @@
 //! Calls that come from other nodes for their clients.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -10,6 +11,7 @@ use shoal_protocol::wire::peer::{self, Answered, Ask, BodyFormat, Forwarded};
 use shoal_protocol::{Kind, NodeId, Problem, Traceparent};
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, WriteHalf};
 
+use super::Peers;
 use crate::frames::{self, FrameError};
 use crate::service::{Body, ByteStream, Caller, Format, Service};
 
@@ -17,7 +19,12 @@ use crate::service::{Body, ByteStream, Caller, Format, Service};
 const ASK_MAX: Duration = Duration::from_secs(10);
 
 /// Answers one call of `from`, which is where the client is.
-pub(super) async fn answer(service: &Service, from: NodeId, mut stream: Stream) -> Result<(), FrameError> {
+pub(super) async fn answer(
+    peers: &Peers,
+    service: &Service,
+    from: NodeId,
+    mut stream: Stream,
+) -> Result<(), FrameError> {
     let Forwarded { caller, ask, traceparent } =
         frames::expect_within(&mut stream, CLIENT_FRAME_LEN_MAX, ASK_MAX).await?;
     let caller = match authenticate(service, from, caller) {
@@ -27,14 +34,20 @@ pub(super) async fn answer(service: &Service, from: NodeId, mut stream: Stream) 
     // The asker says nothing more: whatever comes means that it is gone, and nothing is kept for it.
     let (mut reader, mut stream) = tokio::io::split(stream);
     tokio::select! {
-        answered = carry_out(service, &caller, ask, &mut stream) => answered,
+        answered = carry_out(peers, service, &caller, ask, &mut stream) => answered,
         _ = reader.read_u8() => Ok(()),
     }
 }
 
 type Writer = WriteHalf<Stream>;
 
-async fn carry_out(service: &Service, caller: &Caller, ask: Ask, stream: &mut Writer) -> Result<(), FrameError> {
+async fn carry_out(
+    peers: &Peers,
+    service: &Service,
+    caller: &Caller,
+    ask: Ask,
+    stream: &mut Writer,
+) -> Result<(), FrameError> {
     match ask {
         Ask::Call { call, .. } if !Service::is_about_a_job(&call) => {
             let detail = "only calls about a job go from node to node";
@@ -59,6 +72,11 @@ async fn carry_out(service: &Service, caller: &Caller, ask: Ask, stream: &mut Wr
             Ok(opened) => send(stream, &BlobOpened { id: opened.id, size: opened.size }, opened.bytes).await,
             Err(problem) => refuse(stream, problem).await,
         },
+        Ask::Direct => {
+            let reply: Reply<Vec<SocketAddr>> = Ok(peers.direct_addresses());
+            frames::write(stream, &reply, CLIENT_FRAME_LEN_MAX).await?;
+            Ok(stream.shutdown().await?)
+        }
         Ask::Log { job, follow } => match service.open_log_here(caller, job, follow).await {
             Ok(bytes) => send(stream, &(), bytes).await,
             Err(problem) => refuse(stream, problem).await,

@@ -4,11 +4,12 @@
 //! a minute. For a session of this node's own it says the user's id, which the home believes if the user's document names
 //! this node as one that may sign for them.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use shoal_mesh::{Lane, Stream};
-use shoal_protocol::limits::CLIENT_FRAME_LEN_MAX;
+use shoal_protocol::limits::{CLIENT_FRAME_LEN_MAX, DIRECT_ADDRESSES_MAX};
 use shoal_protocol::wire::client::{BlobOpened, Call, Reply};
 use shoal_protocol::wire::peer::{self, Answered, Ask, BodyFormat, Forwarded};
 use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem};
@@ -28,6 +29,8 @@ const FIND_MAX: Duration = Duration::from_secs(5);
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 /// How long a token that goes with a call counts, in milliseconds. Why a minute: clocks differ.
 const TOKEN_MS: u64 = 60_000;
+/// The answer to where the direct path of a node is, in bytes: some addresses, or a problem.
+const DIRECT_FRAME_LEN_MAX: usize = 4 * 1024;
 /// Bytes of a stream that are read at once.
 const CHUNK_LEN: usize = 64 * 1024;
 
@@ -138,6 +141,15 @@ impl Peers {
         let opened = frames::expect::<Reply<()>>(&mut stream, CLIENT_FRAME_LEN_MAX);
         opened.await.map_err(|error| gone(at, &error))??;
         Ok(bytes(stream))
+    }
+
+    /// Where the node at the other end says that its direct path is.
+    pub(super) async fn ask_direct_addresses(&self, at: Home) -> Result<Vec<SocketAddr>, Problem> {
+        let mut stream = self.ask(at, &Caller::ANONYMOUS, Ask::Direct).await?;
+        let told = frames::expect::<Reply<Vec<SocketAddr>>>(&mut stream, DIRECT_FRAME_LEN_MAX);
+        let mut told = told.await.map_err(|error| gone(at, &error))??;
+        told.truncate(DIRECT_ADDRESSES_MAX);
+        Ok(told)
     }
 
     async fn ask(&self, at: Home, caller: &Caller, ask: Ask) -> Result<Stream, Problem> {

@@ -125,7 +125,7 @@ impl Service {
 
     /// Fetches a blob of at most `len_max` bytes from these nodes, verified and durable.
     pub(crate) async fn fetch_from(&self, id: BlobId, len_max: u64, nodes: Vec<NodeId>) -> Result<Held, Problem> {
-        let providers = nodes.into_iter().map(|node| self.0.peers.provider(node)).collect();
+        let providers = nodes.into_iter().map(|node| self.0.peers.provider(node, len_max)).collect();
         let fetched = self.0.blobs.fetch(id, providers, FetchOptions::new(len_max)).await;
         let trials = match &fetched {
             Ok(fetched) => fetched.trials.as_slice(),

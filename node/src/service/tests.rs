@@ -79,7 +79,7 @@ impl World {
             replace_worker: None,
         };
         let removal = BlobDoor::default();
-        let peers = Peers::new(crate::node::start_mesh(&config, &identity).await.unwrap().0);
+        let peers = Peers::new(crate::node::start_mesh(&config, &identity).await.unwrap().0, None, metrics.clone());
         let replicas = Sets::new(documents.clone(), kv.clone());
         let parts = Parts {
             runtime: runtime.clone(),
@@ -178,7 +178,15 @@ fn config(folder: &std::path::Path) -> Config {
         worker: false,
         blob_grace_ms: 0,
         log: LogFormat::Text,
-        mesh: MeshConfig { listen, join: Vec::new(), mdns: false, view: 4, dht_k: 4, hole_punching: false },
+        mesh: MeshConfig {
+            listen,
+            direct: None,
+            join: Vec::new(),
+            mdns: false,
+            view: 4,
+            dht_k: 4,
+            hole_punching: false,
+        },
     }
 }
 

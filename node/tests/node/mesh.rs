@@ -28,10 +28,16 @@ struct Mesh {
 
 impl Mesh {
     async fn start(count: usize) -> Self {
+        Self::start_with(&vec![[].as_slice(); count]).await
+    }
+
+    /// One node for each of these lists of further arguments.
+    async fn start_with(arguments: &[&[&str]]) -> Self {
+        let count = arguments.len();
         let mut nodes: Vec<Node> = Vec::new();
-        for place in 0..count {
+        for (place, arguments) in arguments.iter().enumerate() {
             let label = format!("place={place}");
-            let mut node = Node::new(shoal()).unwrap().with_arguments(&["--label", &label]);
+            let mut node = Node::new(shoal()).unwrap().with_arguments(&["--label", &label]).with_arguments(arguments);
             if let Some(first) = nodes.first() {
                 node = node.with_arguments(&["--join", &first.mesh_address().unwrap()]);
             }
@@ -65,6 +71,13 @@ impl Mesh {
             until(|| async { client.function(function.id).await.ok() }).await;
         }
         function
+    }
+
+    /// Bytes of blobs that a node has moved by a path.
+    async fn moved(&self, place: usize, path: &str, direction: &str) -> u64 {
+        let page = self.nodes[place].page("/metrics").await.unwrap();
+        let line = format!("shoal_blob_moved_bytes_total{{path=\"{path}\",direction=\"{direction}\"}} ");
+        page.lines().find_map(|found| found.strip_prefix(&line)).map_or(0, |value| value.parse().unwrap())
     }
 
     async fn id(&self, place: usize) -> NodeId {
@@ -141,6 +154,29 @@ async fn a_job_runs_where_its_label_is_and_is_read_anywhere() {
                 assert_eq!(result, BlobId::of(&input).as_bytes());
             }
         }
+    }
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn a_large_blob_goes_by_the_direct_path_and_over_the_mesh_where_there_is_none() {
+    const LEN: usize = 4 * 1024 * 1024;
+    let mesh = Mesh::start_with(&[&[], &[], &["--direct", "off"]]).await;
+    digest(&mesh).await;
+    for (number, (from, to, path, other)) in
+        [(0, 1, "direct", "mesh"), (0, 2, "mesh", "direct"), (2, 1, "mesh", "direct")].into_iter().enumerate()
+    {
+        let before = (mesh.moved(to, path, "received").await, mesh.moved(to, other, "received").await);
+        let sent = mesh.moved(from, path, "sent").await;
+        let input = vec![number as u8; LEN];
+        let blob = mesh.clients[from].put_bytes(&input, false, "").await.unwrap().id;
+        let submit = Submit { function: "digest".into(), input: Input::Blob(blob), needs: at(to), ..Submit::default() };
+        let job = settled(&mesh.clients[from], &submit).await;
+        assert_eq!(mesh.clients[from].result_bytes(job.id, 64).await.unwrap(), BlobId::of(&input).as_bytes());
+        assert!(mesh.moved(to, path, "received").await >= before.0 + LEN as u64, "from {from} to {to}");
+        assert!(mesh.moved(to, other, "received").await < before.1 + LEN as u64, "from {from} to {to}");
+        // What it has sent it counts when it has heard of the end.
+        until(|| async { (mesh.moved(from, path, "sent").await >= sent + LEN as u64).then_some(()) }).await;
     }
     mesh.stop().await;
 }

@@ -211,6 +211,9 @@ pub enum Ask {
         /// How many bytes at most; none: up to the end.
         len: Option<u64>,
     },
+    /// Where the node's direct path for blobs is. Answered by `Reply<Vec<SocketAddr>>`, at most
+    /// [`crate::limits::DIRECT_ADDRESSES_MAX`]; empty: it has none.
+    Direct,
 }
 
 /// How a body is written: as the client sent it, since nothing is encoded anew on the way.
