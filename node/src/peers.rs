@@ -27,7 +27,7 @@ use shoal_mesh::Mesh;
 use shoal_protocol::NodeId;
 
 use crate::metrics::Metrics;
-pub(crate) use calls::Home;
+pub(crate) use calls::{Granted, Home};
 pub(crate) use direct::DirectPaths;
 pub(crate) use known::Known;
 pub(crate) use serve::{Parts, serve};

@@ -30,7 +30,9 @@ use crate::store::Table;
 /// Keys that are looked at to find one of the global KV. Why 256: a blob that more local keys than that name is rare, and
 /// is then asked for elsewhere.
 const KEYS_READ_MAX: usize = 256;
-/// A blob that is known to be shorter goes over a stream of the mesh, unless a direct connection stands.
+/// A blob that is known to be shorter goes over a stream of the mesh, unless a direct connection stands. Why 1 MiB: a new
+/// direct connection costs three round trips (a stream to ask, the question, the handshake) and the signatures of both
+/// ends, in which the mesh's connection moves about as much; holders in the DHT are known from that length on, too.
 const DIRECT_LEN_MIN: u64 = 1024 * 1024;
 
 impl Peers {
@@ -109,7 +111,7 @@ pub(super) async fn serve_direct(peers: Peers, parts: Parts, places: Places) {
 }
 
 /// How a stream was served, whichever way it came.
-fn served(peers: &Peers, from: NodeId, path: BlobPath, result: &Result<Served, ServeError>) {
+pub(super) fn served(peers: &Peers, from: NodeId, path: BlobPath, result: &Result<Served, ServeError>) {
     match result {
         Ok(Served::Sent { bytes, .. }) => drop(peers.0.metrics.blob_moved(path, Direction::Sent).inc_by(*bytes)),
         Ok(Served::Withheld { .. }) => {}

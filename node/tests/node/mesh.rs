@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use shoal_client::{Client, Error};
+use shoal_client::{Client, Download, Error};
 use shoal_protocol::object::ListQuery;
 use shoal_protocol::object::function::{Function, Grant, Needs, NewFunction};
 use shoal_protocol::object::job::{Input, Job, State, Submit};
@@ -179,6 +179,34 @@ async fn a_large_blob_goes_by_the_direct_path_and_over_the_mesh_where_there_is_n
         until(|| async { (mesh.moved(from, path, "sent").await >= sent + LEN as u64).then_some(()) }).await;
     }
     mesh.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_not_kept_at_a_node_is_passed_on_there_whole_and_in_part() {
+    let mesh = Mesh::start(2).await;
+    let component = mesh.clients[0].put_bytes(&file("tests/guests/wasip1/wasip1.wasm"), false, "").await.unwrap().id;
+    mesh.deploy(&NewFunction::new("shout", component)).await;
+    let bytes: Vec<u8> = (0..3_000_000u32).map(|n| b'a' + (n.wrapping_mul(2_654_435_761) >> 28) as u8).collect();
+    let id = mesh.clients[0].put_bytes(&bytes, false, "").await.unwrap().id;
+    let submit = Submit { function: "shout".into(), input: Input::Blob(id), needs: at(0), ..Submit::default() };
+    let job = settled(&mesh.clients[0], &submit).await;
+    let [home, other] = [0, 1].map(|place| &mesh.clients[place]);
+    let result = home.result_bytes(job.id, 4_000_000).await.unwrap();
+    assert!(result.len() >= bytes.len() && other.result_bytes(job.id, 4_000_000).await.unwrap() == result);
+    // The DHT knows soon who has the input.
+    let part = until_ok(|| other.get_blob(id, 1_000_001, Some(99_999))).await;
+    assert!(read(part).await == bytes[1_000_001..1_100_000]);
+    assert!(read(other.get_blob(id, 0, None).await.unwrap()).await == bytes);
+    assert!(mesh.moved(0, "mesh", "sent").await >= (result.len() + bytes.len()) as u64);
+    mesh.stop().await;
+}
+
+async fn read(mut blob: Download) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = blob.chunk().await.unwrap() {
+        bytes.extend_from_slice(&chunk);
+    }
+    bytes
 }
 
 #[tokio::test]
