@@ -15,8 +15,6 @@ use shoal_protocol::object::job::{Input, State, Submit};
 use shoal_testnet::Node;
 use shoal_testnet::report::{Line, Report};
 
-use crate::say;
-
 /// BLAKE3 of its input.
 const FUNCTION: &[u8] = include_bytes!("../../node/functions/digest/digest.wasm");
 const NAME: &str = "digest";
@@ -37,6 +35,9 @@ pub(crate) struct Args {
     /// The median over three nodes is at most so many times that of one
     #[arg(long, default_value_t = 2.0)]
     ratio: f64,
+    /// Write the report to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<std::path::PathBuf>,
 }
 
 /// Where a kind of job goes in and comes out.
@@ -46,7 +47,7 @@ struct Way {
     needs: Needs,
 }
 
-pub(crate) async fn run(shoal: &Path, args: &Args) -> anyhow::Result<bool> {
+pub(crate) async fn run(shoal: &Path, args: &Args) -> anyhow::Result<Report> {
     let begun = Instant::now();
     let mut home = Node::new(shoal)?.with_arguments(&["--no-worker"]);
     home.start().await?;
@@ -72,9 +73,7 @@ pub(crate) async fn run(shoal: &Path, args: &Args) -> anyhow::Result<bool> {
         }
     }
     let lines = lines(over_three, at_one, args.ratio);
-    let report = Report::new("hop", 4, begun.elapsed(), lines, None);
-    say(&report.to_string());
-    Ok(report.kept)
+    Ok(Report::new("hop", 4, begun.elapsed(), lines, None))
 }
 
 fn lines(over_three: Vec<Duration>, at_one: Vec<Duration>, limit: f64) -> Vec<Line> {
@@ -119,7 +118,7 @@ impl Way {
         Ok(())
     }
 
-    async fn has_slots(&self) -> anyhow::Result<bool> {
+    async fn has_slots(&self) -> anyhow::Result<Report> {
         Ok(self.submit.nodes(ListQuery::default()).await?.items.iter().any(|node| node.slots > 0))
     }
 

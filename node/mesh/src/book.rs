@@ -12,7 +12,7 @@ use shoal_protocol::key::PublicKey;
 use shoal_protocol::object::node::Path;
 
 use crate::PeerInfo;
-use crate::address::texts;
+use crate::address::{ip, texts};
 
 /// Peers that are remembered without a connection. Why 1,024: to come back after a cut; the DHT knows the others.
 const REMEMBERED_MAX: usize = 1024;
@@ -89,6 +89,7 @@ impl Peer {
             neighbour: self.neighbour,
             version: self.version.clone(),
             addresses: texts(node, &self.addresses),
+            remote: self.links.values().find(|link| !link.relayed).and_then(|link| ip(&link.remote)),
             connected: self.is_connected(),
             since: self.since,
         }

@@ -21,7 +21,7 @@ use crate::service::Service;
 
 /// Calls of peers that are answered at once. Why 512: most wait for a job.
 const CALLS_MAX: usize = 512;
-/// Blobs that are served at once: with their buffers 128 MiB at the worst.
+/// Blobs that are served at once, over streams of the mesh and by direct paths together: with their buffers 128 MiB at the worst.
 const BLOBS_MAX: usize = 128;
 /// Reconciliations that peers have begun and that run at once.
 const SYNCS_MAX: usize = 16;
@@ -96,13 +96,15 @@ pub(crate) async fn serve(
 ) {
     let (met, reached) = mpsc::channel(MET_MAX);
     let mut tasks = JoinSet::new();
+    let places = AllPlaces::new();
+    tasks.spawn(bytes::serve_direct(peers.clone(), parts.clone(), places.blobs.clone()));
     tasks.spawn(provide::provide(peers.clone(), parts.runtime.hint()));
     tasks.spawn(provide::provide_blobs(peers.clone(), parts.service.clone()));
     tasks.spawn(replicas::publish(peers.clone(), parts.replicas.clone(), parts.news.clone()));
     tasks.spawn(replicas::reconcile(peers.clone(), parts.replicas.clone(), parts.news.subscribe()));
     tasks.spawn(parts.service.clone().prefetch());
     tasks.spawn(search(peers.clone(), wishes, met));
-    let server = Server::new(peers, parts, stop.clone());
+    let server = Server::new(peers, parts, places, stop.clone());
     tokio::select! {
         () = stop.cancelled() => {}
         () = server.run(inbox, reached) => {}
@@ -130,6 +132,19 @@ struct AllPlaces {
     calls: Places,
     blobs: Places,
     syncs: Places,
+}
+
+impl AllPlaces {
+    fn new() -> Self {
+        // Several peers at least find a place, whatever one of them does.
+        let places = |all_max| Places::new(all_max, (all_max / 4).max(1));
+        Self {
+            gossip: places(GOSSIP_MAX),
+            calls: places(CALLS_MAX),
+            blobs: places(BLOBS_MAX),
+            syncs: places(SYNCS_MAX),
+        }
+    }
 }
 
 /// The session with a peer.
@@ -167,16 +182,8 @@ enum Ended {
 }
 
 impl Server {
-    fn new(peers: Peers, parts: Parts, stop: CancellationToken) -> Self {
+    fn new(peers: Peers, parts: Parts, places: AllPlaces, stop: CancellationToken) -> Self {
         let sessions_max = SESSIONS_BEYOND_VIEW + parts.view as usize;
-        // Several peers at least find a place, whatever one of them does.
-        let places = |all_max| Places::new(all_max, (all_max / 4).max(1));
-        let places = AllPlaces {
-            gossip: places(GOSSIP_MAX),
-            calls: places(CALLS_MAX),
-            blobs: places(BLOBS_MAX),
-            syncs: places(SYNCS_MAX),
-        };
         Self {
             peers,
             parts,
@@ -352,7 +359,7 @@ impl Server {
             Lane::Call => {
                 let Some(place) = self.places.calls.take(from) else { return };
                 self.tasks.spawn(async move {
-                    if let Err(error) = answers::answer(&parts.service, from, stream).await
+                    if let Err(error) = answers::answer(&peers, &parts.service, from, stream).await
                         && error.is_hostile()
                     {
                         peers.mesh().block(from, "it breaks the protocol of calls");
@@ -364,9 +371,7 @@ impl Server {
             Lane::Blob => {
                 let Some(place) = self.places.blobs.take(from) else { return };
                 self.tasks.spawn(async move {
-                    if let Err(error) = bytes::serve(&parts, from, stream).await {
-                        tracing::debug!(peer = %from.short(), %error, "a blob was not served to its end");
-                    }
+                    bytes::serve(&peers, &parts, from, stream).await;
                     drop(place);
                     Ended::Stream
                 });
