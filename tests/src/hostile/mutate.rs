@@ -3,6 +3,9 @@
 //! Gentle changes leave a message its shape, so that most of what they make is decoded and meets the checks behind: other
 //! numbers, texts, lengths of lists, parts of other messages. Harsh ones break it: other types, lengths that lie, depth.
 
+use serde::de::DeserializeOwned;
+use shoal_protocol::codec;
+
 use super::cbor::{self, Item};
 use crate::sim::random::Random;
 
@@ -10,6 +13,8 @@ use crate::sim::random::Random;
 const GENTLE_PERCENT: u64 = 85;
 /// Of a hundred gentle inputs so many stay as they are: what is wrong about them is where and when they come.
 const UNTOUCHED_PERCENT: u64 = 25;
+/// How often a message is made anew that is not decoded.
+const TRIES_MAX: usize = 6;
 /// What a list grows to at most by one change, in items.
 const REPEATS_MAX: u64 = 3_000;
 /// Levels of a deep nest at most. Why 20,000: a frame of 60 KiB has room for them.
@@ -83,6 +88,19 @@ pub fn mutated(bytes: &[u8], others: &[Vec<u8>], random: &mut Random) -> Vec<u8>
     }
     let out = tree.write();
     if !gentle && random.percent(30) { scratched(out, random) } else { out }
+}
+
+/// The same, made anew a few times in most cases until it is decoded: where the forms are strict most faults end there.
+pub fn mutated_until<T: DeserializeOwned>(bytes: &[u8], others: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
+    let tries = if random.percent(GENTLE_PERCENT) { TRIES_MAX } else { 1 };
+    let mut made = mutated(bytes, others, random);
+    for _ in 1..tries {
+        if codec::decode::<T>(&made).is_ok() {
+            break;
+        }
+        made = mutated(bytes, others, random);
+    }
+    made
 }
 
 /// One gentle change.
