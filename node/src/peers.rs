@@ -14,6 +14,7 @@ mod calls;
 mod known;
 mod places;
 mod provide;
+mod rates;
 mod replicas;
 mod seek;
 mod serve;
@@ -37,12 +38,18 @@ struct Inner {
     mesh: Mesh,
     known: Known,
     code_told: AtomicU32,
+    rates: serve::Rates,
 }
 
 impl Peers {
     /// Over a mesh that has been started.
     pub(crate) fn new(mesh: Mesh) -> Self {
-        Self(Arc::new(Inner { mesh, known: Known::default(), code_told: AtomicU32::new(0) }))
+        Self(Arc::new(Inner {
+            mesh,
+            known: Known::default(),
+            code_told: AtomicU32::new(0),
+            rates: serve::Rates::default(),
+        }))
     }
 
     /// This node.
@@ -53,6 +60,11 @@ impl Peers {
     /// What neighbours have said of themselves.
     pub(crate) fn known(&self) -> &Known {
         &self.0.known
+    }
+
+    /// How fast peers may speak.
+    fn rates(&self) -> &serve::Rates {
+        &self.0.rates
     }
 
     /// Discovery, streams, gossip and the DHT.
