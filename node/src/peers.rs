@@ -15,6 +15,7 @@ mod direct;
 mod known;
 mod places;
 mod provide;
+mod rates;
 mod replicas;
 mod seek;
 mod serve;
@@ -42,13 +43,14 @@ struct Inner {
     direct: Option<DirectPaths>,
     metrics: Arc<Metrics>,
     code_told: AtomicU32,
+    rates: serve::Rates,
 }
 
 impl Peers {
     /// Over a mesh that has been started, with the node's end of direct paths if it is to have one.
     pub(crate) fn new(mesh: Mesh, direct: Option<DirectPaths>, metrics: Arc<Metrics>) -> Self {
-        let (known, code_told) = (Known::default(), AtomicU32::new(0));
-        Self(Arc::new(Inner { mesh, known, direct, metrics, code_told }))
+        let (known, code_told, rates) = (Known::default(), AtomicU32::new(0), serve::Rates::default());
+        Self(Arc::new(Inner { mesh, known, direct, metrics, code_told, rates }))
     }
 
     /// This node.
@@ -59,6 +61,11 @@ impl Peers {
     /// What neighbours have said of themselves.
     pub(crate) fn known(&self) -> &Known {
         &self.0.known
+    }
+
+    /// How fast peers may speak.
+    fn rates(&self) -> &serve::Rates {
+        &self.0.rates
     }
 
     /// Discovery, streams, gossip and the DHT.

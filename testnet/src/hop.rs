@@ -118,7 +118,7 @@ impl Way {
         Ok(())
     }
 
-    async fn has_slots(&self) -> anyhow::Result<Report> {
+    async fn has_slots(&self) -> anyhow::Result<bool> {
         Ok(self.submit.nodes(ListQuery::default()).await?.items.iter().any(|node| node.slots > 0))
     }
 

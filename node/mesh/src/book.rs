@@ -49,6 +49,8 @@ pub(crate) struct Peer {
     pub(crate) since: Instant,
     /// The version of its program.
     pub(crate) version: String,
+    /// Why it is kept out, and until when.
+    kept_out: Option<(&'static str, Instant)>,
 }
 
 impl Peer {
@@ -63,6 +65,7 @@ impl Peer {
             neighbour: false,
             since: now,
             version: String::new(),
+            kept_out: None,
         }
     }
 
@@ -92,6 +95,7 @@ impl Peer {
             remote: self.links.values().find(|link| !link.relayed).and_then(|link| ip(&link.remote)),
             connected: self.is_connected(),
             since: self.since,
+            kept_out: self.kept_out.filter(|(_, until)| Instant::now() < *until).map(|(why, _)| why),
         }
     }
 
@@ -156,6 +160,13 @@ impl Book {
             self.make_room();
         }
         last
+    }
+
+    /// It misbehaved, and is kept out until then.
+    pub(crate) fn keep_out(&mut self, node: &NodeId, why: &'static str, until: Instant) {
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.kept_out = Some((why, until));
+        }
     }
 
     /// Forgets those that have been away for the longest.

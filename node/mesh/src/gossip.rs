@@ -31,8 +31,8 @@ use quiet::Quiet;
 /// Messages that one peer may send in a second, duplicates included. Why 4,000: a busy mesh pushes hundreds of changes a
 /// second, each through several neighbours; verifying is what costs, and duplicates are not verified.
 const MESSAGES_PER_SECOND_MAX: u64 = 4_000;
-/// Seconds of a flood after which a peer is reported.
-const FLOOD_SECONDS_MAX: u32 = 5;
+/// Seconds of a flood after which a peer is reported. Why 3: it is cut off within five, and a burst that long is none.
+const FLOOD_SECONDS_MAX: u32 = 3;
 /// Messages that wait for one peer. Why 512: a stalled one holds 32 MiB at most; what is lost is reconciled.
 const QUEUE_LEN: usize = 512;
 

@@ -129,4 +129,6 @@ pub struct PeerInfo {
     pub connected: bool,
     /// Since when it is connected, or when it was last.
     pub since: Instant,
+    /// Why it is kept out for a while; none: it is not.
+    pub kept_out: Option<&'static str>,
 }

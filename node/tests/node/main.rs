@@ -6,6 +6,7 @@ mod bad_input;
 mod bench;
 mod commands;
 mod demo;
+mod flood;
 mod local_worker;
 mod mesh;
 mod trace;

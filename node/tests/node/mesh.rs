@@ -21,13 +21,13 @@ const PATIENCE: Duration = Duration::from_secs(40);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Nodes with labels `place=0`, `place=1`, ..., and a client at each that speaks for one and the same user.
-struct Mesh {
-    clients: Vec<Client>,
-    nodes: Vec<Node>,
+pub(crate) struct Mesh {
+    pub(crate) clients: Vec<Client>,
+    pub(crate) nodes: Vec<Node>,
 }
 
 impl Mesh {
-    async fn start(count: usize) -> Self {
+    pub(crate) async fn start(count: usize) -> Self {
         Self::start_with(&vec![[].as_slice(); count]).await
     }
 
@@ -70,7 +70,7 @@ impl Mesh {
     }
 
     /// Deploys a function at the first node and returns when every node knows it.
-    async fn deploy(&self, new: &NewFunction) -> Function {
+    pub(crate) async fn deploy(&self, new: &NewFunction) -> Function {
         let function = self.clients[0].deploy(new).await.unwrap();
         for client in &self.clients {
             until(|| async { client.function(function.id).await.ok() }).await;
@@ -89,7 +89,7 @@ impl Mesh {
         self.clients[place].node().await.unwrap().id
     }
 
-    async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         drop(self.clients);
         for node in &mut self.nodes {
             node.stop().await.unwrap();
@@ -103,7 +103,7 @@ fn output(mut command: Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-async fn until<T, F: Future<Output = Option<T>>>(look: impl Fn() -> F) -> T {
+pub(crate) async fn until<T, F: Future<Output = Option<T>>>(look: impl Fn() -> F) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look().await {
