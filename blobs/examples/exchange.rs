@@ -33,8 +33,14 @@ const PROTOCOL: &str = "/shoal/bench/blob/1";
 struct Open;
 
 impl Gate for Open {
+    type Place = ();
+
     fn admits(&self, _node: NodeId) -> bool {
         true
+    }
+
+    fn place(&self, _node: NodeId) -> Option<()> {
+        Some(())
     }
 
     async fn allows(&self, _node: NodeId, _blob: BlobId) -> bool {
@@ -173,10 +179,19 @@ async fn fetch_bare(server: &Server, folder: &Path) -> Duration {
 
 async fn fetch(server: &Server, folder: &Path, kind: &str) -> Duration {
     let store = Store::open(folder, Options::default()).await.unwrap();
-    let direct = Direct::bind(&[2; 32], &["127.0.0.1:0".parse().unwrap()], PROTOCOL).await.unwrap();
+    let direct = Arc::new(Direct::bind(&[2; 32], &["127.0.0.1:0".parse().unwrap()], PROTOCOL).await.unwrap());
     let address = server.address;
     let provider = match kind {
-        "iroh" => direct.provider(server.node, vec![address]),
+        "iroh" => {
+            let (direct, node) = (direct.clone(), server.node);
+            Provider::new(node, move || {
+                let direct = direct.clone();
+                async move {
+                    direct.connect(node, &[address]).await?;
+                    direct.open(node).await
+                }
+            })
+        }
         _ => Provider::new(server.node, move || TcpStream::connect(address)),
     };
     let since = Instant::now();

@@ -1,19 +1,23 @@
-//! iroh-blobs alone, with its own defaults: what `shoal bench` compares the store with.
+//! iroh-blobs alone, with its own defaults: what `shoal bench` and `shoal-testnet blobs` compare the store with.
 //!
 //! Nothing of [`Store`](crate::Store) is involved. Each call opens the folder, does one thing, and closes it; only the one
 //! thing is timed.
+
+mod transfer;
 
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use iroh_blobs::Hash;
 use iroh_blobs::api::blobs::EncodedItem;
 use iroh_blobs::protocol::ChunkRanges;
 use iroh_blobs::store::fs::FsStore;
+use iroh_blobs::{Hash, HashAndFormat};
 use shoal_protocol::BlobId;
 use tokio_util::io::ReaderStream;
+
+pub use self::transfer::{Got, Offered, get, serve};
 
 /// How much of the file is read at a time. Why 256 KiB: as much as the store hands to iroh-blobs at a time, so that both
 /// have the same number of messages.
@@ -51,7 +55,15 @@ pub async fn put_file(folder: &Path, path: &Path) -> io::Result<Put> {
     let tag = tag.map_err(io::Error::other)?;
     let answered = started.elapsed();
     let id = BlobId(*tag.hash().as_bytes());
-    let data = folder.join("data");
+    make_durable(&fs, folder, tag.hash_and_format()).await?;
+    let durable = started.elapsed();
+    fs.shutdown().await.map_err(io::Error::other)?;
+    Ok(Put { id, len, answered, durable })
+}
+
+/// Syncs the files of a blob, gives it a tag, and syncs the database.
+async fn make_durable(fs: &FsStore, folder: &Path, blob: HashAndFormat) -> io::Result<()> {
+    let (id, data) = (BlobId(*blob.hash.as_bytes()), folder.join("data"));
     let synced = tokio::task::spawn_blocking(move || {
         for part in ["data", "obao4"] {
             match std::fs::File::open(data.join(format!("{id}.{part}"))) {
@@ -64,11 +76,8 @@ pub async fn put_file(folder: &Path, path: &Path) -> io::Result<Put> {
         std::fs::File::open(&data)?.sync_all()
     });
     synced.await.map_err(io::Error::other)??;
-    fs.tags().set(tag.hash(), tag.hash_and_format()).await.map_err(io::Error::other)?;
-    fs.sync_db().await.map_err(io::Error::other)?;
-    let durable = started.elapsed();
-    fs.shutdown().await.map_err(io::Error::other)?;
-    Ok(Put { id, len, answered, durable })
+    fs.tags().set(blob.hash, blob).await.map_err(io::Error::other)?;
+    fs.sync_db().await.map_err(io::Error::other)
 }
 
 /// Reads a blob from an iroh-blobs store in `folder` to its end, verified, and drops the bytes.

@@ -2,7 +2,8 @@
 //!
 //! Whoever owns the network hands streams in, and does not see a byte of the protocol: the provider runs
 //! [`Store::serve`](crate::Store::serve) on a stream that a peer has opened, the fetching node calls
-//! [`Store::fetch`](crate::Store::fetch) with a list of [`Provider`]s that open streams. [`direct`] makes such streams of
+//! [`Store::fetch`](crate::Store::fetch) with a list of [`Provider`]s that open streams, or [`passing`] on one stream where
+//! the blob is not to be kept. [`direct`] makes such streams of
 //! its own over iroh.
 //!
 //! On a stream: the request (a blob's id and the ranges that are wanted), then the end of that direction; back the blob's
@@ -19,6 +20,7 @@
 mod attempt;
 pub mod direct;
 mod fetch;
+mod passing;
 mod provider;
 mod queue;
 mod room;
@@ -34,6 +36,7 @@ use shoal_protocol::BlobId;
 
 pub(crate) use self::fetch::Fetches;
 pub use self::fetch::{Fetch, Fetched};
+pub use self::passing::passing;
 pub use self::provider::{End, Provider, Trial};
 use crate::Error;
 

@@ -47,6 +47,31 @@ pub(crate) struct Derived {
     forks: u64,
 }
 
+/// An open document that was put away: what automerge has written of it, here and in this process, and where its changes
+/// stand. No foreign byte is in it.
+#[derive(Debug)]
+pub(crate) struct PutAway {
+    saved: Vec<u8>,
+    heads: BTreeSet<automerge::ChangeHash>,
+    hashes: Vec<automerge::ChangeHash>,
+    forks: u64,
+}
+
+impl PutAway {
+    /// How much memory it takes, in bytes.
+    pub(crate) fn size(&self) -> usize {
+        self.saved.len() + size_of_val(self.hashes.as_slice())
+    }
+
+    /// The document again; none if automerge does not read what it has written.
+    pub(crate) fn open(self) -> Option<Derived> {
+        let Self { saved, heads, hashes, forks } = self;
+        let whole = Automerge::load(&saved).ok()?;
+        let state = read(&whole);
+        Some(Derived { whole, heads, state, hashes, forks, ..Derived::default() })
+    }
+}
+
 impl Default for Derived {
     fn default() -> Self {
         Self {
@@ -107,6 +132,12 @@ impl Derived {
             self.state = read(&self.whole);
         }
         Ok(())
+    }
+
+    /// Puts it away. To be called after [`Self::settle`].
+    pub(crate) fn put_away(self) -> PutAway {
+        let Self { whole, heads, hashes, forks, .. } = self;
+        PutAway { saved: whole.save(), heads, hashes, forks }
     }
 
     fn extend_whole(&mut self, entry: &Entry, right: Result<(), Reason>) -> Result<Made, AutomergeError> {

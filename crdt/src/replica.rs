@@ -11,6 +11,7 @@
 mod document;
 mod held;
 mod names;
+mod open;
 pub(crate) mod prepare;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -26,7 +27,7 @@ use crate::facts::Facts;
 use crate::faults::{Faults, Sound};
 use crate::history::{Place, Position};
 use crate::rights::Reason;
-use crate::schema::limits::{DOCUMENTS_MAX, OPEN_DOCUMENTS_MAX};
+use crate::schema::limits::DOCUMENTS_MAX;
 use document::Document;
 
 /// What became of the applied change.
@@ -79,8 +80,7 @@ pub struct Replica<F = Sound> {
     names: names::Names,
     /// The documents, other than users, in which a key signed for a user.
     signed_for: BTreeMap<(ObjectId, PublicKey), BTreeSet<ObjectId>>,
-    /// Open automerge documents, the most recently used last.
-    open: VecDeque<(ObjectId, Derived)>,
+    open: open::Open,
     work: Work,
     faults: PhantomData<F>,
 }
@@ -101,7 +101,7 @@ impl<F: Faults> Replica<F> {
             held: held::Held::default(),
             names: names::Names::default(),
             signed_for: BTreeMap::new(),
-            open: VecDeque::new(),
+            open: open::Open::default(),
             work: Work::default(),
             faults: PhantomData,
         }
@@ -298,9 +298,13 @@ impl<F: Faults> Replica<F> {
     }
 
     fn bring_up_to_date(&mut self, id: ObjectId, judge_all: bool, applied: &mut Applied) {
-        let derived = self.take_open(id);
         let Some(mut document) = self.documents.remove(&id) else { return };
         let users = |user: ObjectId| self.documents.get(&user).and_then(Document::signers);
+        if judge_all && document.stands(id, users) {
+            self.documents.insert(id, document);
+            return;
+        }
+        let derived = self.open.take(id);
         let derived = document.derive(id, derived, judge_all, users, &mut self.work);
         let facts = document.read(id, &derived);
         if facts.as_ref() != document.facts() {
@@ -309,29 +313,16 @@ impl<F: Faults> Replica<F> {
             applied.changed.insert(id);
         }
         self.documents.insert(id, document);
-        self.keep_open(id, derived);
+        self.open.keep(id, derived);
     }
 
     /// The derived document, made again if it is not open.
     fn open(&mut self, id: ObjectId) -> Option<&Derived> {
-        let derived = self.take_open(id);
+        let derived = self.open.take(id);
         let mut document = self.documents.remove(&id)?;
         let users = |user: ObjectId| self.documents.get(&user).and_then(Document::signers);
         let derived = document.derive(id, derived, false, users, &mut self.work);
         self.documents.insert(id, document);
-        self.keep_open(id, derived);
-        self.open.back().map(|(_, derived)| derived)
-    }
-
-    fn take_open(&mut self, id: ObjectId) -> Option<Derived> {
-        let index = self.open.iter().position(|(open, _)| *open == id)?;
-        self.open.remove(index).map(|(_, derived)| derived)
-    }
-
-    fn keep_open(&mut self, id: ObjectId, derived: Derived) {
-        if self.open.len() >= OPEN_DOCUMENTS_MAX {
-            self.open.pop_front();
-        }
-        self.open.push_back((id, derived));
+        self.open.keep(id, derived)
     }
 }

@@ -8,6 +8,7 @@
 //! JSON value as the API has it; progress is shown on a terminal only; a reader that closes the pipe early is no error;
 //! an error is a line that says what is wrong and one that says what to do next; exit codes are those of [`EXIT_CODES`].
 
+mod bare;
 mod bench;
 mod blob;
 mod connect;
@@ -40,6 +41,7 @@ use clap::{Parser, Subcommand};
 use shoal_client::NodeAddr;
 
 use crate::config::{Config, Overrides};
+pub(crate) use bare::{Bare, run as run_bare};
 pub(crate) use bench::{BenchArgs, OnOff, Part};
 use connect::Context;
 pub(crate) use failure::Failure;
@@ -96,6 +98,9 @@ enum Command {
     Demo(DemoArgs),
     /// Measure jobs and blobs on this machine, beside what disk, wasmtime and iroh-blobs do alone
     Bench(Box<BenchArgs>),
+    /// iroh-blobs alone, for comparison
+    #[command(subcommand, hide = true)]
+    BareBlobs(Bare),
     /// Run one more worker, or look after those of the node
     Worker(worker::Worker),
     #[command(flatten)]
@@ -161,6 +166,8 @@ pub(crate) enum Action {
     Demo(DemoArgs),
     /// Run the benchmark.
     Bench(Box<BenchArgs>),
+    /// Run a process of iroh-blobs alone.
+    Bare(Bare),
     /// Speak to a node: [`run`].
     Client(Box<ClientAction>),
 }
@@ -191,6 +198,7 @@ fn action(cli: Cli) -> Result<Action, Failure> {
         Command::Up(overrides) => Ok(Action::Up(Box::new(Config::load(data, &overrides)?))),
         Command::Demo(args) => Ok(Action::Demo(args)),
         Command::Bench(args) => Ok(Action::Bench(Box::new(BenchArgs { json, ..*args }))),
+        Command::BareBlobs(bare) => Ok(Action::Bare(bare)),
         Command::Worker(worker) => match worker.command() {
             worker::Either::Run(run) => Ok(Action::Worker(Box::new(run.checked(node)?))),
             worker::Either::Ask(command) => client(ClientCommand::Worker(command)),

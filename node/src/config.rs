@@ -27,6 +27,10 @@ pub(crate) const GATEWAY_PORT: u16 = 7450;
 pub(crate) const HTTP_PORT: u16 = 7451;
 /// The mesh's port unless said otherwise: QUIC on UDP, and TCP.
 pub(crate) const MESH_PORT: u16 = 7452;
+/// The port of the direct path for blobs unless said otherwise: QUIC on UDP.
+pub(crate) const DIRECT_PORT: u16 = MESH_PORT + 1;
+/// What stands in the place of an address where there is to be no direct path.
+const OFF: &str = "off";
 /// Neighbours unless said otherwise.
 const VIEW: u32 = 64;
 /// The most neighbours. Why 200: the kernel knows 256 peers, and a search brings in others.
@@ -76,6 +80,8 @@ pub(crate) struct Config {
 pub(crate) struct MeshConfig {
     /// Where other nodes connect, by QUIC and by TCP on the same port.
     pub(crate) listen: Listen,
+    /// Where blobs are fetched from by the direct path; none: they go over the mesh's streams only.
+    pub(crate) direct: Option<Listen>,
     /// Nodes to join by.
     pub(crate) join: Vec<shoal_mesh::Address>,
     /// The meshes of the invitations among them.
@@ -154,6 +160,7 @@ pub(crate) enum Error {
 /// blob_grace = "1h"               # how long a blob stays that nothing refers to
 /// log = "json"                    # or "text"
 /// mesh = "0.0.0.0:7452"           # other nodes, QUIC and TCP; port 0: any free one
+/// direct = "0.0.0.0:7453"         # blobs on a path of their own, UDP; port 0: any free one; or "off"
 /// join = ["10.0.0.7:7452"]        # nodes to join by, also NODEID@HOST:PORT or invitations
 /// mdns = true                     # whether nodes on the LAN are looked for
 /// view = 64                       # neighbours at most
@@ -186,6 +193,9 @@ pub(crate) struct File {
     pub(crate) log: Option<LogFormat>,
     /// Where other nodes connect, by QUIC and TCP: `0.0.0.0:7452` unless said otherwise.
     pub(crate) mesh: Option<String>,
+    /// Where other nodes fetch blobs directly, by UDP: the mesh's IP and the port after its own unless said otherwise; `off`:
+    /// nowhere.
+    pub(crate) direct: Option<String>,
     /// Nodes to join by: `HOST:PORT`, `NODEID@HOST:PORT`, or invitations.
     pub(crate) join: Vec<String>,
     /// Whether nodes on the LAN are looked for: they are unless said otherwise.
@@ -234,6 +244,10 @@ pub(crate) struct Overrides {
     /// Where other nodes connect, by QUIC and TCP; 0.0.0.0:7452 unless said otherwise, port 0: any free one
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) mesh: Option<String>,
+    /// Where other nodes fetch large blobs directly, by UDP; the mesh's IP and the port after its own unless said otherwise,
+    /// 0.0.0.0:7453; port 0: any free one. Let it through the firewall, or say "off": blobs then go over the mesh
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) direct: Option<String>,
     /// A node to join by, as HOST:PORT, NODEID@HOST:PORT or what `shoal invite` prints; may be repeated
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) join: Vec<String>,
@@ -318,8 +332,10 @@ impl MeshConfig {
                 join.push(address.parse().map_err(|error: shoal_mesh::ParseError| wrong(error.to_string()))?);
             }
         }
+        let listens = listen("mesh", overrides.mesh.as_deref().or(file.mesh.as_deref()), ANYWHERE, MESH_PORT)?;
         Ok(Self {
-            listen: listen("mesh", overrides.mesh.as_deref().or(file.mesh.as_deref()), ANYWHERE, MESH_PORT)?,
+            direct: direct(overrides.direct.as_deref().or(file.direct.as_deref()), listens.address)?,
+            listen: listens,
             join,
             invited_to,
             mdns: !overrides.no_mdns && file.mdns.unwrap_or(true),
@@ -374,6 +390,19 @@ fn listen(key: &'static str, given: Option<&str>, ip: [u8; 4], port: u16) -> Res
         why: format!("{text:?} is no address to listen at; it is IP:PORT, such as 127.0.0.1:{port} or [::]:0"),
     };
     Ok(Listen { address: text.parse().map_err(|_| wrong())?, any_port: false })
+}
+
+/// Where the direct path is, unless said otherwise beside the mesh: who opens a firewall opens two neighbouring ports.
+fn direct(given: Option<&str>, mesh: SocketAddr) -> Result<Option<Listen>, Error> {
+    match given {
+        Some(OFF) => Ok(None),
+        Some(text) => listen("direct", Some(text), ANYWHERE, DIRECT_PORT).map(Some),
+        None => {
+            // Beside any free port there is none that could be known.
+            let port = if mesh.port() == 0 { 0 } else { mesh.port().wrapping_add(1) };
+            Ok(Some(Listen { address: SocketAddr::new(mesh.ip(), port), any_port: true }))
+        }
+    }
 }
 
 fn within(key: &'static str, value: u32, min: u32, max: u32) -> Result<(), Error> {
@@ -507,6 +536,19 @@ mod tests {
     }
 
     #[test]
+    fn the_direct_path_is_beside_the_mesh_unless_said_otherwise() {
+        let direct = |text| file(text).expect("a configuration").mesh.direct;
+        let beside = |ip: [u8; 4], port| Some(Listen { address: (ip, port).into(), any_port: true });
+        assert_eq!(direct(""), beside(ANYWHERE, DIRECT_PORT));
+        assert_eq!(direct("mesh = '10.0.0.1:9'"), beside([10, 0, 0, 1], 10));
+        assert_eq!(direct("mesh = '127.0.0.1:0'"), beside(LOCAL, 0));
+        assert_eq!(direct("mesh = '127.0.0.1:65535'"), beside(LOCAL, 0));
+        assert_eq!(direct("direct = 'off'"), None);
+        let said = direct("direct = '10.0.0.1:9'").expect("a direct path");
+        assert_eq!(said, Listen { address: ([10, 0, 0, 1], 9).into(), any_port: false });
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_with_the_known_ones() {
         let error = file("slot = 3").expect_err("refused");
         for part in ["config.toml", "slot", "slots", "memory_mb", "gateway"] {
@@ -530,6 +572,7 @@ mod tests {
             ("join = ['nowhere']", "join: \"nowhere\""),
             ("join = ['shoalm1abc']", "cut off or was changed"),
             ("mesh = '10.0.0.1'", "mesh: \"10.0.0.1\" is no address"),
+            ("direct = 'no'", "direct: \"no\" is no address"),
         ];
         for (text, part) in bad {
             let error = file(text).expect_err(text);

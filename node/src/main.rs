@@ -49,6 +49,7 @@ fn main() -> ExitCode {
         }
         Ok(Action::Demo(args)) => end(demo::run(args)),
         Ok(Action::Bench(args)) => end(bench::run(*args)),
+        Ok(Action::Bare(bare)) => on_runtime(cli::run_bare(bare)),
     }
 }
 

@@ -58,6 +58,48 @@ struct PeerLabel {
     peer: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BlobWayLabels {
+    path: &'static str,
+    direction: &'static str,
+}
+
+/// The path of a blob between two nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BlobPath {
+    /// A stream of the mesh, relayed or not.
+    Mesh,
+    /// A connection of its own, over UDP.
+    Direct,
+}
+
+impl BlobPath {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Mesh => "mesh",
+            Self::Direct => "direct",
+        }
+    }
+}
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// From another node.
+    Received,
+    /// To another node.
+    Sent,
+}
+
+impl Direction {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Received => "received",
+            Self::Sent => "sent",
+        }
+    }
+}
+
 /// What waits and runs, as gauges show it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Load {
@@ -113,6 +155,7 @@ pub(crate) struct Metrics {
     blobs_got: Counter,
     blob_got_bytes: Counter,
     blob_fetched_bytes: Counter,
+    blob_streams: Family<BlobWayLabels, Counter>,
     mesh: mesh::Mesh,
     kv_operations: Family<OperationLabel, Counter>,
     jobs_waiting: Level,
@@ -155,6 +198,7 @@ impl Metrics {
             blobs_got: Counter::default(),
             blob_got_bytes: Counter::default(),
             blob_fetched_bytes: Counter::default(),
+            blob_streams: Family::default(),
             mesh: mesh::Mesh::default(),
             kv_operations: Family::default(),
             jobs_waiting: Level::default(),
@@ -207,6 +251,8 @@ impl Metrics {
         self.mesh.register(to);
         let help = "Bytes of blobs that came from other nodes";
         to.register_with_unit("blob_fetched", help, Unit::Bytes, self.blob_fetched_bytes.clone());
+        let help = "Bytes of blobs and of what proves them, between this node and others, by path";
+        to.register_with_unit("blob_moved", help, Unit::Bytes, self.blob_streams.clone());
         to.register("kv_operations", "Operations on keys", self.kv_operations.clone());
     }
 
@@ -296,6 +342,12 @@ impl Metrics {
         self.blob_fetched_bytes.inc_by(bytes);
     }
 
+    /// Counts what comes from other nodes, or goes to them, by a path, in bytes.
+    pub(crate) fn blob_moved(&self, path: BlobPath, direction: Direction) -> Counter {
+        let labels = BlobWayLabels { path: path.text(), direction: direction.text() };
+        self.blob_streams.get_or_create(&labels).clone()
+    }
+
     /// So many bytes of a blob are about to be read.
     pub(crate) fn blob_got(&self, bytes: u64) {
         self.blobs_got.inc();
@@ -376,6 +428,7 @@ mod tests {
         metrics.blob_put(11);
         metrics.blob_got(13);
         metrics.kv("incr");
+        metrics.blob_moved(BlobPath::Direct, Direction::Sent).inc_by(31);
         metrics.load(Load { waiting: 17, running: 19, workers: 23, slots: 29 });
         let text = metrics.text();
         for line in [
@@ -399,6 +452,7 @@ mod tests {
             "shoal_journal_failing 1",
             "shoal_blob_received_bytes_total 11",
             "shoal_blob_sent_bytes_total 13",
+            "shoal_blob_moved_bytes_total{path=\"direct\",direction=\"sent\"} 31",
             "shoal_kv_operations_total{operation=\"incr\"} 1",
             "shoal_jobs_waiting 17",
             "shoal_jobs_running 19",

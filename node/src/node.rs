@@ -30,7 +30,7 @@ use crate::gateway::Gateway;
 use crate::identity::{self, Identity};
 use crate::logs::LogBook;
 use crate::metrics::Metrics;
-use crate::peers::{self, Peers};
+use crate::peers::{self, DirectPaths, Peers};
 use crate::replication::Sets;
 use crate::runtime::{Runtime, Started, current_runs, now};
 use crate::service::{self, GlobalKv, NodeFacts, NodeSettings, Service};
@@ -84,7 +84,8 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let kv = GlobalKv::open(mesh_key, runtime.clone(), documents.clone())?;
 
     let (mesh, inbox) = start_mesh(&config, &identity).await?;
-    let peers = Peers::new(mesh.clone());
+    let direct = bind_direct(&config, &identity).await?;
+    let peers = Peers::new(mesh.clone(), direct, metrics.clone());
     let gateway = bind_gateway(&config, identity.clone())?;
     let listener = bind_http(config.http).await?;
     let http = listener.local_addr()?;
@@ -155,7 +156,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         news: watch::Sender::default(),
         stop_node: asked_to_stop.clone(),
     };
-    tasks.spawn(peers::serve(peers, parts, inbox, wishes, stop_edges.clone()));
+    tasks.spawn(peers::serve(peers.clone(), parts, inbox, wishes, stop_edges.clone()));
     let supervisor = match config.worker {
         true => {
             let settings = worker_settings(&config, address, own_worker, replace)?;
@@ -177,6 +178,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     }
     stop_edges.cancel();
     while tasks.join_next().await.is_some() {}
+    peers.close_direct_paths().await;
     mesh.stop().await;
     runtime.stop().await;
     drop((service, runtime));
@@ -269,6 +271,18 @@ pub(crate) async fn start_mesh(config: &Config, identity: &Identity) -> anyhow::
         Err(error) => Err(anyhow!(
             "the mesh cannot listen on {address}: {error}; choose another address with --mesh, port 0 for any"
         )),
+    }
+}
+
+/// Opens this node's end of direct paths. As with the mesh, the default port gives way to any.
+async fn bind_direct(config: &Config, identity: &Identity) -> anyhow::Result<Option<DirectPaths>> {
+    let Some(Listen { address, any_port }) = config.mesh.direct else { return Ok(None) };
+    let (key, (_, mesh)) = (identity.node_key(), identity.mesh());
+    let bind = |address| DirectPaths::bind(key, &mesh, address);
+    match bind(address).await {
+        Ok(bound) => Ok(Some(bound)),
+        Err(_) if any_port && address.port() != 0 => Ok(Some(bind(SocketAddr::new(address.ip(), 0)).await?)),
+        Err(error) => Err(anyhow!("{error}; choose another address with --direct, port 0 for any, or \"off\"")),
     }
 }
 

@@ -11,9 +11,11 @@
 mod answers;
 mod bytes;
 mod calls;
+mod direct;
 mod known;
 mod places;
 mod provide;
+mod rates;
 mod replicas;
 mod seek;
 mod serve;
@@ -25,7 +27,9 @@ use std::sync::atomic::AtomicU32;
 use shoal_mesh::Mesh;
 use shoal_protocol::NodeId;
 
-pub(crate) use calls::Home;
+use crate::metrics::Metrics;
+pub(crate) use calls::{Granted, Home};
+pub(crate) use direct::DirectPaths;
 pub(crate) use known::Known;
 pub(crate) use serve::{Parts, serve};
 
@@ -36,13 +40,17 @@ pub(crate) struct Peers(Arc<Inner>);
 struct Inner {
     mesh: Mesh,
     known: Known,
+    direct: Option<DirectPaths>,
+    metrics: Arc<Metrics>,
     code_told: AtomicU32,
+    rates: serve::Rates,
 }
 
 impl Peers {
-    /// Over a mesh that has been started.
-    pub(crate) fn new(mesh: Mesh) -> Self {
-        Self(Arc::new(Inner { mesh, known: Known::default(), code_told: AtomicU32::new(0) }))
+    /// Over a mesh that has been started, with the node's end of direct paths if it is to have one.
+    pub(crate) fn new(mesh: Mesh, direct: Option<DirectPaths>, metrics: Arc<Metrics>) -> Self {
+        let (known, code_told, rates) = (Known::default(), AtomicU32::new(0), serve::Rates::default());
+        Self(Arc::new(Inner { mesh, known, direct, metrics, code_told, rates }))
     }
 
     /// This node.
@@ -53,6 +61,11 @@ impl Peers {
     /// What neighbours have said of themselves.
     pub(crate) fn known(&self) -> &Known {
         &self.0.known
+    }
+
+    /// How fast peers may speak.
+    fn rates(&self) -> &serve::Rates {
+        &self.0.rates
     }
 
     /// Discovery, streams, gossip and the DHT.

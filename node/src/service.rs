@@ -159,6 +159,11 @@ impl Service {
         Self(Arc::new(parts))
     }
 
+    /// The bytes.
+    pub(crate) fn blobs(&self) -> &shoal_blobs::Store {
+        &self.0.blobs
+    }
+
     /// Finds out who calls. No token is anybody; a token that does not count is a problem.
     pub(crate) fn authenticate(&self, token: Option<&str>) -> Result<Caller, Problem> {
         let Some(text) = token else { return Ok(Caller::ANONYMOUS) };

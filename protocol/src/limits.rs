@@ -22,6 +22,9 @@ pub const GOSSIP_LEN_MAX: usize = 64 * 1024 - 512;
 /// more workers tells of the freest.
 pub const PEER_OFFERS_MAX: usize = 16;
 
+/// Addresses that a node tells of its direct path. Why 8: as many as of the mesh; each of them is dialled at once.
+pub const DIRECT_ADDRESSES_MAX: usize = 8;
+
 /// Runs of one home that one peer holds at once, under way or ended and not yet settled. Why 512: every heartbeat lists all of
 /// them, in some 16 KiB.
 pub const PEER_RUNS_MAX: usize = 512;

@@ -17,4 +17,4 @@ pub mod units;
 mod world;
 
 pub use disk::Disk;
-pub use process::{Node, resident_kib};
+pub use process::{Node, forget_peak, peak_kib, resident_kib};

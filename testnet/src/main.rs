@@ -2,9 +2,12 @@
 //!
 //! `cargo run --release -p shoal-testnet -- lan` starts nodes in network namespaces of their own, makes the steps of
 //! `testnet/scenarios/lan.toml`, and says which promises were kept; `run FILE` does so with a scenario of one's own.
-//! `restart` kills one node and its worker again and again while a client submits. The exit code is 1 when a promise is
-//! broken.
+//! `blobs` moves a large blob between two nodes, in turn with iroh-blobs alone; `hop` times jobs over three nodes beside
+//! one; `restart` kills one node and its worker again and again while a client submits. The exit code is 1 when a promise
+//! is broken.
 
+mod blobs;
+mod hop;
 mod replicas;
 mod restart;
 
@@ -14,6 +17,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail, ensure};
 use clap::{Parser, Subcommand};
 use shoal_testnet::folder::Folder;
+use shoal_testnet::report::Report;
 use shoal_testnet::run::BUILT_IN;
 use shoal_testnet::scenario::{Kind, Scenario};
 use shoal_testnet::{cage, measure, run};
@@ -57,6 +61,10 @@ enum Command {
     Restart(restart::Args),
     /// Many functions come to an empty node, beside what verifying and building them takes alone
     Replicas(replicas::Args),
+    /// A job that is submitted, run and read at three nodes, beside one node alone
+    Hop(hop::Args),
+    /// A large blob goes from node to node, in turn with two processes of iroh-blobs alone
+    Blobs(blobs::Args),
     /// How fast the networks are that scenarios are made of
     Networks,
 }
@@ -102,6 +110,14 @@ fn command() -> anyhow::Result<ExitCode> {
         Command::Replicas(args) => {
             runtime.block_on(replicas::run(&program(cli.shoal)?, &args))?;
             return Ok(ExitCode::SUCCESS);
+        }
+        Command::Blobs(args) => {
+            let report = runtime.block_on(blobs::run(&program(cli.shoal)?, &args))?;
+            return publish(&report, args.json.as_deref());
+        }
+        Command::Hop(args) => {
+            let report = runtime.block_on(hop::run(&program(cli.shoal)?, &args))?;
+            return publish(&report, args.json.as_deref());
         }
         Command::Networks => return runtime.block_on(networks()),
         Command::Lan(args) => Wanted::built_in("lan", args)?,
@@ -174,9 +190,14 @@ async fn scenario(wanted: Wanted, shoal: &Path) -> anyhow::Result<ExitCode> {
 async fn make(wanted: &Wanted, shoal: &Path, folder: &Path, on_host: bool) -> anyhow::Result<ExitCode> {
     say(&wanted.scenario.title);
     let report = run::run(&wanted.name, &wanted.scenario, shoal, folder, on_host).await?;
+    publish(&report, wanted.args.json.as_deref())
+}
+
+/// Shows a report, and writes it to a file if one is wanted.
+fn publish(report: &Report, json: Option<&Path>) -> anyhow::Result<ExitCode> {
     say(&report.to_string());
-    if let Some(file) = &wanted.args.json {
-        let text = serde_json::to_string_pretty(&report)?;
+    if let Some(file) = json {
+        let text = serde_json::to_string_pretty(report)?;
         std::fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
     }
     Ok(if report.kept { ExitCode::SUCCESS } else { ExitCode::FAILURE })

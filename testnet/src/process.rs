@@ -337,8 +337,22 @@ impl Drop for Node {
 
 /// Memory of a process that is resident, in KiB.
 pub fn resident_kib(pid: Pid) -> Option<u64> {
+    status_kib(pid, "VmRSS:")
+}
+
+/// The most that it had resident since it began, or since [`forget_peak`], in KiB.
+pub fn peak_kib(pid: Pid) -> Option<u64> {
+    status_kib(pid, "VmHWM:")
+}
+
+/// Lets the peak of a process begin anew. Where the system refuses it, the peak stays that of its whole life.
+pub fn forget_peak(pid: Pid) {
+    drop(std::fs::write(format!("/proc/{}/clear_refs", pid.as_raw_nonzero()), "5"));
+}
+
+fn status_kib(pid: Pid, field: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.split_whitespace().next()?.parse().ok()
+    status.lines().find_map(|line| line.strip_prefix(field))?.split_whitespace().next()?.parse().ok()
 }
 
 /// What a process has used of the processors since it began, in its own and in the system's code.

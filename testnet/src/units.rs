@@ -6,6 +6,8 @@ use serde::{Deserialize as _, Deserializer, de::Error as _};
 
 /// Units of time, the longest names first, in microseconds.
 const TIMES: [(&str, f64); 5] = [("us", 1.0), ("ms", 1e3), ("s", 1e6), ("m", 60e6), ("h", 3600e6)];
+/// Units of length, the longest names first, in bytes.
+const SIZES: [(&str, f64); 4] = [("KiB", 1024.0), ("MiB", 1048576.0), ("GiB", 1073741824.0), ("B", 1.0)];
 /// Units of bandwidth, in bits per second.
 const RATES: [(&str, f64); 4] = [("gbit", 1e9), ("mbit", 1e6), ("kbit", 1e3), ("bit", 1.0)];
 
@@ -17,6 +19,15 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let micros =
         parse(text, &TIMES).ok_or_else(|| format!("{text:?} is no length of time: such as 25ms, 5s or 10m"))?;
     Duration::try_from_secs_f64(micros / 1e6).map_err(|error| format!("{text:?}: {error}"))
+}
+
+/// A length in bytes with its unit.
+///
+/// # Errors
+/// What it would have to look like.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let bytes = parse(text, &SIZES).ok_or_else(|| format!("{text:?} is no length: such as 64MiB or 1GiB"))?;
+    Ok(bytes as u64)
 }
 
 fn parse(text: &str, units: &[(&str, f64)]) -> Option<f64> {
@@ -72,6 +83,15 @@ mod tests {
             ("1..5s", None),
         ] {
             assert_eq!(parse_duration(text).ok(), wanted.map(Duration::from_micros), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, wanted) in
+            [("1GiB", Some(1 << 30)), ("1.5 KiB", Some(1536)), ("7B", Some(7)), ("7", None), ("1GB", None)]
+        {
+            assert_eq!(parse_size(text).ok(), wanted, "{text}");
         }
     }
 

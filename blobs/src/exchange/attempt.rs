@@ -10,6 +10,7 @@ use iroh_blobs::get::fsm::{
     AtBlobContent, AtBlobHeaderNextError, AtConnected, BlobContentNext, ConnectedNext, DecodeError,
 };
 use iroh_blobs::protocol::{ChunkRanges, GetRequest};
+use shoal_protocol::BlobId;
 use tokio::io::ReadHalf;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -129,7 +130,7 @@ struct Talk<'a> {
 }
 
 /// The provider's answer, behind the header.
-type Content = AtBlobContent<Answer<ReadHalf<Box<dyn Duplex>>>>;
+pub(super) type Content = AtBlobContent<Answer<ReadHalf<Box<dyn Duplex>>>>;
 
 impl Talk<'_> {
     /// Returns the length of the blob when all that was asked for has come.
@@ -165,22 +166,10 @@ impl Talk<'_> {
         Ok((missing, found.ranges.is_empty()))
     }
 
-    /// Sends the request, and reads the length that the provider says the blob has.
+    /// Asks a provider, and reads the length that it says the blob has.
     async fn ask(&mut self, provider: &Provider, wanted: ChunkRanges) -> Result<(Content, u64), Ended> {
         let stream = self.wait(provider.open()).await?.map_err(|e| End::unreachable(&e))?;
-        let (reader, writer) = tokio::io::split(stream);
-        let pair = StreamPair::new(0, Answer::new(reader), Asking(writer));
-        let request = GetRequest::blob_ranges(hash(self.job.id), wanted);
-        let connected = AtConnected::new(pair.t0, pair.recv, pair.send, request, Default::default());
-        let next = self.wait(connected.next()).await?.map_err(|e| End::cut(&e))?;
-        let ConnectedNext::StartRoot(root) = next else {
-            // Only for requests of other kinds, and for empty ones: then nothing was missing after all.
-            return Err(Ended::Reopened);
-        };
-        self.wait(root.next().next()).await?.map_err(|cause| match cause {
-            AtBlobHeaderNextError::NotFound { .. } => End::NotThere.into(),
-            AtBlobHeaderNextError::Read { source, .. } => End::cut(&source).into(),
-        })
+        self.wait(ask(stream, self.job.id, wanted)).await?
     }
 
     /// Checks the length that the provider says, before anything of the blob is read.
@@ -258,6 +247,23 @@ impl Talk<'_> {
         self.waited += since.elapsed();
         came.map_err(|_| End::Stalled.into())
     }
+}
+
+/// Sends a request for these chunks of a blob, and reads the length that the provider says it has.
+pub(super) async fn ask(stream: Box<dyn Duplex>, id: BlobId, wanted: ChunkRanges) -> Result<(Content, u64), Ended> {
+    let (reader, writer) = tokio::io::split(stream);
+    let pair = StreamPair::new(0, Answer::new(reader), Asking(writer));
+    let request = GetRequest::blob_ranges(hash(id), wanted);
+    let connected = AtConnected::new(pair.t0, pair.recv, pair.send, request, Default::default());
+    let next = connected.next().await.map_err(|e| End::cut(&e))?;
+    let ConnectedNext::StartRoot(root) = next else {
+        // Only for requests of other kinds, and for empty ones: then nothing was missing after all.
+        return Err(Ended::Reopened);
+    };
+    root.next().next().await.map_err(|cause| match cause {
+        AtBlobHeaderNextError::NotFound { .. } => End::NotThere.into(),
+        AtBlobHeaderNextError::Read { source, .. } => End::cut(&source).into(),
+    })
 }
 
 /// What it means that the answer could not be read on.

@@ -7,27 +7,28 @@
 //! are at most [`CONNECTIONS_MAX`] connections from others and [`STREAMS_MAX`] streams on each of them; a connection
 //! without a stream ends after [`IDLE`], so that two nodes that have nothing to tell each other send nothing.
 
-use std::collections::{BTreeSet, HashMap};
+mod links;
+
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, Weak};
-use std::task::{Context, Poll};
+use std::sync::Arc;
 use std::time::Duration;
 
-use iroh::endpoint::{Connection, Incoming, QuicTransportConfig, RecvStream, SendStream, VarInt};
-use iroh::{Endpoint, EndpointAddr, NetReportConfig, PublicKey, SecretKey};
+use iroh::endpoint::{Incoming, QuicTransportConfig, VarInt};
+use iroh::{Endpoint, NetReportConfig, SecretKey};
 use shoal_protocol::{BlobId, NodeId};
-use tokio::io::{AsyncRead, AsyncWrite, Join, ReadBuf, join};
+use tokio::io::join;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::Instrument;
 
-use super::{Provider, ServeError, ServeOptions, Served};
+pub use self::links::DirectStream;
+use self::links::Links;
+use super::{ServeError, ServeOptions, Served};
 use crate::Store;
-use crate::store::held::locked;
 
 /// Connections from others at a time; further ones are refused. Why 64: twice the neighbours that a node has.
 pub const CONNECTIONS_MAX: usize = 64;
@@ -46,6 +47,8 @@ const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// Codes that a connection is closed with.
 const DONE: VarInt = VarInt::from_u32(0);
 const REFUSED: VarInt = VarInt::from_u32(1);
+/// What a stream is reset with that finds no place: another attempt may find one.
+const NO_PLACE: VarInt = VarInt::from_u32(2);
 
 /// Why the direct path could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -62,8 +65,14 @@ pub enum DirectError {
 
 /// Who may fetch what from this node by the direct path. Asked by [`Direct::serve`].
 pub trait Gate: Send + Sync + 'static {
+    /// A place for one stream, held until it has been served.
+    type Place: Send;
+
     /// Whether this node may have streams at all. It has proven its key.
     fn admits(&self, node: NodeId) -> bool;
+
+    /// A place for one more stream of it; none: all that it may have are taken, and the stream is closed.
+    fn place(&self, node: NodeId) -> Option<Self::Place>;
 
     /// Whether it may read this blob.
     fn allows(&self, node: NodeId, blob: BlobId) -> impl Future<Output = bool> + Send;
@@ -101,9 +110,8 @@ impl Direct {
             builder = builder.bind_addr(address).map_err(|e| failed(e.to_string()))?;
         }
         let endpoint = builder.bind().await.map_err(|e| failed(format!("{e:#}")))?;
-        let links =
-            Links { endpoint: endpoint.clone(), protocol: protocol.as_bytes().to_vec(), open: Mutex::default() };
-        Ok(Self { endpoint, links: Arc::new(links) })
+        let links = Links::new(endpoint.clone(), protocol.as_bytes().to_vec());
+        Ok(Self { endpoint, links })
     }
 
     /// Whom others reach here.
@@ -119,10 +127,21 @@ impl Direct {
         bound.chain(known.ip_addrs().copied()).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// A way to fetch from `node`, which listens at one of `addresses`. Streams to the same node share a connection.
-    pub fn provider(&self, node: NodeId, addresses: Vec<SocketAddr>) -> Provider {
-        let (links, addresses) = (self.links.clone(), Arc::new(addresses));
-        Provider::new(node, move || links.clone().stream(node, addresses.clone()))
+    /// Whether there is a connection to `node` that this end has made.
+    pub fn is_connected(&self, node: NodeId) -> bool {
+        self.links.is_open(node)
+    }
+
+    /// Connects to `node`, which listens at one of `addresses`, and proves its key. How long that may take is the caller's
+    /// to say: the future may be dropped at any point. Where there is a connection already this does nothing.
+    pub async fn connect(&self, node: NodeId, addresses: &[SocketAddr]) -> io::Result<()> {
+        if self.is_connected(node) { Ok(()) } else { self.links.connect(node, addresses).await }
+    }
+
+    /// Opens a stream to `node`, at whose other end [`Direct::serve`] answers one request. Streams to the same node share
+    /// its connection; fails with `NotConnected` where there is none, see [`Direct::connect`].
+    pub async fn open(&self, node: NodeId) -> io::Result<DirectStream> {
+        self.links.open(node).await
     }
 
     /// Serves the blobs of `store` to those whom `gate` lets in, until [`Direct::close`] or until it is dropped.
@@ -151,7 +170,7 @@ impl Direct {
     }
 
     /// Closes all connections, after telling the peers.
-    pub async fn close(self) {
+    pub async fn close(&self) {
         self.endpoint.close().await;
     }
 }
@@ -183,102 +202,19 @@ async fn serve_connection<G: Gate>(incoming: Incoming, store: Store, gate: Arc<G
             stream = connection.accept_bi() => stream,
             () = tokio::time::sleep(IDLE), if streams.is_empty() => return connection.close(DONE, b"idle"),
         };
-        let Ok((writer, reader)) = stream else { return };
+        let Ok((mut writer, reader)) = stream else { return };
+        let Some(place) = gate.place(node) else {
+            // An error means that the connection is closed, which the next turn finds.
+            let _ = writer.reset(NO_PLACE);
+            continue;
+        };
         let (store, gate, options) = (store.clone(), gate.clone(), options.clone());
         let serving = async move {
             let result = store.serve(join(reader, writer), |blob| gate.allows(node, blob), &options).await;
             gate.served(node, &result);
+            drop(place);
             matches!(result, Err(ServeError::Misbehaved(_)))
         };
         streams.spawn(serving.in_current_span());
-    }
-}
-
-/// Connections to others, one for each node.
-struct Links {
-    endpoint: Endpoint,
-    protocol: Vec<u8>,
-    open: Mutex<HashMap<NodeId, Arc<Link>>>,
-}
-
-/// A connection that is closed when nobody uses it any more.
-struct Link(Connection);
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        self.0.close(DONE, b"done");
-    }
-}
-
-impl Links {
-    async fn stream(self: Arc<Self>, node: NodeId, addresses: Arc<Vec<SocketAddr>>) -> io::Result<LinkStream> {
-        let known = locked(&self.open).get(&node).filter(|link| link.0.close_reason().is_none()).cloned();
-        let link = match known {
-            Some(link) => link,
-            None => self.connect(node, &addresses).await?,
-        };
-        let (writer, reader) = link.0.open_bi().await.map_err(io::Error::from)?;
-        Ok(LinkStream { both: join(reader, writer), _link: link })
-    }
-
-    async fn connect(self: &Arc<Self>, node: NodeId, addresses: &[SocketAddr]) -> io::Result<Arc<Link>> {
-        let id = PublicKey::from_bytes(&node.0).map_err(io::Error::other)?;
-        let peer = addresses.iter().fold(EndpointAddr::new(id), |peer, &address| peer.with_ip_addr(address));
-        let connection = self.endpoint.connect(peer, &self.protocol).await.map_err(io::Error::other)?;
-        let link = Arc::new(Link(connection));
-        locked(&self.open).insert(node, link.clone());
-        tokio::spawn(close_when_idle(Arc::downgrade(self), node, link.0.clone()).in_current_span());
-        Ok(link)
-    }
-
-    /// Forgets a connection that is closed, or that no stream is using. Returns whether it did.
-    fn forget_idle(&self, node: NodeId, connection: &Connection) -> bool {
-        let mut open = locked(&self.open);
-        let Some(link) = open.get(&node).filter(|link| link.0.stable_id() == connection.stable_id()) else {
-            // Another has taken its place.
-            return true;
-        };
-        let idle = Arc::strong_count(link) == 1 || link.0.close_reason().is_some();
-        if idle {
-            open.remove(&node);
-        }
-        idle
-    }
-}
-
-/// Looks after a connection as long as it is among the open ones.
-async fn close_when_idle(links: Weak<Links>, node: NodeId, connection: Connection) {
-    loop {
-        let closed = timeout(IDLE, connection.closed()).await.is_ok();
-        let Some(links) = links.upgrade() else { return };
-        if links.forget_idle(node, &connection) || closed {
-            return;
-        }
-    }
-}
-
-/// A stream that keeps its connection open.
-struct LinkStream {
-    both: Join<RecvStream, SendStream>,
-    _link: Arc<Link>,
-}
-
-impl AsyncRead for LinkStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.both).poll_read(cx, into)
-    }
-}
-
-impl AsyncWrite for LinkStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.both).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.both).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.both).poll_shutdown(cx)
     }
 }

@@ -4,6 +4,7 @@ mod direct;
 mod fetch;
 mod hostile;
 mod limits;
+mod passing;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ use std::task::{Context, Poll, ready};
 
 use shoal_blobs::exchange::{End, FetchOptions, Provider, ServeError, ServeOptions, Served, Trial};
 use shoal_protocol::{BlobId, NodeId};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
@@ -206,16 +207,19 @@ fn canned(node: NodeId, answer: Vec<u8>) -> Provider {
     let answer = Arc::new(answer);
     Provider::new(node, move || {
         let answer = answer.clone();
-        async move {
-            let (near, mut far) = tokio::io::duplex(64 * KIB);
-            tokio::spawn(async move {
-                let mut request = Vec::new();
-                far.read_to_end(&mut request).await?;
-                far.write_all(&answer).await
-            });
-            Ok(near)
-        }
+        async move { Ok(canned_stream(answer.to_vec())) }
     })
+}
+
+/// A stream that answers every request with these bytes, and then ends.
+fn canned_stream(answer: Vec<u8>) -> DuplexStream {
+    let (near, mut far) = tokio::io::duplex(64 * KIB);
+    tokio::spawn(async move {
+        let mut request = Vec::new();
+        far.read_to_end(&mut request).await?;
+        far.write_all(&answer).await
+    });
+    near
 }
 
 fn ends(trials: &[Trial]) -> Vec<(NodeId, End)> {

@@ -113,6 +113,11 @@ impl Document {
         derived
     }
 
+    /// Whether all of it is judged, and would be judged the same now: then there is nothing to derive.
+    pub(super) fn stands<'a>(&self, id: ObjectId, users: impl Fn(ObjectId) -> Option<&'a BTreeSet<PublicKey>>) -> bool {
+        self.verdicts.len() == self.history.len() && !self.judged_otherwise(id, users)
+    }
+
     /// Whether any change that was judged would now be judged otherwise, by rights and chains.
     fn judged_otherwise<'a>(&self, id: ObjectId, users: impl Fn(ObjectId) -> Option<&'a BTreeSet<PublicKey>>) -> bool {
         // As long as nothing differs, the verdicts so far are those by which the next one is judged.

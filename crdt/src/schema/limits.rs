@@ -52,5 +52,12 @@ pub const HELD_LEN_MAX: usize = 4 * 1024 * 1024;
 /// Open automerge documents. Why 32: those that change at the moment; others are derived again when they do.
 pub const OPEN_DOCUMENTS_MAX: usize = 32;
 
+/// Forks in a document from which on it is put away when it is closed, instead of being derived again. Why 16: with so
+/// many, reading back what automerge has written costs less.
+pub const FORKS_PUT_AWAY_MIN: u64 = 16;
+
+/// Bytes of documents that are put away. Why 8 MiB: some hundred of the worst.
+pub const PUT_AWAY_LEN_MAX: usize = 8 * 1024 * 1024;
+
 /// Documents of a replica. Why 200,000: about 2 KiB each for a small one, and every node holds all of them.
 pub const DOCUMENTS_MAX: usize = 200_000;

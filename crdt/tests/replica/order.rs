@@ -252,3 +252,54 @@ fn a_closed_document_is_derived_again_as_it_was() {
     assert_eq!(function(&replica, first).name, "other");
     assert_eq!(function(&replica, first).versions.len(), 2);
 }
+
+#[test]
+fn a_document_with_many_forks_is_put_away_and_not_derived_again() {
+    let mut ada = Person::new(1, "ada");
+    let mut replica = replica();
+    apply(&mut replica, &ada.founding);
+    let first = ada.function(&mut replica, "first");
+    let founding = replica.changes(first).next().map(SignedChange::hash).unwrap();
+    // Every change stands on the founding alone, each by a key of its own.
+    let keys: Vec<SecretKey> = (100..120).map(key).collect();
+    for (n, key) in keys.iter().enumerate() {
+        ada.change(&mut replica, DocumentClass::User, ada.user, vec![wanted::key(&key.public(), &format!("k{n}"))]);
+        let name = vec![wanted::name(&format!("n{n}"))];
+        let mut change = prepare(&mut replica, DocumentClass::Function, first, ada.user, key, name);
+        change.deps = vec![founding];
+        apply(&mut replica, &change.sign(key));
+    }
+    let close = |replica: &mut Replica, ada: &mut Person, more: &str| {
+        for n in 0..2 * shoal_crdt::limits::OPEN_DOCUMENTS_MAX {
+            ada.function(replica, &format!("{more}{n}"));
+        }
+    };
+    let heads = replica.derived_heads(first);
+    close(&mut replica, &mut ada, "f");
+    let before = replica.work();
+    assert_eq!(replica.derived_heads(first), heads);
+    assert_eq!((replica.work().rebuilt, replica.work().forks), (before.rebuilt, before.forks));
+    // What follows is the same as at a replica that never closed it.
+    close(&mut replica, &mut ada, "g");
+    let rename = prepare(&mut replica, DocumentClass::Function, first, ada.user, &ada.key, vec![wanted::name("other")]);
+    apply(&mut replica, &rename.sign(&ada.key));
+    assert_eq!(function(&replica, first).name, "other");
+    let mut fresh = crate::world::replica();
+    for change in all_changes(&replica) {
+        apply(&mut fresh, &change);
+    }
+    assert_equal(&mut replica, &mut fresh);
+}
+
+#[test]
+fn a_key_that_changes_no_verdict_derives_nothing() {
+    let mut ada = Person::new(1, "ada");
+    let mut replica = replica();
+    apply(&mut replica, &ada.founding);
+    for n in 0..2 * shoal_crdt::limits::OPEN_DOCUMENTS_MAX {
+        ada.function(&mut replica, &format!("f{n}"));
+    }
+    let before = replica.work();
+    ada.change(&mut replica, DocumentClass::User, ada.user, vec![wanted::key(&key(9).public(), "second")]);
+    assert_eq!(replica.work().derived, before.derived + 2, "those of the user alone");
+}

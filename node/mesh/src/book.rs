@@ -12,7 +12,7 @@ use shoal_protocol::key::PublicKey;
 use shoal_protocol::object::node::Path;
 
 use crate::PeerInfo;
-use crate::address::texts;
+use crate::address::{ip, texts};
 
 /// Peers that are remembered without a connection. Why 1,024: to come back after a cut; the DHT knows the others.
 const REMEMBERED_MAX: usize = 1024;
@@ -49,6 +49,8 @@ pub(crate) struct Peer {
     pub(crate) since: Instant,
     /// The version of its program.
     pub(crate) version: String,
+    /// Why it is kept out, and until when.
+    kept_out: Option<(&'static str, Instant)>,
 }
 
 impl Peer {
@@ -63,6 +65,7 @@ impl Peer {
             neighbour: false,
             since: now,
             version: String::new(),
+            kept_out: None,
         }
     }
 
@@ -89,8 +92,10 @@ impl Peer {
             neighbour: self.neighbour,
             version: self.version.clone(),
             addresses: texts(node, &self.addresses),
+            remote: self.links.values().find(|link| !link.relayed).and_then(|link| ip(&link.remote)),
             connected: self.is_connected(),
             since: self.since,
+            kept_out: self.kept_out.filter(|(_, until)| Instant::now() < *until).map(|(why, _)| why),
         }
     }
 
@@ -155,6 +160,13 @@ impl Book {
             self.make_room();
         }
         last
+    }
+
+    /// It misbehaved, and is kept out until then.
+    pub(crate) fn keep_out(&mut self, node: &NodeId, why: &'static str, until: Instant) {
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.kept_out = Some((why, until));
+        }
     }
 
     /// Forgets those that have been away for the longest.

@@ -26,7 +26,7 @@ mod shelf;
 mod stream;
 mod swarm;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
@@ -123,8 +123,12 @@ pub struct PeerInfo {
     pub version: String,
     /// Where it says that it is reached: `NODEID@IP:PORT`, or libp2p's form for ways through a relay.
     pub addresses: Vec<String>,
+    /// The IP at the other end of a direct connection; none: there is none.
+    pub remote: Option<IpAddr>,
     /// Whether there is a connection.
     pub connected: bool,
     /// Since when it is connected, or when it was last.
     pub since: Instant,
+    /// Why it is kept out for a while; none: it is not.
+    pub kept_out: Option<&'static str>,
 }

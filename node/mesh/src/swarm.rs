@@ -26,6 +26,7 @@ use tokio::time::MissedTickBehavior;
 use crate::address::Target;
 use crate::behaviour::{self, Behaviour};
 use crate::counters::count;
+use crate::gate::BLOCK;
 use crate::gossip::GossipId;
 use crate::outbox::{News, Outbox};
 use crate::peer_id::peer_id;
@@ -164,7 +165,9 @@ impl Driver {
         let Some(peer) = peer_id(node) else { return };
         tracing::warn!(node = %node.short(), why, "a peer misbehaves and is kept out for a while");
         count(&self.shared.tally.blocked);
-        self.swarm.behaviour_mut().gate.block(peer, Instant::now());
+        let now = Instant::now();
+        self.swarm.behaviour_mut().gate.block(peer, now);
+        self.shared.book_mut().keep_out(&node, why, now + BLOCK);
     }
 
     /// What is due from time to time.

@@ -52,8 +52,11 @@ pub(super) fn table(peers: &[Node]) -> Table {
     table
 }
 
-/// The way to a peer.
+/// The way to a peer, or why there is none.
 pub(super) fn path(peer: &Peer) -> String {
+    if let Some(why) = &peer.kept_out {
+        return format!("kept out: {why}");
+    }
     peer.path.map_or("away", |path| path.text()).to_owned()
 }
 

@@ -4,34 +4,61 @@
 //! is. What only a job refers to is for the nodes that take part in it: its home, and where its current run is.
 
 use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
 
+use prometheus_client::metrics::counter::Counter;
+use shoal_blobs::exchange::direct::{DirectStream, Gate};
 use shoal_blobs::exchange::{Provider, ServeError, ServeOptions, Served};
 use shoal_kernel::{Command, Principal, Reply};
 use shoal_mesh::{Lane, Stream};
 use shoal_protocol::object::kv::Scope;
 use shoal_protocol::wire::peer;
 use shoal_protocol::{BlobId, NodeId, Problem};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::either::Either;
 
 use super::Peers;
+use super::places::{Place, Places};
 use super::serve::Parts;
+use crate::metrics::{BlobPath, Direction};
 use crate::runtime::{REFERENCE_PLACE, Referrer, ReferrerKind, read_guest_end, reference_key, reference_prefix};
 use crate::store::Table;
 
 /// Keys that are looked at to find one of the global KV. Why 256: a blob that more local keys than that name is rare, and
 /// is then asked for elsewhere.
 const KEYS_READ_MAX: usize = 256;
+/// A blob that is known to be shorter goes over a stream of the mesh, unless a direct connection stands. Why 1 MiB: a new
+/// direct connection costs three round trips (a stream to ask, the question, the handshake) and the signatures of both
+/// ends, and from that length on holders are told of in the DHT. Where exactly the two ways cost the same is not measured.
+const DIRECT_LEN_MIN: u64 = 1024 * 1024;
 
 impl Peers {
-    /// A node as a provider of blobs.
-    pub(crate) fn provider(&self, node: NodeId) -> Provider {
-        let mesh = self.mesh().clone();
+    /// A node as a provider of a blob of at most `len_max` bytes: by the direct path where there is one, else by a stream
+    /// of the mesh, which may be relayed. Every second attempt takes the mesh, in case that the direct path is what failed.
+    pub(crate) fn provider(&self, node: NodeId, len_max: u64) -> Provider {
+        let (peers, attempts) = (self.clone(), Arc::new(AtomicU32::new(0)));
         Provider::new(node, move || {
-            let mesh = mesh.clone();
-            async move {
-                mesh.connect(node).await.map_err(io::Error::other)?;
-                mesh.open(node, Lane::Blob).await.map_err(io::Error::other)
-            }
+            let (peers, attempt) = (peers.clone(), attempts.fetch_add(1, Ordering::Relaxed));
+            async move { peers.open_for_blob(node, len_max, attempt.is_multiple_of(2)).await }
         })
+    }
+
+    async fn open_for_blob(&self, node: NodeId, len_max: u64, may_be_direct: bool) -> io::Result<FromPeer> {
+        let mesh = self.mesh();
+        mesh.connect(node).await.map_err(io::Error::other)?;
+        let (path, stream) = match self.worth_it(node, len_max, may_be_direct).await {
+            Some(stream) => (BlobPath::Direct, Either::Left(stream)),
+            None => (BlobPath::Mesh, Either::Right(mesh.open(node, Lane::Blob).await.map_err(io::Error::other)?)),
+        };
+        Ok(FromPeer { stream, received: self.0.metrics.blob_moved(path, Direction::Received) })
+    }
+
+    async fn worth_it(&self, node: NodeId, len_max: u64, may_be_direct: bool) -> Option<DirectStream> {
+        let is_worth_it = may_be_direct && (len_max >= DIRECT_LEN_MIN || self.is_directly_connected(node));
+        if is_worth_it { self.open_directly(node).await } else { None }
     }
 
     /// Nodes that say in the DHT that they have a blob, as they are found.
@@ -40,10 +67,89 @@ impl Peers {
     }
 }
 
-/// Serves one stream of a peer.
-pub(super) async fn serve(parts: &Parts, from: NodeId, stream: Stream) -> Result<Served, ServeError> {
+/// A stream from a provider. Counts what comes.
+struct FromPeer {
+    stream: Either<DirectStream, Stream>,
+    received: Counter,
+}
+
+impl AsyncRead for FromPeer {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, into);
+        self.received.inc_by(into.filled().len().saturating_sub(before) as u64);
+        polled
+    }
+}
+
+impl AsyncWrite for FromPeer {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Serves one stream of a peer over the mesh.
+pub(super) async fn serve(peers: &Peers, parts: &Parts, from: NodeId, stream: Stream) {
     let allowed = |blob| async move { may_have(parts, from, blob).await.unwrap_or(false) };
-    parts.blobs.serve(stream, allowed, &ServeOptions::default()).await
+    let result = parts.blobs.serve(stream, allowed, &ServeOptions::default()).await;
+    served(peers, from, BlobPath::Mesh, &result);
+}
+
+/// Serves peers by direct paths, with the same places.
+pub(super) async fn serve_direct(peers: Peers, parts: Parts, places: Places) {
+    let blobs = parts.blobs.clone();
+    let door = Door { peers: peers.clone(), parts, places };
+    peers.serve_directly(blobs, door).await;
+}
+
+/// How a stream was served, whichever way it came.
+pub(super) fn served(peers: &Peers, from: NodeId, path: BlobPath, result: &Result<Served, ServeError>) {
+    match result {
+        Ok(Served::Sent { bytes, .. }) => drop(peers.0.metrics.blob_moved(path, Direction::Sent).inc_by(*bytes)),
+        Ok(Served::Withheld { .. }) => {}
+        Err(error) => {
+            tracing::debug!(peer = %from.short(), %error, "a blob was not served to its end");
+            if matches!(error, ServeError::Misbehaved(_)) {
+                peers.mesh().block(from, "it breaks the protocol of blobs");
+            }
+        }
+    }
+}
+
+/// Who gets what by the direct path: the same as over the mesh.
+struct Door {
+    peers: Peers,
+    parts: Parts,
+    places: Places,
+}
+
+impl Gate for Door {
+    type Place = Place;
+
+    /// Those that the mesh has a connection with: it keeps out whom it has blocked.
+    fn admits(&self, node: NodeId) -> bool {
+        self.peers.mesh().peer(&node).is_some_and(|peer| peer.connected)
+    }
+
+    fn place(&self, node: NodeId) -> Option<Place> {
+        self.places.take(node)
+    }
+
+    async fn allows(&self, node: NodeId, blob: BlobId) -> bool {
+        self.admits(node) && may_have(&self.parts, node, blob).await.unwrap_or(false)
+    }
+
+    fn served(&self, node: NodeId, result: &Result<Served, ServeError>) {
+        served(&self.peers, node, BlobPath::Direct, result);
+    }
 }
 
 async fn may_have(parts: &Parts, from: NodeId, blob: BlobId) -> Result<bool, Problem> {

@@ -4,15 +4,15 @@
 //! a minute. For a session of this node's own it says the user's id, which the home believes if the user's document names
 //! this node as one that may sign for them.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use shoal_mesh::{Lane, Stream};
-use shoal_protocol::limits::CLIENT_FRAME_LEN_MAX;
-use shoal_protocol::wire::client::{BlobOpened, Call, Reply};
+use shoal_protocol::limits::{CLIENT_FRAME_LEN_MAX, DIRECT_ADDRESSES_MAX};
+use shoal_protocol::object::job::Payload;
+use shoal_protocol::wire::client::{Call, Reply};
 use shoal_protocol::wire::peer::{self, Answered, Ask, BodyFormat, Forwarded};
 use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::time::timeout;
 use tokio_util::io::ReaderStream;
 
@@ -20,7 +20,7 @@ use super::Peers;
 use crate::frames::{self, FrameError};
 use crate::identity::token::{Narrowing, attenuate};
 use crate::runtime::now;
-use crate::service::{Answer, Body, ByteStream, Caller, Format, Opened};
+use crate::service::{Answer, Body, ByteStream, Caller, Format};
 
 /// How long a look-up in the DHT may take until somebody has answered.
 const FIND_MAX: Duration = Duration::from_secs(5);
@@ -28,12 +28,23 @@ const FIND_MAX: Duration = Duration::from_secs(5);
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 /// How long a token that goes with a call counts, in milliseconds. Why a minute: clocks differ.
 const TOKEN_MS: u64 = 60_000;
+/// The answer to where the direct path of a node is, in bytes: some addresses, or a problem.
+const DIRECT_FRAME_LEN_MAX: usize = 4 * 1024;
 /// Bytes of a stream that are read at once.
 const CHUNK_LEN: usize = 64 * 1024;
 
 /// The home of a job, or a node that may have a blob: a connection to it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Home(pub(crate) NodeId);
+
+/// What a caller may read at another node. The hash and the length of a blob are that node's word; the stream is for one
+/// request for it, which proves them.
+pub(crate) struct Granted {
+    /// Short bytes, or the blob.
+    pub(crate) payload: Payload,
+    /// To the node.
+    pub(crate) stream: Stream,
+}
 
 impl Peers {
     /// The home that this id names, wherever it is. Fails where nobody answers for it.
@@ -77,53 +88,26 @@ impl Peers {
         Ok(Answer { status, etag, body: body.to_vec() })
     }
 
-    /// Opens the result of a job of another home.
-    pub(crate) async fn open_result(
-        &self,
-        at: Home,
-        caller: &Caller,
-        job: ObjectId,
-        offset: u64,
-    ) -> Result<Opened, Problem> {
-        self.open(at, caller, Ask::Result { job, offset }, offset, None).await
+    /// Asks for the result of a job of another home.
+    pub(crate) async fn ask_result(&self, at: Home, caller: &Caller, job: ObjectId) -> Result<Granted, Problem> {
+        self.ask_bytes(at, caller, Ask::Result { job }).await
     }
 
-    /// Opens a blob at another node.
-    pub(crate) async fn open_blob(
-        &self,
-        at: Home,
-        caller: &Caller,
-        id: BlobId,
-        offset: u64,
-        len: Option<u64>,
-    ) -> Result<Opened, Problem> {
-        self.open(at, caller, Ask::Blob { id, offset, len }, offset, len).await
-    }
-
-    async fn open(
-        &self,
-        at: Home,
-        caller: &Caller,
-        ask: Ask,
-        offset: u64,
-        len: Option<u64>,
-    ) -> Result<Opened, Problem> {
-        let ask_of = ask.clone();
-        let mut stream = self.ask(at, caller, ask).await?;
-        let opened = frames::expect::<Reply<BlobOpened>>(&mut stream, CLIENT_FRAME_LEN_MAX);
-        let wanted = match &ask_of {
-            Ask::Blob { id, .. } => Some(*id),
-            _ => None,
-        };
-        let BlobOpened { id, size } = opened.await.map_err(|error| gone(at, &error))??;
-        if wanted.is_some_and(|wanted| wanted != id) {
+    /// Asks another node for a blob.
+    pub(crate) async fn ask_blob(&self, at: Home, caller: &Caller, id: BlobId) -> Result<Granted, Problem> {
+        let granted = self.ask_bytes(at, caller, Ask::Blob { id }).await?;
+        if granted.payload.id() != id {
             let detail = format!("node {} answers with another blob than the one that was asked for", at.0.short());
             return Err(Problem::new(Kind::BlobUnavailable, detail));
         }
-        let end = len.map_or(size, |len| offset.saturating_add(len).min(size));
-        let range = offset.min(end)..end;
-        let bytes = in_time(bytes(stream.take(range.end - range.start)));
-        Ok(Opened { id, size, range, bytes })
+        Ok(granted)
+    }
+
+    async fn ask_bytes(&self, at: Home, caller: &Caller, ask: Ask) -> Result<Granted, Problem> {
+        let mut stream = self.ask(at, caller, ask).await?;
+        let payload = frames::expect::<Reply<Payload>>(&mut stream, CLIENT_FRAME_LEN_MAX);
+        let payload = payload.await.map_err(|error| gone(at, &error))??;
+        Ok(Granted { payload, stream })
     }
 
     /// Opens the log of a job of another home.
@@ -137,7 +121,16 @@ impl Peers {
         let mut stream = self.ask(at, caller, Ask::Log { job, follow }).await?;
         let opened = frames::expect::<Reply<()>>(&mut stream, CLIENT_FRAME_LEN_MAX);
         opened.await.map_err(|error| gone(at, &error))??;
-        Ok(bytes(stream))
+        Ok(Box::pin(ReaderStream::with_capacity(stream, CHUNK_LEN)))
+    }
+
+    /// Where the node at the other end says that its direct path is.
+    pub(super) async fn ask_direct_addresses(&self, at: Home) -> Result<Vec<SocketAddr>, Problem> {
+        let mut stream = self.ask(at, &Caller::ANONYMOUS, Ask::Direct).await?;
+        let told = frames::expect::<Reply<Vec<SocketAddr>>>(&mut stream, DIRECT_FRAME_LEN_MAX);
+        let mut told = told.await.map_err(|error| gone(at, &error))??;
+        told.truncate(DIRECT_ADDRESSES_MAX);
+        Ok(told)
     }
 
     async fn ask(&self, at: Home, caller: &Caller, ask: Ask) -> Result<Stream, Problem> {
@@ -185,18 +178,4 @@ fn longest_wait(call: &Call) -> Duration {
 fn gone(at: Home, error: &FrameError) -> Problem {
     let detail = format!("node {} broke off while it answered: {error}", at.0.short());
     Problem::new(Kind::Unavailable, detail).retry_after(1000)
-}
-
-/// Ends with an error where nothing comes for too long.
-fn in_time(bytes: ByteStream) -> ByteStream {
-    Box::pin(futures_util::stream::try_unfold(bytes, |mut bytes| async move {
-        match timeout(frames::STALL_MAX, bytes.next()).await {
-            Ok(chunk) => Ok(chunk.transpose()?.map(|chunk| (chunk, bytes))),
-            Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
-        }
-    }))
-}
-
-fn bytes(stream: impl AsyncRead + Send + 'static) -> ByteStream {
-    Box::pin(ReaderStream::with_capacity(stream, CHUNK_LEN).boxed())
 }

@@ -10,9 +10,11 @@ use shoal_protocol::NodeId;
 use shoal_protocol::wire::peer::Hint;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::places::Places;
+use super::rates::Rate;
 use super::{Peers, answers, bytes, provide, replicas, seek, session};
 use crate::logs::LogBook;
 use crate::replication::Sets;
@@ -21,10 +23,15 @@ use crate::service::Service;
 
 /// Calls of peers that are answered at once. Why 512: most wait for a job.
 const CALLS_MAX: usize = 512;
-/// Blobs that are served at once: with their buffers 128 MiB at the worst.
+/// Blobs that are served at once, over streams of the mesh and by direct paths together: with their buffers 128 MiB at the worst.
 const BLOBS_MAX: usize = 128;
 /// Reconciliations that peers have begun and that run at once.
 const SYNCS_MAX: usize = 16;
+/// How long one of them may take in all. Why ten minutes: each message has its own time, and a peer that uses up all of it
+/// each time would hold its place for a day; an honest one that needs longer begins anew with what it has by then.
+const SYNC_MAX: Duration = Duration::from_secs(600);
+/// How long one blob may take in all. Why half an hour: as above; what was fetched by then need not come again.
+const BLOB_MAX: Duration = Duration::from_secs(1_800);
 /// Gossiped changes that are checked at once. Why 256: they wait for the documents' thread, which takes them together.
 const GOSSIP_MAX: usize = 256;
 /// Searches of the kernel that run at once; it repeats those that it still needs.
@@ -42,6 +49,14 @@ const HIGHER_WAITS: Duration = Duration::from_secs(1);
 /// Sessions beyond the view: of nodes that have us in theirs, or that a search has found. Why 64: a node that all others
 /// join by is in the view of many.
 const SESSIONS_BEYOND_VIEW: usize = 64;
+/// What peers say on control streams, in messages. Why 6,000 a second: a run takes three, so that one peer may end 2,000 of
+/// them a second; twice that at once, since what waited for a connection comes at once.
+const MESSAGES_PER_SECOND: u32 = 6_000;
+/// Streams that one peer may open. Why 2,000 a second: each call of a client for another home is one.
+const STREAMS_PER_SECOND: u32 = 2_000;
+/// What a control stream counts for, in streams. Why 100: honest nodes pause between two sessions, and each costs the
+/// kernel a greeting.
+const SESSION_COST: u32 = 100;
 /// Nodes that have been reached for the kernel and wait for their session.
 const MET_MAX: usize = 64;
 
@@ -66,6 +81,19 @@ pub(crate) struct Parts {
     pub(crate) news: watch::Sender<()>,
     /// Told when the node has to stop.
     pub(crate) stop_node: Arc<Notify>,
+}
+
+/// How fast peers may speak.
+pub(super) struct Rates {
+    pub(super) messages: Rate,
+    streams: Rate,
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        let rate = |each_second: u32| Rate::new(2 * each_second, each_second);
+        Self { messages: rate(MESSAGES_PER_SECOND), streams: rate(STREAMS_PER_SECOND) }
+    }
 }
 
 impl Parts {
@@ -96,13 +124,15 @@ pub(crate) async fn serve(
 ) {
     let (met, reached) = mpsc::channel(MET_MAX);
     let mut tasks = JoinSet::new();
+    let places = AllPlaces::new();
+    tasks.spawn(bytes::serve_direct(peers.clone(), parts.clone(), places.blobs.clone()));
     tasks.spawn(provide::provide(peers.clone(), parts.runtime.hint()));
     tasks.spawn(provide::provide_blobs(peers.clone(), parts.service.clone()));
     tasks.spawn(replicas::publish(peers.clone(), parts.replicas.clone(), parts.news.clone()));
     tasks.spawn(replicas::reconcile(peers.clone(), parts.replicas.clone(), parts.news.subscribe()));
     tasks.spawn(parts.service.clone().prefetch());
     tasks.spawn(search(peers.clone(), wishes, met));
-    let server = Server::new(peers, parts, stop.clone());
+    let server = Server::new(peers, parts, places, stop.clone());
     tokio::select! {
         () = stop.cancelled() => {}
         () = server.run(inbox, reached) => {}
@@ -130,6 +160,19 @@ struct AllPlaces {
     calls: Places,
     blobs: Places,
     syncs: Places,
+}
+
+impl AllPlaces {
+    fn new() -> Self {
+        // Several peers at least find a place, whatever one of them does.
+        let places = |all_max| Places::new(all_max, (all_max / 4).max(1));
+        Self {
+            gossip: places(GOSSIP_MAX),
+            calls: places(CALLS_MAX),
+            blobs: places(BLOBS_MAX),
+            syncs: places(SYNCS_MAX),
+        }
+    }
 }
 
 /// The session with a peer.
@@ -167,16 +210,8 @@ enum Ended {
 }
 
 impl Server {
-    fn new(peers: Peers, parts: Parts, stop: CancellationToken) -> Self {
+    fn new(peers: Peers, parts: Parts, places: AllPlaces, stop: CancellationToken) -> Self {
         let sessions_max = SESSIONS_BEYOND_VIEW + parts.view as usize;
-        // Several peers at least find a place, whatever one of them does.
-        let places = |all_max| Places::new(all_max, (all_max / 4).max(1));
-        let places = AllPlaces {
-            gossip: places(GOSSIP_MAX),
-            calls: places(CALLS_MAX),
-            blobs: places(BLOBS_MAX),
-            syncs: places(SYNCS_MAX),
-        };
         Self {
             peers,
             parts,
@@ -332,6 +367,10 @@ impl Server {
     /// A stream that a peer has opened. Beyond what can be served at once it is closed: the peer tries again, or elsewhere.
     fn take(&mut self, inbound: Inbound) {
         let Inbound { from, lane, stream } = inbound;
+        let cost = if lane == Lane::Peer { SESSION_COST } else { 1 };
+        if !self.peers.rates().streams.spend(from, cost, Instant::now()) {
+            return self.peers.mesh().block(from, "it opens too many streams");
+        }
         let parts = self.parts.clone();
         let peers = self.peers.clone();
         match lane {
@@ -352,7 +391,7 @@ impl Server {
             Lane::Call => {
                 let Some(place) = self.places.calls.take(from) else { return };
                 self.tasks.spawn(async move {
-                    if let Err(error) = answers::answer(&parts.service, from, stream).await
+                    if let Err(error) = answers::answer(&peers, &parts.service, from, stream).await
                         && error.is_hostile()
                     {
                         peers.mesh().block(from, "it breaks the protocol of calls");
@@ -364,8 +403,8 @@ impl Server {
             Lane::Blob => {
                 let Some(place) = self.places.blobs.take(from) else { return };
                 self.tasks.spawn(async move {
-                    if let Err(error) = bytes::serve(&parts, from, stream).await {
-                        tracing::debug!(peer = %from.short(), %error, "a blob was not served to its end");
+                    if timeout(BLOB_MAX, bytes::serve(&peers, &parts, from, stream)).await.is_err() {
+                        tracing::debug!(peer = %from.short(), "a blob took a peer too long");
                     }
                     drop(place);
                     Ended::Stream
@@ -374,7 +413,9 @@ impl Server {
             Lane::Sync => {
                 let Some(place) = self.places.syncs.take(from) else { return };
                 self.tasks.spawn(async move {
-                    replicas::respond(&peers, &parts.replicas, from, stream).await;
+                    if timeout(SYNC_MAX, replicas::respond(&peers, &parts.replicas, from, stream)).await.is_err() {
+                        tracing::debug!(peer = %from.short(), "a reconciliation took a peer too long");
+                    }
                     drop(place);
                     Ended::Stream
                 });

@@ -47,12 +47,12 @@ pub(super) enum End {
 }
 
 impl End {
-    /// Whether it speaks against the peer.
-    fn is_hostile(&self) -> bool {
+    /// What speaks against the peer, if anything does.
+    fn blame(&self) -> Option<&'static str> {
         match self {
-            Self::Frame(error) => error.is_hostile(),
-            Self::Fault(_) => true,
-            Self::Closed(_) | Self::Replaced | Self::Bytes(_) => false,
+            Self::Frame(error) => error.is_hostile().then_some("it breaks the protocol of peers"),
+            Self::Fault(why) => Some(why),
+            Self::Closed(_) | Self::Replaced | Self::Bytes(_) => None,
         }
     }
 }
@@ -91,8 +91,8 @@ pub(super) async fn run(peers: Peers, parts: Parts, peer: NodeId, stream: Stream
     peers.known().forget(&peer, connection);
     parts.runtime.input(Input::PeerDetached { node: peer, connection }).await;
     tracing::info!(peer = %peer.short(), %end, "the session with a peer ended");
-    if end.is_hostile() {
-        peers.mesh().block(peer, "it breaks the protocol of peers");
+    if let Some(why) = end.blame() {
+        peers.mesh().block(peer, why);
     }
 }
 

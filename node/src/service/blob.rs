@@ -17,6 +17,7 @@ use shoal_blobs::Error;
 use shoal_kernel::rights;
 use shoal_protocol::object::Class;
 use shoal_protocol::object::blob::{Blob, BlobPatch};
+use shoal_protocol::object::job::Payload;
 use shoal_protocol::object::node::BlobTotals;
 use shoal_protocol::wire::client::BlobStored;
 use shoal_protocol::{BlobId, Kind, ObjectId, Problem, codec};
@@ -144,7 +145,7 @@ impl Service {
     }
 
     /// Opens a blob of this node that the caller may read.
-    pub(crate) async fn open_blob_here(
+    pub(super) async fn open_blob_here(
         &self,
         caller: &Caller,
         id: BlobId,
@@ -155,6 +156,14 @@ impl Service {
             Found::Stored(size) => self.open_range(id, size, range(size, offset, len)?).await,
             Found::Short(bytes) => short::open(id, &bytes, offset, len),
         }
+    }
+
+    /// A blob of this node that the caller may read, short bytes of jobs among them.
+    pub(crate) async fn blob_here(&self, caller: &Caller, id: BlobId) -> Result<Payload, Problem> {
+        Ok(match self.find_blob(caller, id).await? {
+            Found::Stored(size) => Payload::Blob { id, size },
+            Found::Short(bytes) => Payload::Inline(bytes.into()),
+        })
     }
 
     /// Opens a part of a blob.

@@ -300,34 +300,25 @@ impl Service {
         Ok(jobs)
     }
 
-    /// Opens the result of a job of this home that has one.
-    pub(crate) async fn open_result_here(&self, caller: &Caller, id: ObjectId, offset: u64) -> Result<Opened, Problem> {
+    /// The result of a job of this home that has one.
+    pub(crate) async fn result_here(&self, caller: &Caller, id: ObjectId) -> Result<Payload, Problem> {
         let job = self.job(caller, id, false).await?;
         let (accepted, standing) = read_job(self.0.runtime.store(), id)?.unzip();
         let outcome = standing.flatten().and_then(|standing| standing.outcome);
         drop(accepted);
-        let output = match outcome {
-            Some(outcome) if job.state.is_settled() => outcome.output,
+        match outcome {
+            Some(outcome) if job.state.is_settled() => Ok(outcome.output),
             _ if job.state.is_settled() => {
-                return Err(Problem::new(
-                    Kind::NotFound,
-                    format!("the job was {}: it has no result", job.state.text()),
-                ));
+                Err(Problem::new(Kind::NotFound, format!("the job was {}: it has no result", job.state.text())))
             }
-            _ => {
-                return Err(Problem::new(
-                    Kind::Conflict,
-                    format!(
-                        "the job is {}: it has no result yet; wait for it with POST /job/{id}/wait",
-                        job.state.text()
-                    ),
-                ));
-            }
-        };
-        self.open_payload(&output, offset).await
+            _ => Err(Problem::new(
+                Kind::Conflict,
+                format!("the job is {}: it has no result yet; wait for it with POST /job/{id}/wait", job.state.text()),
+            )),
+        }
     }
 
-    async fn open_payload(&self, payload: &Payload, offset: u64) -> Result<Opened, Problem> {
+    pub(super) async fn open_payload(&self, payload: &Payload, offset: u64) -> Result<Opened, Problem> {
         let (id, size) = (payload.id(), payload.size());
         let range = blob::range(size, offset, None)?;
         match payload {

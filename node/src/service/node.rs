@@ -263,6 +263,7 @@ fn peer_node(mesh: &Mesh, info: &PeerInfo, hint: Option<Hint>, digest: BlobId) -
             free_slots: sum(|worker| worker.free_slots),
             waiting: hint.waiting,
             since_ms: now().wall_ms.saturating_sub(since),
+            kept_out: info.kept_out.map(str::to_owned),
         }),
     }
 }

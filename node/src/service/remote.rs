@@ -1,15 +1,17 @@
 //! What is at other nodes: jobs of other homes, and blobs that are not here.
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use shoal_blobs::Held;
-use shoal_blobs::exchange::{End, FetchError, FetchOptions, Trial};
+use shoal_blobs::exchange::{End, FetchError, FetchOptions, STALL, Trial, passing};
 use shoal_protocol::object::Class;
+use shoal_protocol::object::job::Payload;
 use shoal_protocol::wire::client::Call;
 use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem};
 
-use super::blob::{Found, problem, unavailable};
+use super::blob::{Found, open_short, problem, range, unavailable};
 use super::{ByteStream, Caller, Opened, Service, Upload, everywhere};
 use crate::identity::token::Operation;
-use crate::peers::Home;
+use crate::peers::{Granted, Home};
 use crate::runtime::Referrer;
 use crate::store::Table;
 
@@ -19,6 +21,9 @@ const NEIGHBOURS_ASKED_MAX: usize = 8;
 const PAGE_LEN: usize = 64;
 /// Holders from the DHT that are asked.
 const HOLDERS_ASKED_MAX: usize = 4;
+
+/// Why a peer is kept out.
+const WRONG_BYTES: &str = "it sends other bytes than those that were asked for";
 
 /// The methods of jobs.
 const JOB_METHODS: [&str; 5] = ["cancel", "hold", "release", "rerun", "wait"];
@@ -71,8 +76,11 @@ impl Service {
     /// Opens the result of a job, wherever its home is.
     pub(crate) async fn open_result(&self, caller: &Caller, job: ObjectId, offset: u64) -> Result<Opened, Problem> {
         match self.home_of(caller, job).await? {
-            None => self.open_result_here(caller, job, offset).await,
-            Some(home) => self.0.peers.open_result(home, caller, job, offset).await,
+            None => self.open_payload(&self.result_here(caller, job).await?, offset).await,
+            Some(home) => {
+                let granted = self.0.peers.ask_result(home, caller, job).await?;
+                self.pass_on(home, granted, offset, None).await
+            }
         }
     }
 
@@ -106,11 +114,39 @@ impl Service {
         let mut holders = self.0.peers.holders(id);
         for _ in 0..HOLDERS_ASKED_MAX {
             let holder = Home(holders.recv().await?);
-            if let Ok(opened) = self.0.peers.open_blob(holder, caller, id, offset, len).await {
-                return Some(opened);
+            let Ok(granted) = self.0.peers.ask_blob(holder, caller, id).await else { continue };
+            match self.pass_on(holder, granted, offset, len).await {
+                Ok(opened) => return Some(opened),
+                Err(problem) => tracing::debug!(%problem, blob = %id.short(), "a holder did not give a blob"),
             }
         }
         None
+    }
+
+    /// Opens bytes of another node as they come from there, without keeping them: no byte goes on before it is verified,
+    /// and the first of them is here when this returns. Who sends wrong ones is kept out.
+    async fn pass_on(&self, at: Home, granted: Granted, offset: u64, len: Option<u64>) -> Result<Opened, Problem> {
+        let Granted { payload, stream } = granted;
+        let (id, size) = match &payload {
+            Payload::Inline(bytes) => return open_short(payload.id(), &bytes.0, offset, len),
+            Payload::Blob { id, size } => (*id, *size),
+        };
+        let range = range(size, offset, len)?;
+        let peers = self.0.peers.clone();
+        let judge = move |error: &std::io::Error| {
+            if error.kind() == std::io::ErrorKind::InvalidData {
+                peers.mesh().block(at.0, WRONG_BYTES);
+            }
+        };
+        let failed = |error: std::io::Error| {
+            let detail = format!("node {} does not give blob {id}: {error}", at.0.short());
+            Problem::new(Kind::BlobUnavailable, detail).retry_after(1000)
+        };
+        let bytes = passing(stream, id, size, range.clone(), STALL).await.inspect_err(&judge).map_err(failed)?;
+        let mut bytes: ByteStream = Box::pin(bytes.inspect_err(judge));
+        let first = bytes.try_next().await.map_err(failed)?;
+        let bytes = stream::iter(first.map(Ok)).chain(bytes);
+        Ok(Opened { id, size, range, bytes: Box::pin(bytes) })
     }
 
     /// Bytes that the caller may read, for something that is about to refer to them: what another node has is brought here.
@@ -128,7 +164,7 @@ impl Service {
 
     /// Fetches a blob of at most `len_max` bytes from these nodes, verified and durable.
     pub(crate) async fn fetch_from(&self, id: BlobId, len_max: u64, nodes: Vec<NodeId>) -> Result<Held, Problem> {
-        let providers = nodes.into_iter().map(|node| self.0.peers.provider(node)).collect();
+        let providers = nodes.into_iter().map(|node| self.0.peers.provider(node, len_max)).collect();
         let fetched = self.0.blobs.fetch(id, providers, FetchOptions::new(len_max)).await;
         let trials = match &fetched {
             Ok(fetched) => fetched.trials.as_slice(),
@@ -151,7 +187,7 @@ impl Service {
     fn judge(&self, trials: &[Trial]) {
         for trial in trials {
             if matches!(trial.end, End::Misbehaved(_)) {
-                self.0.peers.mesh().block(trial.node, "it sends other bytes than those that were asked for");
+                self.0.peers.mesh().block(trial.node, WRONG_BYTES);
             }
         }
     }

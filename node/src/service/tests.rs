@@ -79,7 +79,7 @@ impl World {
             replace_worker: None,
         };
         let removal = BlobDoor::default();
-        let peers = Peers::new(crate::node::start_mesh(&config, &identity).await.unwrap().0);
+        let peers = Peers::new(crate::node::start_mesh(&config, &identity).await.unwrap().0, None, metrics.clone());
         let replicas = Sets::new(documents.clone(), kv.clone());
         let parts = Parts {
             runtime: runtime.clone(),
@@ -182,6 +182,7 @@ fn config(folder: &std::path::Path) -> Config {
             listen,
             join: Vec::new(),
             invited_to: Vec::new(),
+            direct: None,
             mdns: false,
             view: 4,
             dht_k: 4,

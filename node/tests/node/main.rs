@@ -6,6 +6,7 @@ mod bad_input;
 mod bench;
 mod commands;
 mod demo;
+mod flood;
 mod life;
 mod local_worker;
 mod mesh;

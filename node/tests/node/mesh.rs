@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use shoal_client::{Client, Error};
+use shoal_client::{Client, Download, Error};
 use shoal_protocol::object::ListQuery;
 use shoal_protocol::object::function::{Function, Grant, Needs, NewFunction};
 use shoal_protocol::object::job::{Input, Job, State, Submit};
@@ -21,17 +21,23 @@ const PATIENCE: Duration = Duration::from_secs(40);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Nodes with labels `place=0`, `place=1`, ..., and a client at each that speaks for one and the same user.
-struct Mesh {
-    clients: Vec<Client>,
-    nodes: Vec<Node>,
+pub(crate) struct Mesh {
+    pub(crate) clients: Vec<Client>,
+    pub(crate) nodes: Vec<Node>,
 }
 
 impl Mesh {
-    async fn start(count: usize) -> Self {
+    pub(crate) async fn start(count: usize) -> Self {
+        Self::start_with(&vec![[].as_slice(); count]).await
+    }
+
+    /// One node for each of these lists of further arguments.
+    async fn start_with(arguments: &[&[&str]]) -> Self {
+        let count = arguments.len();
         let mut nodes: Vec<Node> = Vec::new();
-        for place in 0..count {
+        for (place, arguments) in arguments.iter().enumerate() {
             let label = format!("place={place}");
-            let mut node = Node::new(shoal()).unwrap().with_arguments(&["--label", &label]);
+            let mut node = Node::new(shoal()).unwrap().with_arguments(&["--label", &label]).with_arguments(arguments);
             if let Some(first) = nodes.first() {
                 // One by an address, the others by an invitation.
                 let join = match place {
@@ -64,7 +70,7 @@ impl Mesh {
     }
 
     /// Deploys a function at the first node and returns when every node knows it.
-    async fn deploy(&self, new: &NewFunction) -> Function {
+    pub(crate) async fn deploy(&self, new: &NewFunction) -> Function {
         let function = self.clients[0].deploy(new).await.unwrap();
         for client in &self.clients {
             until(|| async { client.function(function.id).await.ok() }).await;
@@ -72,11 +78,18 @@ impl Mesh {
         function
     }
 
+    /// Bytes of blobs that a node has moved by a path.
+    async fn moved(&self, place: usize, path: &str, direction: &str) -> u64 {
+        let page = self.nodes[place].page("/metrics").await.unwrap();
+        let line = format!("shoal_blob_moved_bytes_total{{path=\"{path}\",direction=\"{direction}\"}} ");
+        page.lines().find_map(|found| found.strip_prefix(&line)).map_or(0, |value| value.parse().unwrap())
+    }
+
     async fn id(&self, place: usize) -> NodeId {
         self.clients[place].node().await.unwrap().id
     }
 
-    async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         drop(self.clients);
         for node in &mut self.nodes {
             node.stop().await.unwrap();
@@ -90,7 +103,7 @@ fn output(mut command: Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-async fn until<T, F: Future<Output = Option<T>>>(look: impl Fn() -> F) -> T {
+pub(crate) async fn until<T, F: Future<Output = Option<T>>>(look: impl Fn() -> F) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look().await {
@@ -183,6 +196,57 @@ async fn the_jobs_of_all_nodes_are_listed_at_each_a_page_at_a_time() {
     let refused = mesh.clients[0].jobs(wrong).await.unwrap_err();
     assert!(refused.to_string().contains("it is node"), "{refused}");
     mesh.stop().await;
+}
+
+#[tokio::test]
+async fn a_large_blob_goes_by_the_direct_path_and_over_the_mesh_where_there_is_none() {
+    const LEN: usize = 4 * 1024 * 1024;
+    let mesh = Mesh::start_with(&[&[], &[], &["--direct", "off"]]).await;
+    digest(&mesh).await;
+    for (number, (from, to, path, other)) in
+        [(0, 1, "direct", "mesh"), (0, 2, "mesh", "direct"), (2, 1, "mesh", "direct")].into_iter().enumerate()
+    {
+        let before = (mesh.moved(to, path, "received").await, mesh.moved(to, other, "received").await);
+        let sent = mesh.moved(from, path, "sent").await;
+        let input = vec![number as u8; LEN];
+        let blob = mesh.clients[from].put_bytes(&input, false, "").await.unwrap().id;
+        let submit = Submit { function: "digest".into(), input: Input::Blob(blob), needs: at(to), ..Submit::default() };
+        let job = settled(&mesh.clients[from], &submit).await;
+        assert_eq!(mesh.clients[from].result_bytes(job.id, 64).await.unwrap(), BlobId::of(&input).as_bytes());
+        assert!(mesh.moved(to, path, "received").await >= before.0 + LEN as u64, "from {from} to {to}");
+        assert!(mesh.moved(to, other, "received").await < before.1 + LEN as u64, "from {from} to {to}");
+        // What it has sent it counts when it has heard of the end.
+        until(|| async { (mesh.moved(from, path, "sent").await >= sent + LEN as u64).then_some(()) }).await;
+    }
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_not_kept_at_a_node_is_passed_on_there_whole_and_in_part() {
+    let mesh = Mesh::start(2).await;
+    let component = mesh.clients[0].put_bytes(&file("tests/guests/wasip1/wasip1.wasm"), false, "").await.unwrap().id;
+    mesh.deploy(&NewFunction::new("shout", component)).await;
+    let bytes: Vec<u8> = (0..3_000_000u32).map(|n| b'a' + (n.wrapping_mul(2_654_435_761) >> 28) as u8).collect();
+    let id = mesh.clients[0].put_bytes(&bytes, false, "").await.unwrap().id;
+    let submit = Submit { function: "shout".into(), input: Input::Blob(id), needs: at(0), ..Submit::default() };
+    let job = settled(&mesh.clients[0], &submit).await;
+    let [home, other] = [0, 1].map(|place| &mesh.clients[place]);
+    let result = home.result_bytes(job.id, 4_000_000).await.unwrap();
+    assert!(result.len() >= bytes.len() && other.result_bytes(job.id, 4_000_000).await.unwrap() == result);
+    // The DHT knows soon who has the input.
+    let part = until_ok(|| other.get_blob(id, 1_000_001, Some(99_999))).await;
+    assert!(read(part).await == bytes[1_000_001..1_100_000]);
+    assert!(read(other.get_blob(id, 0, None).await.unwrap()).await == bytes);
+    assert!(mesh.moved(0, "mesh", "sent").await >= (result.len() + bytes.len()) as u64);
+    mesh.stop().await;
+}
+
+async fn read(mut blob: Download) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = blob.chunk().await.unwrap() {
+        bytes.extend_from_slice(&chunk);
+    }
+    bytes
 }
 
 #[tokio::test]

@@ -69,6 +69,9 @@ pub struct Peer {
     pub waiting: u64,
     /// Since when there is a way to it, or since when there is none, in milliseconds since the Unix epoch.
     pub since_ms: u64,
+    /// How it misbehaved, while it is kept out for that; none: it is not kept out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_out: Option<String>,
 }
 
 /// The way between two nodes.

@@ -188,12 +188,11 @@ pub enum Ask {
         /// The body; empty: none.
         body: Octets,
     },
-    /// A job's result. Answered by `Reply<BlobOpened>`, then the raw bytes.
+    /// A job's result. Answered by `Reply<Payload>`; where that is a blob, one request for it of the protocol of blobs is
+    /// answered on the same stream.
     Result {
         /// Which job.
         job: ObjectId,
-        /// The first byte.
-        offset: u64,
     },
     /// A job's log. Answered by `Reply<()>`, then the raw bytes as they come.
     Log {
@@ -202,15 +201,14 @@ pub enum Ask {
         /// Whether to wait for more until the job has ended.
         follow: bool,
     },
-    /// A blob. Answered by `Reply<BlobOpened>`, then the raw bytes.
+    /// A blob. Answered in the same way.
     Blob {
         /// Which.
         id: BlobId,
-        /// The first byte.
-        offset: u64,
-        /// How many bytes at most; none: up to the end.
-        len: Option<u64>,
     },
+    /// Where the node's direct path for blobs is. Answered by `Reply<Vec<SocketAddr>>`, at most
+    /// [`crate::limits::DIRECT_ADDRESSES_MAX`]; empty: it has none.
+    Direct,
 }
 
 /// How a body is written: as the client sent it, since nothing is encoded anew on the way.

@@ -1,5 +1,7 @@
 //! The direct path: two endpoints of iroh on loopback.
 
+use std::net::SocketAddr;
+
 use iroh::endpoint::{Builder, Connection};
 use iroh::{Endpoint, EndpointAddr, PublicKey};
 use iroh_blobs::protocol::{ChunkRanges, ChunkRangesSeq, PushRequest};
@@ -19,8 +21,14 @@ struct But {
 }
 
 impl Gate for But {
+    type Place = ();
+
     fn admits(&self, node: NodeId) -> bool {
         self.node != Some(node)
+    }
+
+    fn place(&self, _node: NodeId) -> Option<()> {
+        Some(())
     }
 
     async fn allows(&self, _node: NodeId, blob: BlobId) -> bool {
@@ -42,6 +50,18 @@ async fn bind(secret: u8) -> Arc<Direct> {
     Arc::new(Direct::bind(&[secret; 32], &[address], PROTOCOL).await.unwrap())
 }
 
+/// Fetches by the direct path from `node`, which is said to listen there.
+fn provider(near: &Arc<Direct>, node: NodeId, addresses: Vec<SocketAddr>) -> Provider {
+    let near = near.clone();
+    Provider::new(node, move || {
+        let (near, addresses) = (near.clone(), addresses.clone());
+        async move {
+            near.connect(node, &addresses).await?;
+            near.open(node).await
+        }
+    })
+}
+
 /// Serves `store`; returns the end, and what it has been asked.
 async fn serve(store: &Store, node: Option<NodeId>, blob: Option<BlobId>) -> (Arc<Direct>, Arc<But>, JoinHandle<()>) {
     let direct = bind(1).await;
@@ -59,7 +79,7 @@ async fn a_blob_comes_by_the_direct_path() {
     let hidden = there.store.put_bytes(secret).await.unwrap();
     let near = bind(2).await;
     let (far, gate, task) = serve(&there.store, None, Some(hidden.id())).await;
-    let provider = || near.provider(far.node(), far.addresses());
+    let provider = || provider(&near, far.node(), far.addresses());
     assert!(far.addresses().iter().all(|address| address.ip().is_loopback() && address.port() != 0));
 
     let fetched = here.store.fetch(BlobId::of(&bytes), vec![provider()], patient()).await.unwrap();
@@ -88,13 +108,13 @@ async fn who_is_not_admitted_or_has_another_key_gets_nothing() {
     let near = bind(2).await;
     let (far, gate, task) = serve(&there.store, Some(near.node()), None).await;
     let id = BlobId::of(&bytes);
-    let provider = near.provider(far.node(), far.addresses());
-    assert!(here.store.fetch(id, vec![provider], patient()).await.is_err());
+    let from_far = provider(&near, far.node(), far.addresses());
+    assert!(here.store.fetch(id, vec![from_far], patient()).await.is_err());
     // The address is right, the key is not: the connection does not come about.
     let other = bind(3).await;
-    let provider = other.provider(near.node(), far.addresses());
+    let from_near = provider(&other, near.node(), far.addresses());
     let impatient = FetchOptions { stall: Duration::from_secs(2), ..patient() };
-    assert!(here.store.fetch(id, vec![provider], impatient).await.is_err());
+    assert!(here.store.fetch(id, vec![from_near], impatient).await.is_err());
     assert!(gate.results.lock().unwrap().is_empty());
     task.abort();
 }

@@ -1,6 +1,7 @@
 //! What the peer says, on its way to the kernel: bounded, and only where it has a place.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use shoal_kernel::{Input, PeerAttached};
 use shoal_mesh::Stream;
@@ -32,7 +33,11 @@ impl Session {
         }
         let mut endings: JoinSet<Result<(), End>> = JoinSet::new();
         loop {
-            let heard = match next(&mut reader, &mut endings).await {
+            let message = next(&mut reader, &mut endings).await;
+            if !self.peers.rates().messages.spend(self.peer, 1, Instant::now()) {
+                return End::Fault("it floods the control stream");
+            }
+            let heard = match message {
                 Ok(Some(PeerMessage::Ended(run, outcome))) => {
                     self.placed().remove(&run.job);
                     endings.spawn(Arc::clone(&self).ended(run, *outcome));

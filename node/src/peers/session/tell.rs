@@ -23,8 +23,9 @@ const HINT_PAUSE: Duration = Duration::from_millis(50);
 /// What the replica has taken is told so long after. Why 2 s: gossip brings it to everybody, and a hint to each of a
 /// view's neighbours that it has come would take more of all processors than the change itself.
 const NEWS_PAUSE: Duration = Duration::from_secs(2);
-/// A hint is repeated so often though nothing has changed: the replica's digest travels with it.
-const HINT_EVERY: Duration = Duration::from_secs(5);
+/// A hint is repeated so often though nothing has changed. Why 30 s: nothing is lost on a stream, and to a node without
+/// work these would be most of what it sends.
+const HINT_EVERY: Duration = Duration::from_secs(30);
 /// More of the logs is sent so often.
 const LOGS_EVERY: Duration = Duration::from_millis(200);
 
