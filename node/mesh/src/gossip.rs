@@ -28,9 +28,9 @@ use shoal_protocol::limits::GOSSIP_LEN_MAX;
 use crate::Verdict;
 use quiet::Quiet;
 
-/// Messages that one peer may send in a second, duplicates included. Why 4,000: a busy mesh pushes hundreds of changes a
-/// second, each through several neighbours; verifying is what costs, and duplicates are not verified.
-const MESSAGES_PER_SECOND_MAX: u64 = 4_000;
+/// Messages that one peer may send in a second. Why 2,000: a busy mesh pushes hundreds of changes a second, and a peer
+/// each of them once. A slow node must see a flood too: what it cannot take in waits at the sender, and is not counted.
+const MESSAGES_PER_SECOND_MAX: u64 = 2_000;
 /// Seconds of a flood after which a peer is reported. Why 3: it is cut off within five, and a burst that long is none.
 const FLOOD_SECONDS_MAX: u32 = 3;
 /// Peers that a message is passed on to, and peers that are told each second which messages there are.

@@ -28,8 +28,6 @@ const EACH_SECOND: u64 = 10_000;
 const TICK: Duration = Duration::from_millis(10);
 /// How soon a node must have cut the member off.
 const CUT_OFF_MAX: Duration = Duration::from_secs(5);
-/// From so many messages a second on a node must see a flood: its own bounds are 4,000 and 6,000.
-const FLOOD_PER_SECOND: f64 = 6_500.0;
 /// The pause between two honest writes.
 const WRITE_EVERY: Duration = Duration::from_millis(25);
 /// The memory of a node at most.
@@ -251,9 +249,7 @@ async fn a_member_that_floods_is_cut_off_and_honest_changes_arrive() {
         member.stop.store(true, Ordering::Relaxed);
         flooding.await.unwrap();
         member.mesh.stop().await;
-        // A machine that takes in less than a flood is held up, and has nothing to cut off.
-        let is_flood = sent as f64 / after.as_secs_f64() > FLOOD_PER_SECOND;
-        assert!(after < CUT_OFF_MAX || !is_flood, "{kind:?}: cut off only after {after:?}");
+        assert!(after < CUT_OFF_MAX, "{kind:?}: cut off only after {after:?}");
         assert!(resident < RESIDENT_MAX_KIB, "{kind:?}: {resident} KiB");
         assert!(!written.keys.is_empty());
     }
