@@ -3,7 +3,10 @@
 //! Both are stored, and [`Accepted`] is sent too: a home offers a run to a peer with all that the job was accepted with, so
 //! that the peer can judge and serve the run without asking back.
 
+mod flat;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +24,9 @@ pub const VERSION: u8 = 1;
 const TRACE_LEN: usize = 32;
 
 /// A job as it was accepted. Never changes, but for an input that is another job's result: it comes with that.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+///
+/// On disk and between nodes it is one flat map, whatever is shared in memory.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Accepted {
     /// [`VERSION`].
     pub version: u8,
@@ -30,8 +35,34 @@ pub struct Accepted {
     /// The W3C trace id.
     pub trace: String,
     /// The place in the submitter's trace, where the request said one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<Traceparent>,
+    /// Who submitted what, under which conditions. Shared by jobs that are alike in it: a million may wait.
+    pub spec: Arc<Spec>,
+    /// The input.
+    pub input: Payload,
+    /// Arguments.
+    pub args: Vec<String>,
+    /// Environment variables.
+    pub env: BTreeMap<String, String>,
+    /// When, in milliseconds since the Unix epoch.
+    pub accepted_ms: u64,
+    /// The name for people that it was submitted with; [`Standing::name`] is the current one.
+    pub name: String,
+    /// The labels that it was submitted with; [`Standing::labels`] are the current ones.
+    pub labels: Labels,
+    /// When it may run, in which order, and after which failures it is tried again, as it was submitted.
+    pub terms: Terms,
+    /// The job that it repeats.
+    pub rerun_of: Option<ObjectId>,
+    /// The jobs that it runs after.
+    pub after: Vec<After>,
+    /// The one of them whose result is its input; until that has come the input is empty.
+    pub input_of: Option<ObjectId>,
+}
+
+/// What jobs are alike in that one user submits for one version of a function.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Spec {
     /// Who submitted it.
     pub owner: ObjectId,
     /// The function.
@@ -48,37 +79,18 @@ pub struct Accepted {
     pub component: BlobId,
     /// What it may do.
     pub grants: BTreeSet<Grant>,
-    /// The input.
-    pub input: Payload,
-    /// Arguments.
-    pub args: Vec<String>,
-    /// Environment variables.
-    pub env: BTreeMap<String, String>,
     /// The function's needs and its own.
     pub needs: Needs,
     /// Its own limits, else the function's.
     pub limits: RunLimits,
-    /// When, in milliseconds since the Unix epoch.
-    pub accepted_ms: u64,
-    /// The name for people that it was submitted with; [`Standing::name`] is the current one.
-    pub name: String,
-    /// The labels that it was submitted with; [`Standing::labels`] are the current ones.
-    pub labels: Labels,
-    /// When it may run, in which order, and after which failures it is tried again, as it was submitted.
-    #[serde(default, skip_serializing_if = "Terms::is_usual")]
-    pub terms: Terms,
-    /// The job that it repeats.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rerun_of: Option<ObjectId>,
-    /// The jobs that it runs after.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub after: Vec<After>,
-    /// The one of them whose result is its input; until that has come the input is empty.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub input_of: Option<ObjectId>,
 }
 
 impl Accepted {
+    /// What it is alike in with others, to be changed for it alone.
+    pub fn spec_mut(&mut self) -> &mut Spec {
+        Arc::make_mut(&mut self.spec)
+    }
+
     /// Where a job stands that has only this record: it waits, and was never offered. Accepting writes one record, not two.
     pub fn standing(&self) -> Standing {
         Standing {
@@ -112,9 +124,9 @@ impl Accepted {
         if self.trace.len() != TRACE_LEN || !self.trace.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return invalid(format!("trace: a trace id has {TRACE_LEN} hexadecimal characters"));
         }
-        name::check("function_name", &self.function_name)?;
-        self.needs.check()?;
-        self.limits.check()?;
+        name::check("function_name", &self.spec.function_name)?;
+        self.spec.needs.check()?;
+        self.spec.limits.check()?;
         self.terms.check()?;
         check_after(&self.after, self.input_of)?;
         check_texts(&self.name, &self.labels, &self.input, &self.args, &self.env)

@@ -1,10 +1,7 @@
 //! The unsettled jobs of this home.
 //!
-//! What a job was accepted with is boxed with it as one piece: some 1,100 bytes with a short input, of which 160 are for
-//! times, terms and dependencies that few jobs have and that can be boxed apart. For millions of
-//! waiting jobs the input, arguments and environment can leave memory when the job is queued and be read again from
-//! the journal when it is offered: only [`Job::accepted`] would change, to a form that placement needs (needs, limits,
-//! function, component) and a place in the journal.
+//! A million may wait. A waiting job is one block of 560 bytes with what it alone was accepted with; what it is alike in with
+//! others it shares with them ([`crate::specs`]), and what only a run has is boxed with the run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,7 +40,6 @@ pub(crate) struct Job {
     pub(crate) queue_until_ms: Option<u64>,
     /// When it has taken as long in all as it may.
     pub(crate) total_until_ms: Option<u64>,
-    pub(crate) progress: Option<Progress>,
     /// Runs that were lost.
     pub(crate) losses: u32,
     /// Runs that were declined, or lost before their guest had started; they are not counted as attempts.
@@ -66,7 +62,7 @@ pub(crate) enum Phase {
     /// It waits until then, and after that in the queue. `until_wall_ms` is the same time for the journal.
     Backoff { until_ms: u64, until_wall_ms: u64 },
     /// A worker or a peer has it, or will have it as soon as its epoch is durable.
-    Placed(Placed),
+    Placed(Box<Placed>),
 }
 
 /// A run at a worker.
@@ -87,6 +83,8 @@ pub(crate) struct Placed {
     pub(crate) delivering_ms: Option<u64>,
     /// It is from before a restart, and its worker has not attached since.
     pub(crate) recovering: bool,
+    /// How far it is, as it said last.
+    pub(crate) progress: Option<Progress>,
 }
 
 impl Placed {
@@ -101,6 +99,7 @@ impl Placed {
             cancel_ms: None,
             delivering_ms: None,
             recovering: false,
+            progress: None,
         }
     }
 }
@@ -124,7 +123,6 @@ impl Job {
             earliest_ms: 0,
             queue_until_ms: None,
             total_until_ms: None,
-            progress: None,
             losses: 0,
             fruitless: 0,
             function_gone: false,
@@ -275,14 +273,14 @@ pub(crate) fn start(accepted: &Accepted, run: Run, attempt: u32) -> Start {
     Start {
         run,
         attempt,
-        component: accepted.component,
-        name: accepted.function_name.clone(),
+        component: accepted.spec.component,
+        name: accepted.spec.function_name.clone(),
         args: accepted.args.clone(),
         env: accepted.env.clone(),
         input: accepted.input.clone(),
-        memory_mb: accepted.needs.memory(),
-        limits: accepted.limits,
-        grants: accepted.grants.iter().copied().collect(),
+        memory_mb: accepted.spec.needs.memory(),
+        limits: accepted.spec.limits,
+        grants: accepted.spec.grants.iter().copied().collect(),
         trace: accepted.trace.clone(),
         traceparent: accepted.traceparent,
     }
@@ -345,7 +343,8 @@ mod tests {
 
     #[test]
     fn a_waiting_job_is_small() {
-        // With two allocator blocks for names, an id in the table and a rank in the queue it is some 1,100 bytes.
+        // With its trace, a short input, an id in the table and a rank in the queue it is some 750 bytes.
+        eprintln!("Job {}", size_of::<Job>());
         assert!(size_of::<Job>() <= 960, "{} bytes", size_of::<Job>());
     }
 }

@@ -36,6 +36,7 @@ mod queue;
 mod reason;
 pub mod record;
 pub mod rights;
+mod specs;
 mod timers;
 pub mod view;
 mod workers;
@@ -44,7 +45,7 @@ pub use config::{Config, Prefetch};
 pub use counters::Counters;
 pub use effect::{Effect, Load, PeerView, Reply};
 pub use input::{Command, End, Input, NewJob, Now, PeerAttached, Principal, RequestId, WorkerAttached};
-pub use record::{Accepted, GuestEnd, GuestRun, Record, Standing};
+pub use record::{Accepted, GuestEnd, GuestRun, Record, Spec, Standing};
 
 /// The kernel that production runs: the machine without any of the faults that the simulator can put in.
 pub type Kernel = machine::Machine<faults::Sound>;

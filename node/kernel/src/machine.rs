@@ -38,6 +38,7 @@ use crate::input::{Input, Now};
 use crate::jobs::{Job, Jobs, Phase, Placed};
 use crate::queue::Queue;
 use crate::record::{Accepted, Standing};
+use crate::specs::Specs;
 use crate::timers::{Timer, Timers};
 use crate::workers::Workers;
 
@@ -50,6 +51,7 @@ pub struct Machine<F> {
     workers: Workers,
     guests: Guests,
     functions: Functions,
+    specs: Specs,
     dependents: Dependents,
     timers: Timers,
     counters: Counters,
@@ -78,6 +80,7 @@ impl<F: Faults> Machine<F> {
             workers: Workers::default(),
             guests: Guests::default(),
             functions: Functions::default(),
+            specs: Specs::default(),
             dependents: Dependents::default(),
             timers: Timers::default(),
             counters: Counters::default(),
@@ -110,7 +113,8 @@ impl<F: Faults> Machine<F> {
                 job.accepted.terms.not_before_ms = None;
             }
             if F::LIMITS_FORGOTTEN {
-                (job.accepted.limits.queue_ms, job.accepted.limits.total_ms) = (None, None);
+                let limits = &mut job.accepted.spec_mut().limits;
+                (limits.queue_ms, limits.total_ms) = (None, None);
             }
             if F::BLOCK_FORGOTTEN {
                 job.unmet.clear();
@@ -228,14 +232,14 @@ impl<F: Faults> Machine<F> {
         let mut placed = Placed::new(worker, self.turn, now.mono_ms);
         placed.cancel_ms = job.is_stopping().then_some(now.mono_ms);
         placed.recovering = true;
-        job.phase = Phase::Placed(placed);
+        job.phase = Phase::Placed(Box::new(placed));
         if self.workers.get(worker).is_none() {
             // Of a peer the attempt knows the name of the worker there.
             let name = node.map_or_else(|| name.to_owned(), |node| node.short());
             self.meet(now, worker, &name, node);
         }
         if let (Some(job), Some(worker)) = (self.jobs.get(id), self.workers.get_mut(worker)) {
-            worker.take(id, &job.accepted.needs);
+            worker.take(id, &job.accepted.spec.needs);
         }
     }
 }

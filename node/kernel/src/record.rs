@@ -12,7 +12,7 @@ use shoal_protocol::object::job::Outcome;
 use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{NodeId, ObjectId, WorkerId};
 
-pub use shoal_protocol::record::{Accepted, Standing, VERSION};
+pub use shoal_protocol::record::{Accepted, Spec, Standing, VERSION};
 
 /// One entry of the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

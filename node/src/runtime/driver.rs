@@ -86,7 +86,7 @@ impl Driver {
             tracing::info!(jobs = open.len(), "jobs restored from the store");
         }
         let guests = rows::read_guests(&self.store)?;
-        let mut gone: BTreeSet<ObjectId> = open.iter().map(|(accepted, _)| accepted.function).collect();
+        let mut gone: BTreeSet<ObjectId> = open.iter().map(|(accepted, _)| accepted.spec.function).collect();
         let restored = open.into_iter().map(|(accepted, standing)| {
             let standing = standing.unwrap_or_else(|| accepted.standing());
             (accepted, standing)

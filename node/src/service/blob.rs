@@ -183,7 +183,7 @@ impl Service {
             return Ok(Found::Stored(size));
         }
         let principal = caller.principal;
-        let short = self.short(id, |job| rights::may_read_job(&principal, job.owner, job.function_owner))?;
+        let short = self.short(id, |job| rights::may_read_job(&principal, job.spec.owner, job.spec.function_owner))?;
         short.map(Found::Short).ok_or_else(|| unavailable(id))
     }
 
@@ -227,10 +227,10 @@ impl Service {
         {
             let may = match Referrer::of_key(&key) {
                 Some(Referrer::Job(job)) => crate::runtime::read_job(self.0.runtime.store(), job)?
-                    .is_some_and(|(job, _)| rights::may_read_job(principal, job.owner, job.function_owner)),
+                    .is_some_and(|(job, _)| rights::may_read_job(principal, job.spec.owner, job.spec.function_owner)),
                 Some(Referrer::Guest(job)) => {
                     crate::runtime::read_guest(self.0.runtime.store(), job)?.is_some_and(|guest| {
-                        rights::may_read_job(principal, guest.accepted.owner, guest.accepted.function_owner)
+                        rights::may_read_job(principal, guest.accepted.spec.owner, guest.accepted.spec.function_owner)
                     })
                 }
                 Some(Referrer::Function(function)) => {

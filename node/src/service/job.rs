@@ -155,7 +155,7 @@ impl Service {
         }
         let not_found = || target::not_found(Class::Job, &id.to_string());
         let (accepted, standing) = read_job(self.0.runtime.store(), id)?.ok_or_else(not_found)?;
-        if !rights::may_read_job(&caller.principal, accepted.owner, accepted.function_owner) {
+        if !rights::may_read_job(&caller.principal, accepted.spec.owner, accepted.spec.function_owner) {
             return Err(not_found());
         }
         let standing = standing.unwrap_or_else(|| accepted.standing());
@@ -278,7 +278,7 @@ impl Service {
             from = Some(last.to_vec());
             for id in rows.iter().filter_map(|(key, _)| Some(ObjectId::from_bytes(key.as_ref().try_into().ok()?))) {
                 let Some((accepted, standing)) = read_job(store, id)? else { continue };
-                if !rights::may_read_job(&caller.principal, accepted.owner, accepted.function_owner) {
+                if !rights::may_read_job(&caller.principal, accepted.spec.owner, accepted.spec.function_owner) {
                     continue;
                 }
                 let standing = standing.unwrap_or_else(|| accepted.standing());

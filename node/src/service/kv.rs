@@ -221,9 +221,9 @@ impl Service {
         operation: KvOperation,
     ) -> Result<worker::Answer, Problem> {
         let id = match namespace {
-            worker::Namespace::Function => job.function,
-            worker::Namespace::User => job.function_owner,
-            worker::Namespace::Project => job.project.ok_or_else(|| {
+            worker::Namespace::Function => job.spec.function,
+            worker::Namespace::User => job.spec.function_owner,
+            worker::Namespace::Project => job.spec.project.ok_or_else(|| {
                 Problem::new(Kind::NotFound, "the function belongs to no project: it has no project namespace")
             })?,
         };
@@ -233,7 +233,7 @@ impl Service {
         {
             return Err(Problem::new(Kind::BlobUnavailable, format!("blob {blob} is not at this node")));
         }
-        let author = Author { user: job.owner, job: Some(job.id) };
+        let author = Author { user: job.spec.owner, job: Some(job.id) };
         Ok(match self.kv(scope, id, author, operation, GUEST_LIST_LEN_MAX).await? {
             Done::Entry(entry) => worker::Answer::Entry(entry),
             // Fewer than were asked for are no end of the list: only none are.

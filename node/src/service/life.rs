@@ -44,7 +44,7 @@ impl Service {
         caller.user()?;
         let record = read_job(self.0.runtime.store(), id)?;
         let may_read = |(job, _): &(shoal_kernel::Accepted, Option<Standing>)| {
-            rights::may_read_job(&caller.principal, job.owner, job.function_owner)
+            rights::may_read_job(&caller.principal, job.spec.owner, job.spec.function_owner)
         };
         let (record, standing) =
             record.filter(may_read).ok_or_else(|| target::not_found(Class::Job, &id.to_string()))?;
@@ -75,13 +75,13 @@ impl Service {
             id: self.0.runtime.mint(),
             trace: caller.traceparent.map_or_else(trace_id, |traceparent| traceparent.trace_id()),
             traceparent: caller.traceparent,
-            function: job.function,
-            version: Some(job.function_version),
+            function: job.spec.function,
+            version: Some(job.spec.function_version),
             input: job.input,
             args: job.args,
             env: job.env,
-            needs: job.needs,
-            limits: job.limits,
+            needs: job.spec.needs.clone(),
+            limits: job.spec.limits,
             name: job.name,
             labels: job.labels,
             terms: Terms { hold: false, not_before_ms: None, priority, retry: job.terms.retry },

@@ -37,7 +37,7 @@ impl Service {
         let accepted = self.run(worker, run)?;
         match ask {
             Ask::Kv { namespace, scope, operation } => {
-                if !accepted.grants.contains(&Grant::Kv) {
+                if !accepted.spec.grants.contains(&Grant::Kv) {
                     return Err(not_granted(Grant::Kv));
                 }
                 self.guest_kv(&accepted, namespace, scope, operation).await
@@ -56,17 +56,17 @@ impl Service {
         len: Option<u64>,
     ) -> Result<Opened, Problem> {
         let accepted = self.run(worker, run)?;
-        let own = id == accepted.component || accepted.input.blob() == Some(id);
-        if !own && !accepted.grants.contains(&Grant::Blob) {
+        let own = id == accepted.spec.component || accepted.input.blob() == Some(id);
+        if !own && !accepted.spec.grants.contains(&Grant::Blob) {
             return Err(not_granted(Grant::Blob));
         }
         let principal = |user| Principal { user: Some(user), operator: false };
         let Some(size) = self.here_or_fetched(&accepted, id, own).await? else {
             // Short bytes of another job are no blob, but are opened like one.
             let short = self.short(id, |job| {
-                [accepted.owner, accepted.function_owner]
+                [accepted.spec.owner, accepted.spec.function_owner]
                     .into_iter()
-                    .any(|user| rights::may_read_job(&principal(user), job.owner, job.function_owner))
+                    .any(|user| rights::may_read_job(&principal(user), job.spec.owner, job.spec.function_owner))
             })?;
             let gone = || {
                 let detail = format!("blob {id} is not at this node: it was never put here, or removed");
@@ -77,8 +77,8 @@ impl Service {
         let reads = |user| self.may_read_blob(&Caller { principal: principal(user), ..Caller::ANONYMOUS }, id);
         // Of another home's word for its user only so much is believed as that user's document says.
         let guest = read_guest(self.0.runtime.store(), accepted.id)?;
-        let vouched = guest.is_none_or(|guest| self.signs_for(guest.home, accepted.owner));
-        let may = own || reads(accepted.function_owner)? || vouched && reads(accepted.owner)?;
+        let vouched = guest.is_none_or(|guest| self.signs_for(guest.home, accepted.spec.owner));
+        let may = own || reads(accepted.spec.function_owner)? || vouched && reads(accepted.spec.owner)?;
         if !may {
             let detail = format!("neither the job's submitter nor the function's owner may read blob {id}");
             return Err(Problem::new(Kind::Forbidden, detail));
@@ -98,7 +98,7 @@ impl Service {
         let home = read_guest(self.0.runtime.store(), accepted.id)?.map(|guest| guest.home);
         let len_max = match &accepted.input {
             Payload::Blob { id: input, size } if *input == id => *size,
-            _ if id == accepted.component => COMPONENT_LEN_MAX,
+            _ if id == accepted.spec.component => COMPONENT_LEN_MAX,
             _ => BLOB_LEN_MAX,
         };
         match self.fetch_for_run(id, len_max, home).await {
@@ -117,8 +117,8 @@ impl Service {
     ) -> Result<BlobStored, Problem> {
         let accepted = self.run(worker, run)?;
         // The log of a run goes the same way as its result.
-        let len_max = accepted.limits.output_bytes().max(shoal_protocol::limits::LOG_LEN_MAX as u64);
-        self.store_blob(accepted.owner, len_max, Upload::default(), bytes).await
+        let len_max = accepted.spec.limits.output_bytes().max(shoal_protocol::limits::LOG_LEN_MAX as u64);
+        self.store_blob(accepted.spec.owner, len_max, Upload::default(), bytes).await
     }
 }
 

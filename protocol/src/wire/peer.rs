@@ -274,12 +274,13 @@ pub fn blob_key(blob: BlobId) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::Arc;
 
     use super::*;
     use crate::codec::{decode, encode};
     use crate::object::function::{Grant, Needs, RunLimits};
     use crate::object::job::{Ending, Payload, Usage};
-    use crate::record::VERSION;
+    use crate::record::{Spec, VERSION};
 
     fn run() -> Run {
         Run { job: ObjectId::from_parts(1_700_000_000_000, 5, *b"homenode"), epoch: 3 }
@@ -291,19 +292,21 @@ mod tests {
             id: run().job,
             trace: "0123456789abcdef0123456789abcdef".into(),
             traceparent: None,
-            owner: ObjectId::from_parts(1, 0, *b"the-user"),
-            function: ObjectId::from_parts(2, 0, *b"the-user"),
-            function_name: "resize".into(),
-            function_owner: ObjectId::from_parts(1, 0, *b"the-user"),
-            project: None,
-            function_version: 2,
-            component: BlobId([3; 32]),
-            grants: BTreeSet::from([Grant::Kv]),
+            spec: Arc::new(Spec {
+                owner: ObjectId::from_parts(1, 0, *b"the-user"),
+                function: ObjectId::from_parts(2, 0, *b"the-user"),
+                function_name: "resize".into(),
+                function_owner: ObjectId::from_parts(1, 0, *b"the-user"),
+                project: None,
+                function_version: 2,
+                component: BlobId([3; 32]),
+                grants: BTreeSet::from([Grant::Kv]),
+                needs: Needs::default(),
+                limits: RunLimits::default(),
+            }),
             input: Payload::Inline(b"in".as_slice().into()),
             args: vec!["-q".into()],
             env: BTreeMap::from([("A".to_owned(), "b".to_owned())]),
-            needs: Needs::default(),
-            limits: RunLimits::default(),
             accepted_ms: 7,
             name: String::new(),
             labels: Labels::default(),
@@ -412,10 +415,10 @@ mod tests {
         };
         refused(&|accepted| accepted.version = VERSION + 1);
         refused(&|accepted| accepted.trace = "0".repeat(31));
-        refused(&|accepted| accepted.function_name = "a/b".into());
+        refused(&|accepted| accepted.spec_mut().function_name = "a/b".into());
         refused(&|accepted| accepted.input = Payload::Inline(vec![0; 17_000].into()));
-        refused(&|accepted| accepted.needs.memory_mb = Some(u32::MAX));
-        refused(&|accepted| accepted.limits.run_ms = Some(u64::MAX));
+        refused(&|accepted| accepted.spec_mut().needs.memory_mb = Some(u32::MAX));
+        refused(&|accepted| accepted.spec_mut().limits.run_ms = Some(u64::MAX));
         refused(&|accepted| accepted.args = vec!["\0".into()]);
         refused(&|accepted| drop(accepted.env.insert("a=b".into(), String::new())));
     }

@@ -1,6 +1,7 @@
 //! Messages of nodes, clients and workers: decoded, and checked as the edges check them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -258,19 +259,21 @@ fn accepted() -> Accepted {
         id: run().job,
         trace: "0123456789abcdef0123456789abcdef".into(),
         traceparent: None,
-        owner: user,
-        function: ObjectId::from_parts(2, 0, *b"the-user"),
-        function_name: "resize".into(),
-        function_owner: user,
-        project: None,
-        function_version: 2,
-        component: BlobId([3; 32]),
-        grants: BTreeSet::from([Grant::Kv]),
+        spec: Arc::new(record::Spec {
+            owner: user,
+            function: ObjectId::from_parts(2, 0, *b"the-user"),
+            function_name: "resize".into(),
+            function_owner: user,
+            project: None,
+            function_version: 2,
+            component: BlobId([3; 32]),
+            grants: BTreeSet::from([Grant::Kv]),
+            needs: Needs::default(),
+            limits: RunLimits::default(),
+        }),
         input: Payload::Inline(b"in".as_slice().into()),
         args: vec!["-q".into(); 5],
         env: BTreeMap::from([("A".to_owned(), "b".to_owned())]),
-        needs: Needs::default(),
-        limits: RunLimits::default(),
         accepted_ms: 7,
         name: String::new(),
         labels: Labels::default(),

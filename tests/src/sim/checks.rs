@@ -251,7 +251,7 @@ impl Checks {
         {
             return Err(("epochs rise", format!("{id} goes from {last:?} to {next:?}")));
         }
-        if next.attempts_total > accepted.limits.attempts() {
+        if next.attempts_total > accepted.spec.limits.attempts() {
             return Err(("attempts are bounded", format!("{id} has had {} runs", next.attempts_total)));
         }
         if last.cancelled && !next.cancelled {
@@ -277,7 +277,7 @@ impl Checks {
     fn start(&self, worker: WorkerId, start: &Start) -> Result<(), Broken> {
         let run = start.run;
         let accepted = self.run_of_ours(worker, run)?;
-        self.fits(worker, run, &accepted.needs)
+        self.fits(worker, run, &accepted.spec.needs)
     }
 
     /// A run of this home that goes to a worker or a peer: its job, if it may.
@@ -309,7 +309,7 @@ impl Checks {
         let ours = self.emitted.values().filter(|(_, standing)| here(standing)).map(|(accepted, _)| accepted);
         let guests = self.guests.values().filter(|(guest, end)| guest.worker == worker && end.is_none());
         let at_worker = ours.chain(guests.map(|(guest, _)| &guest.accepted));
-        let mut memory: Vec<u32> = at_worker.map(|accepted| accepted.needs.memory()).collect();
+        let mut memory: Vec<u32> = at_worker.map(|accepted| accepted.spec.needs.memory()).collect();
         memory.sort_unstable_by(|a, b| b.cmp(a));
         let in_use: u64 = memory.iter().take(offer.slots as usize).copied().map(u64::from).sum();
         if in_use > u64::from(offer.memory_mb) {

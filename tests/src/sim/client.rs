@@ -223,7 +223,7 @@ impl<F: Faults> World<F> {
             Wish::Forget(job) => match self.disk.jobs.get(&job) {
                 // The edge reads the owner from the record, and finds an end there.
                 Some((accepted, standing)) if standing.state.is_settled() => {
-                    Command::Forget { job, owner: accepted.owner }
+                    Command::Forget { job, owner: accepted.spec.owner }
                 }
                 _ => Command::Show(job),
             },

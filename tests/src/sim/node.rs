@@ -442,7 +442,7 @@ impl<F: Faults> World<F> {
     /// After the last fault: whoever waits for a worker that no one has gives up.
     pub(crate) fn cancel_misfits(&mut self) -> Result<(), Violation> {
         let misfit = |accepted: &Accepted, standing: &Standing| {
-            !standing.cancelled && accepted.needs.capabilities.contains("gpu")
+            !standing.cancelled && accepted.spec.needs.capabilities.contains("gpu")
         };
         let misfits: Vec<ObjectId> = self
             .disk

@@ -201,8 +201,8 @@ impl<F: Faults> Machine<F> {
     /// Backstops for a worker that lives but does not do what it should: it ends runs that have their time, and stops
     /// runs that are cancelled. One lease after it should have, the job settles without it.
     fn check_overdue(&mut self, now: Now, id: ObjectId, grace_ms: u64, effects: &mut Vec<Effect>) {
-        let job = self.jobs.get(id).map(|job| job.accepted.limits);
-        let limits = job.or_else(|| self.guests.get(id).map(|guest| guest.accepted.limits));
+        let job = self.jobs.get(id).map(|job| job.accepted.spec.limits);
+        let limits = job.or_else(|| self.guests.get(id).map(|guest| guest.accepted.spec.limits));
         let (Some(limits), Some(placed)) = (limits, self.placed(id)) else { return };
         let since = |ms: Option<u64>| ms.map_or(0, |ms| now.mono_ms.saturating_sub(ms));
         let ending = if since(placed.cancel_ms) > grace_ms {

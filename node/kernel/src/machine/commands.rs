@@ -46,7 +46,7 @@ impl<F: Faults> Machine<F> {
 
     fn show(&self, now: Now, principal: &Principal, id: ObjectId) -> Result<Reply, Problem> {
         let Some(job) = self.jobs.get(id) else { return Ok(Reply::Job(None)) };
-        if !rights::may_read_job(principal, job.accepted.owner, job.accepted.function_owner) {
+        if !rights::may_read_job(principal, job.accepted.spec.owner, job.accepted.spec.function_owner) {
             return Err(rights::refusal(principal, "read this job"));
         }
         Ok(Reply::Job(Some(Box::new(self.view(now, job)))))
@@ -147,7 +147,8 @@ impl<F: Faults> Machine<F> {
     fn readable(&self, principal: &Principal, id: ObjectId) -> bool {
         let accepted = self.jobs.get(id).map(|job| &job.accepted);
         let accepted = accepted.or_else(|| self.guests.get(id).map(|guest| &guest.accepted));
-        accepted.is_some_and(|accepted| rights::may_read_job(principal, accepted.owner, accepted.function_owner))
+        accepted
+            .is_some_and(|accepted| rights::may_read_job(principal, accepted.spec.owner, accepted.spec.function_owner))
     }
 
     fn patch_worker(&mut self, principal: &Principal, id: WorkerId, patch: &WorkerPatch) -> Result<Reply, Problem> {
@@ -191,7 +192,7 @@ impl<F: Faults> Machine<F> {
     /// A job in memory that they may change.
     pub(super) fn changeable(&mut self, principal: &Principal, id: ObjectId, what: &str) -> Result<&mut Job, Problem> {
         let job = self.jobs.get_mut(id).ok_or_else(|| unknown_job(id))?;
-        if !rights::may_change_job(principal, job.accepted.owner) {
+        if !rights::may_change_job(principal, job.accepted.spec.owner) {
             return Err(rights::refusal(principal, what));
         }
         Ok(job)
@@ -209,13 +210,13 @@ impl<F: Faults> Machine<F> {
     /// A job in memory, as its readers see it: without the bytes of its input, which the store has.
     fn view(&self, now: Now, job: &Job) -> View {
         let mut view = view::job(self.config.node, &job.accepted, &job.standing(), false);
-        view.progress = job.progress.clone();
+        view.progress = job.placed().and_then(|placed| placed.progress.clone());
         view.reason = match &job.phase {
             Phase::Held => Some(reason::held()),
             Phase::Blocked => Some(reason::blocked(&job.unmet)),
             Phase::Later { until_ms } => Some(reason::later(*until_ms, now.mono_ms)),
             Phase::Queued { .. } => {
-                let needs = &job.accepted.needs;
+                let needs = &job.accepted.spec.needs;
                 Some(reason::queued(&self.workers, needs, self.queue.is_behind(needs, job.rank()), now.mono_ms))
             }
             Phase::Backoff { until_ms, .. } => {

@@ -43,7 +43,7 @@ impl<F: Faults> Machine<F> {
                         self.meet(now, worker, &worker_name, None);
                     }
                     if let Some(worker) = self.workers.get_mut(worker) {
-                        worker.take(run.job, &accepted.needs);
+                        worker.take(run.job, &accepted.spec.needs);
                     }
                     self.turn += 1;
                     let placed = Placed { recovering: true, ..Placed::new(worker, self.turn, now.mono_ms) };
@@ -139,9 +139,9 @@ impl<F: Faults> Machine<F> {
     /// speaks for nobody but its owner.
     fn check_function(&self, accepted: &Accepted) -> Result<(), Problem> {
         let unknown = || Problem::new(Kind::NotFound, "the function is not known here yet, or was deleted");
-        let function = self.functions.get(accepted.function).ok_or_else(unknown)?;
+        let function = self.functions.get(accepted.spec.function).ok_or_else(unknown)?;
         check_version(function, accepted)?;
-        let submitter = Principal { user: Some(accepted.owner), operator: false };
+        let submitter = Principal { user: Some(accepted.spec.owner), operator: false };
         if !rights::may_run(&submitter, function, self.functions.members(function)) {
             let detail = "by what is known here the submitter may not run this function";
             return Err(Problem::new(Kind::Forbidden, detail));
@@ -164,7 +164,7 @@ impl<F: Faults> Machine<F> {
         let Some(worker) = self.workers.get_mut(to) else { return };
         let RunOffer { run, attempt, accepted } = offer;
         self.turn += 1;
-        worker.take(run.job, &accepted.needs);
+        worker.take(run.job, &accepted.spec.needs);
         let worker_name = worker.name.clone();
         let phase = Phase::Placed(Placed::new(to, self.turn, now.mono_ms));
         let guest = Guest { home, run, attempt, accepted: accepted.clone(), cancelled: false, phase };
@@ -183,7 +183,7 @@ impl<F: Faults> Machine<F> {
     /// The guest of a guest run has started. Whether it is one.
     pub(super) fn guest_started(&mut self, now: Now, worker: WorkerId, run: Run, effects: &mut Vec<Effect>) -> bool {
         let Some(guest) = self.guests.current_mut(worker, run) else { return false };
-        let (home, component) = (guest.home, guest.accepted.component);
+        let (home, component) = (guest.home, guest.accepted.spec.component);
         if let Some(placed) = guest.placed_mut() {
             placed.seen = true;
             placed.recovering = false;
@@ -209,7 +209,7 @@ impl<F: Faults> Machine<F> {
         self.placeable = true;
         let Some(guest) = self.guests.get(id) else { return };
         let (run, home) = (guest.run, guest.home);
-        self.functions.learn(guest.accepted.function, outcome.usage.run_us);
+        self.functions.learn(guest.accepted.spec.function, outcome.usage.run_us);
         let until_ms = now.mono_ms.saturating_add(KEPT_MS);
         self.timers.set(until_ms, Timer::Guest(id));
         self.guests.end(id, outcome.clone(), until_ms);
@@ -278,17 +278,17 @@ impl<F: Faults> Machine<F> {
 }
 
 fn check_version(function: &Function, accepted: &Accepted) -> Result<(), Problem> {
-    let number = accepted.function_version;
+    let number = accepted.spec.function_version;
     let version = function.versions.iter().find(|version| version.number == number);
-    if version.is_none_or(|version| version.component != accepted.component) {
+    if version.is_none_or(|version| version.component != accepted.spec.component) {
         let detail = format!("version {number} of the function {} is not known here as offered", function.name);
         return Err(Problem::new(Kind::NotFound, detail));
     }
-    if !accepted.grants.is_subset(&function.grants) {
+    if !accepted.spec.grants.is_subset(&function.grants) {
         let detail = format!("the function {} is not granted all that the offer says", function.name);
         return Err(Problem::new(Kind::Forbidden, detail));
     }
-    if (accepted.function_owner, accepted.project) != (function.owner, function.project) {
+    if (accepted.spec.function_owner, accepted.spec.project) != (function.owner, function.project) {
         let detail = format!("the function {} has another owner or project here", function.name);
         return Err(Problem::new(Kind::Forbidden, detail));
     }

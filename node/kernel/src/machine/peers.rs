@@ -143,7 +143,7 @@ impl<F: Faults> Machine<F> {
             attempt.worker_name = worker_name;
         }
         if let Some(peer) = self.workers.get_mut(id).and_then(|worker| worker.peer.as_mut()) {
-            peer.took(&job.accepted.needs);
+            peer.took(&job.accepted.spec.needs);
         }
         effects.push(Effect::Changed { job: run.job, settled: false });
     }

@@ -42,8 +42,8 @@ impl<F: Faults> Machine<F> {
         self.turn += 1;
         let node = worker.node();
         job.begin_attempt(to, &worker.name, node, now.wall_ms);
-        job.phase = Phase::Placed(Placed::new(to, self.turn, now.mono_ms));
-        worker.take(id, &job.accepted.needs);
+        job.phase = Phase::Placed(Box::new(Placed::new(to, self.turn, now.mono_ms)));
+        worker.take(id, &job.accepted.spec.needs);
         self.counters.offers += 1;
         if !F::EPOCH_UNWRITTEN {
             effects.push(Effect::Write(Record::Standing(id, Box::new(job.standing()))));
@@ -69,7 +69,7 @@ impl<F: Faults> Machine<F> {
         if let Some(attempt) = job.attempts.last_mut() {
             attempt.started_ms = attempt.started_ms.or(Some(now.wall_ms));
         }
-        let component = job.accepted.component;
+        let component = job.accepted.spec.component;
         if let Some(placed) = job.placed_mut() {
             placed.seen = true;
             placed.recovering = false;
@@ -87,7 +87,9 @@ impl<F: Faults> Machine<F> {
         let Some(job) = self.jobs.current_mut(worker, run) else {
             return self.guest_progress(worker, run, progress, effects);
         };
-        job.progress = Some(progress);
+        if let Some(placed) = job.placed_mut() {
+            placed.progress = Some(progress);
+        }
         effects.push(Effect::Changed { job: run.job, settled: false });
     }
 
@@ -117,7 +119,7 @@ impl<F: Faults> Machine<F> {
         self.release(run.job);
         let Some(job) = self.jobs.get_mut(run.job) else { return };
         job.end_attempt(&outcome.ending, now.wall_ms);
-        self.functions.learn(job.accepted.function, outcome.usage.run_us);
+        self.functions.learn(job.accepted.spec.function, outcome.usage.run_us);
         let (stopping, id) = (job.is_stopping(), run.job);
         let again = job.accepted.terms.retry.as_ref().is_some_and(|retry| retry.takes(&outcome.ending));
         let state = settled_state(&outcome.ending);
@@ -142,7 +144,7 @@ impl<F: Faults> Machine<F> {
             return;
         }
         let why = cut(problem.detail.clone());
-        let needs = self.jobs.get(run.job).map(|job| &job.accepted.needs);
+        let needs = self.jobs.get(run.job).map(|job| &job.accepted.spec.needs);
         let Some(worker) = self.workers.get_mut(from) else { return };
         let until_ms = match (&mut worker.peer, needs) {
             (Some(peer), Some(needs)) => {
@@ -231,7 +233,7 @@ impl<F: Faults> Machine<F> {
     /// After a failure that another try may mend: tries again, or settles in this state when no try is left.
     fn retry(&mut self, now: Now, id: ObjectId, state: State, outcome: Outcome, effects: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get(id) else { return };
-        if job.attempts_total >= job.accepted.limits.attempts() && !job.is_stopping() {
+        if job.attempts_total >= job.accepted.spec.limits.attempts() && !job.is_stopping() {
             self.settle(now, id, state, Some(outcome), effects);
             return;
         }
@@ -246,7 +248,6 @@ impl<F: Faults> Machine<F> {
     /// Puts a job back that has lost its place; or ends it, if there is a reason to.
     fn requeue(&mut self, now: Now, id: ObjectId, pause_ms: u64, effects: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(id) else { return };
-        job.progress = None;
         if job.is_stopping() {
             self.settle_stopped(now, id, None, effects);
             return;
@@ -300,7 +301,7 @@ impl<F: Faults> Machine<F> {
         if F::SETTLED_STAYS {
             let mut again = crate::jobs::Job::new(accepted, standing.clone(), now.mono_ms);
             again.phase = Phase::Queued { since_ms: now.mono_ms };
-            self.queue.insert(&again.accepted.needs, again.rank());
+            self.queue.insert(&again.accepted.spec.needs, again.rank());
             self.jobs.insert(again);
         }
         effects.push(Effect::Write(Record::Standing(id, Box::new(standing))));
@@ -311,7 +312,7 @@ impl<F: Faults> Machine<F> {
     pub(super) fn function_gone(&mut self, now: Now, function: ObjectId, effects: &mut Vec<Effect>) {
         self.functions.remove(function);
         let mut waiting = Vec::new();
-        for job in self.jobs.iter_mut().filter(|job| job.accepted.function == function) {
+        for job in self.jobs.iter_mut().filter(|job| job.accepted.spec.function == function) {
             job.function_gone = true;
             if job.placed().is_none() {
                 waiting.push(job.id());

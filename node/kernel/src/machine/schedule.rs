@@ -84,9 +84,13 @@ impl<F: Faults> Machine<F> {
     fn find_place(&self, now: Now, id: ObjectId, shape: ShapeId, claims: &Claims) -> Option<(WorkerId, bool)> {
         let needs = self.queue.needs(shape)?;
         let job = self.jobs.get(id)?;
-        let request =
-            Request { needs, component: job.accepted.component, avoid: job.failed_at(), reserved: claims.reserved };
-        self.find_own(now, job.accepted.function, &request, claims).or_else(|| {
+        let request = Request {
+            needs,
+            component: job.accepted.spec.component,
+            avoid: job.failed_at(),
+            reserved: claims.reserved,
+        };
+        self.find_own(now, job.accepted.spec.function, &request, claims).or_else(|| {
             let peer = placement::choose_peer(self.workers.peers(), &request, now.mono_ms);
             peer.map(|worker| (worker, false))
         })
@@ -108,15 +112,15 @@ impl<F: Faults> Machine<F> {
     /// nothing ahead of those that wait.
     pub(super) fn find_for_guest(&self, now: Now, accepted: &Accepted) -> Option<WorkerId> {
         let request = Request {
-            needs: &accepted.needs,
-            component: accepted.component,
+            needs: &accepted.spec.needs,
+            component: accepted.spec.component,
             avoid: None,
             reserved: self.reserved.filter(|_| self.queue.len() > 0),
         };
         if self.queue.len() > 0 {
             return placement::choose(self.workers.own(), &request, now.mono_ms);
         }
-        self.find_own(now, accepted.function, &request, &Claims::default()).map(|(worker, _)| worker)
+        self.find_own(now, accepted.spec.function, &request, &Claims::default()).map(|(worker, _)| worker)
     }
 
     /// The busy worker that will come to this job first, if that promises to be soon. Only asked when no worker that
@@ -159,8 +163,8 @@ impl<F: Faults> Machine<F> {
 
     /// The function of a run, whoever its home is.
     fn function_of(&self, job: ObjectId) -> Option<ObjectId> {
-        let own = self.jobs.get(job).map(|job| job.accepted.function);
-        own.or_else(|| self.guests.get(job).map(|guest| guest.accepted.function))
+        let own = self.jobs.get(job).map(|job| job.accepted.spec.function);
+        own.or_else(|| self.guests.get(job).map(|guest| guest.accepted.spec.function))
     }
 
     /// Notes what a job that found no place waits for, before younger ones of other shapes have their turn.
@@ -227,8 +231,12 @@ impl<F: Faults> Machine<F> {
     fn idle_place(&self, now: Now, id: ObjectId) -> Option<WorkerId> {
         let job = self.jobs.get(id)?;
         let accepted = &job.accepted;
-        let request =
-            Request { needs: &accepted.needs, component: accepted.component, avoid: job.failed_at(), reserved: None };
+        let request = Request {
+            needs: &accepted.spec.needs,
+            component: accepted.spec.component,
+            avoid: job.failed_at(),
+            reserved: None,
+        };
         let own = placement::choose(self.workers.own(), &request, now.mono_ms);
         own.or_else(|| placement::choose_peer(self.workers.peers(), &request, now.mono_ms))
     }

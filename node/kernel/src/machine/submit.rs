@@ -1,5 +1,7 @@
 //! Taking jobs in: each is accepted or refused by itself, and all are answered at once.
 
+use std::sync::Arc;
+
 use shoal_protocol::limits::{JOB_MS_MAX, SUBMIT_BATCH_LEN_MAX};
 use shoal_protocol::object::function::Function;
 use shoal_protocol::object::job::{Receipt, State, check_after};
@@ -11,7 +13,7 @@ use crate::effect::{Effect, Reply};
 use crate::faults::Faults;
 use crate::input::{NewJob, Now, Principal, RequestId};
 use crate::jobs::Job;
-use crate::record::{Accepted, Record, VERSION};
+use crate::record::{Accepted, Record, Spec, VERSION};
 use crate::rights;
 
 /// When to try again after a refusal for want of room, in milliseconds. Why 1 s: some jobs have ended by then.
@@ -87,7 +89,7 @@ impl<F: Faults> Machine<F> {
             return Err(Problem::new(Kind::InvalidField, detail));
         }
         let accepted = accept(now, owner, function, job)?;
-        if !self.queue.has_room(&accepted.needs) {
+        if !self.queue.has_room(&accepted.spec.needs) {
             return Err(full("jobs of too many different needs wait at this node".into()));
         }
         Ok(accepted)
@@ -106,7 +108,7 @@ impl<F: Faults> Machine<F> {
                 return Err(Problem::new(Kind::InvalidField, detail));
             }
             let unseen = self.jobs.get(earlier).is_some_and(|earlier| {
-                !rights::may_read_job(principal, earlier.accepted.owner, earlier.accepted.function_owner)
+                !rights::may_read_job(principal, earlier.accepted.spec.owner, earlier.accepted.spec.function_owner)
             });
             if unseen {
                 return Err(Problem::new(Kind::NotFound, format!("after: there is no job {earlier} that you may see")));
@@ -138,19 +140,21 @@ fn accept(now: Now, owner: ObjectId, function: &Function, job: NewJob) -> Result
         id: job.id,
         trace: job.trace,
         traceparent: job.traceparent,
-        owner,
-        function: function.id,
-        function_name: function.name.clone(),
-        function_owner: function.owner,
-        project: function.project,
-        function_version: version.number,
-        component: version.component,
-        grants: function.grants.clone(),
+        spec: Arc::new(Spec {
+            owner,
+            function: function.id,
+            function_name: function.name.clone(),
+            function_owner: function.owner,
+            project: function.project,
+            function_version: version.number,
+            component: version.component,
+            grants: function.grants.clone(),
+            needs,
+            limits,
+        }),
         input: job.input,
         args: job.args,
         env: job.env,
-        needs,
-        limits,
         accepted_ms: now.wall_ms,
         name: job.name,
         labels: job.labels,

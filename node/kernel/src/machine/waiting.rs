@@ -25,13 +25,14 @@ fn left_ms(begun_wall_ms: u64, length_ms: u64, now: Now) -> u64 {
 impl<F: Faults> Machine<F> {
     /// Takes a job into the table. It waits nowhere yet.
     pub(super) fn take_in(&mut self, now: Now, mut job: Job) {
+        self.specs.share(&mut job.accepted.spec);
         // Of a job that was handed over once the time has come, whatever the wall clock says.
         if let Some(at_ms) = job.accepted.terms.not_before_ms.filter(|_| job.epoch == 0) {
             // No longer than it was to wait at first, should the wall clock have been set back.
             let whole_ms = at_ms.saturating_sub(job.accepted.accepted_ms);
             job.earliest_ms = now.mono_ms.saturating_add(at_ms.saturating_sub(now.wall_ms).min(whole_ms));
         }
-        if let Some(total_ms) = job.accepted.limits.total_ms {
+        if let Some(total_ms) = job.accepted.spec.limits.total_ms {
             let left_ms = left_ms(job.accepted.accepted_ms, total_ms, now);
             let until_ms = now.mono_ms.saturating_add(left_ms);
             job.total_until_ms = Some(until_ms);
@@ -74,12 +75,12 @@ impl<F: Faults> Machine<F> {
     pub(super) fn enqueue(&mut self, now: Now, id: ObjectId) {
         let Some(job) = self.jobs.get_mut(id) else { return };
         job.phase = Phase::Queued { since_ms: now.mono_ms };
-        if let Some(queue_ms) = job.accepted.limits.queue_ms.filter(|_| job.epoch == 0) {
+        if let Some(queue_ms) = job.accepted.spec.limits.queue_ms.filter(|_| job.epoch == 0) {
             let until_ms = now.mono_ms.saturating_add(left_ms(job.may_run_since_ms(), queue_ms, now));
             job.queue_until_ms = Some(until_ms);
             self.timers.set(until_ms, Timer::QueueLimit(id));
         }
-        self.queue.insert(&job.accepted.needs, job.rank());
+        self.queue.insert(&job.accepted.spec.needs, job.rank());
         self.placeable = true;
     }
 
@@ -93,7 +94,7 @@ impl<F: Faults> Machine<F> {
     /// Lets a job wait beside the queue.
     fn set_aside(&mut self, id: ObjectId, phase: Phase) {
         let Some(job) = self.jobs.get_mut(id) else { return };
-        self.queue.reserve(&job.accepted.needs);
+        self.queue.reserve(&job.accepted.spec.needs);
         job.phase = phase;
     }
 
@@ -102,11 +103,11 @@ impl<F: Faults> Machine<F> {
         let Some(job) = self.jobs.get_mut(id) else { return };
         match job.phase {
             Phase::Placed(_) => {}
-            Phase::Queued { .. } => self.queue.remove(&job.accepted.needs, job.rank()),
-            Phase::Held | Phase::Blocked => self.queue.give_back(&job.accepted.needs),
+            Phase::Queued { .. } => self.queue.remove(&job.accepted.spec.needs, job.rank()),
+            Phase::Held | Phase::Blocked => self.queue.give_back(&job.accepted.spec.needs),
             Phase::Later { until_ms } | Phase::Backoff { until_ms, .. } => {
                 self.timers.remove(until_ms, Timer::Backoff(id));
-                self.queue.give_back(&job.accepted.needs);
+                self.queue.give_back(&job.accepted.spec.needs);
             }
         }
         if let Some(until_ms) = job.queue_until_ms.take() {
@@ -184,8 +185,8 @@ impl<F: Faults> Machine<F> {
         let before = job.rank();
         job.priority = priority;
         if matches!(job.phase, Phase::Queued { .. }) {
-            self.queue.remove(&job.accepted.needs, before);
-            self.queue.insert(&job.accepted.needs, job.rank());
+            self.queue.remove(&job.accepted.spec.needs, before);
+            self.queue.insert(&job.accepted.spec.needs, job.rank());
             self.placeable = true;
         }
     }
@@ -200,7 +201,7 @@ impl<F: Faults> Machine<F> {
     pub(super) fn queue_limit(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(id) else { return };
         job.queue_until_ms = None;
-        let queue_ms = job.accepted.limits.queue_ms.unwrap_or(0);
+        let queue_ms = job.accepted.spec.limits.queue_ms.unwrap_or(0);
         self.counters.queue_limits += 1;
         let message = format!("it has waited for its first run for the {queue_ms} ms that it may wait at most");
         self.expire(now, id, Failure { code: FailureCode::QueueLimit, message }, effects);
@@ -250,7 +251,7 @@ impl<F: Faults> Machine<F> {
 }
 
 fn out_of_time(job: &Job) -> Failure {
-    let total_ms = job.accepted.limits.total_ms.unwrap_or(0);
+    let total_ms = job.accepted.spec.limits.total_ms.unwrap_or(0);
     let message = format!("it has taken the {total_ms} ms that it may take in all, from acceptance to end");
     Failure { code: FailureCode::TotalLimit, message }
 }

@@ -1,5 +1,7 @@
 //! The executor's side of the mesh: runs of other homes.
 
+use std::sync::Arc;
+
 use shoal_kernel::{Accepted, Effect, Input, Record};
 use shoal_protocol::object::function::{Grant, Needs, RunLimits};
 use shoal_protocol::object::job::{Ending, FailureCode, Payload, State};
@@ -26,19 +28,21 @@ pub(crate) fn accepted(job: ObjectId) -> Accepted {
         id: job,
         trace: "0".repeat(32),
         traceparent: None,
-        owner: id(OTHER),
-        function: function.id,
-        function_name: function.name,
-        function_owner: function.owner,
-        project: None,
-        function_version: 1,
-        component: function.current,
-        grants: Default::default(),
+        spec: Arc::new(shoal_kernel::Spec {
+            owner: id(OTHER),
+            function: function.id,
+            function_name: function.name,
+            function_owner: function.owner,
+            project: None,
+            function_version: 1,
+            component: function.current,
+            grants: Default::default(),
+            needs: Needs::default(),
+            limits: RunLimits::default(),
+        }),
         input: Payload::empty(),
         args: Vec::new(),
         env: Default::default(),
-        needs: Needs::default(),
-        limits: RunLimits::default(),
         accepted_ms: 5,
         name: String::new(),
         labels: Default::default(),
@@ -135,7 +139,8 @@ fn a_run_is_declined_where_there_is_no_room_for_it() {
     let (mut node, _) = hosting();
     let problem = node.declines(1, run_of(1, 2, 1), |_| {});
     assert_eq!(problem.kind, Kind::Full);
-    let problem = node.declines(1, run_of(1, 2, 1), |accepted| accepted.needs.capabilities = ["gpu".to_owned()].into());
+    let problem = node
+        .declines(1, run_of(1, 2, 1), |accepted| accepted.spec_mut().needs.capabilities = ["gpu".to_owned()].into());
     assert!(problem.detail.contains("no worker here that fits"), "{problem}");
     node.handle(Input::Refuse(Problem::new(Kind::Unavailable, "it stops")));
     assert_eq!(node.declines(1, run_of(1, 2, 1), |_| {}).kind, Kind::Unavailable);
@@ -192,13 +197,13 @@ fn only_what_the_function_says_here_is_run() {
     node.meet(1, Vec::new());
     let run = run_of(1, 1, 1);
     let kind = |node: &mut Node, change: &dyn Fn(&mut Accepted)| node.declines(1, run, change).kind;
-    assert_eq!(kind(&mut node, &|accepted| accepted.function = id(1)), Kind::NotFound);
-    assert_eq!(kind(&mut node, &|accepted| accepted.function_version = 2), Kind::NotFound);
-    assert_eq!(kind(&mut node, &|accepted| accepted.component.0[0] += 1), Kind::NotFound);
-    assert_eq!(kind(&mut node, &|accepted| accepted.grants = [Grant::Kv].into()), Kind::Forbidden);
+    assert_eq!(kind(&mut node, &|accepted| accepted.spec_mut().function = id(1)), Kind::NotFound);
+    assert_eq!(kind(&mut node, &|accepted| accepted.spec_mut().function_version = 2), Kind::NotFound);
+    assert_eq!(kind(&mut node, &|accepted| accepted.spec_mut().component.0[0] += 1), Kind::NotFound);
+    assert_eq!(kind(&mut node, &|accepted| accepted.spec_mut().grants = [Grant::Kv].into()), Kind::Forbidden);
     // Nobody else's namespace is opened to the guest.
-    assert_eq!(kind(&mut node, &|accepted| accepted.function_owner = id(OTHER)), Kind::Forbidden);
-    assert_eq!(kind(&mut node, &|accepted| accepted.project = Some(id(7))), Kind::Forbidden);
+    assert_eq!(kind(&mut node, &|accepted| accepted.spec_mut().function_owner = id(OTHER)), Kind::Forbidden);
+    assert_eq!(kind(&mut node, &|accepted| accepted.spec_mut().project = Some(id(7))), Kind::Forbidden);
     assert_eq!(kind(&mut node, &|accepted| accepted.args = vec!["x".repeat(9_000)]), Kind::InvalidField);
     assert_eq!(kind(&mut node, &|accepted| accepted.input = Payload::Inline(vec![0; 20_000].into())), Kind::TooLarge);
     assert_eq!(kind(&mut node, &|accepted| accepted.id = run_of(1, 2, 1).job), Kind::InvalidField);
@@ -208,7 +213,7 @@ fn only_what_the_function_says_here_is_run() {
     let mut granted = function(FUNCTION);
     granted.grants.insert(Grant::Kv);
     node.handle(Input::Function(Box::new(granted)));
-    let effects = node.offer_with(1, run, |accepted| accepted.grants = [Grant::Kv].into());
+    let effects = node.offer_with(1, run, |accepted| accepted.spec_mut().grants = [Grant::Kv].into());
     assert_eq!(start(&effects).1, run);
 }
 
@@ -220,7 +225,7 @@ fn the_submitter_must_have_the_right_by_what_is_known_here() {
     let mut owned = function(FUNCTION);
     owned.project = Some(id(7));
     node.handle(Input::Function(Box::new(owned)));
-    let project = |accepted: &mut Accepted| accepted.project = Some(id(7));
+    let project = |accepted: &mut Accepted| accepted.spec_mut().project = Some(id(7));
     assert_eq!(node.declines(1, run_of(1, 1, 1), project).kind, Kind::Forbidden);
     node.handle(Input::Project(Box::new(Project {
         id: id(7),
@@ -330,7 +335,7 @@ fn a_guest_that_outlives_its_limit_is_ended_without_its_worker() {
     node.attach(1, 1);
     node.meet(1, Vec::new());
     let run = run_of(1, 1, 1);
-    node.offer_with(1, run, |accepted| accepted.limits.run_ms = Some(500));
+    node.offer_with(1, run, |accepted| accepted.spec_mut().limits.run_ms = Some(500));
     node.started(1, run);
     let mut said = Vec::new();
     for _ in 0..4 {

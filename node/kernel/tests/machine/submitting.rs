@@ -158,6 +158,6 @@ fn a_job_runs_the_version_that_it_was_accepted_with() {
         .collect();
     let older = function(FUNCTION).current;
     assert_eq!(components, [older, newer, older]);
-    assert_eq!(node.jobs[&id(2)].0.limits.run_ms(), 5);
-    assert_eq!(node.jobs[&id(2)].0.function_version, 2);
+    assert_eq!(node.jobs[&id(2)].0.spec.limits.run_ms(), 5);
+    assert_eq!(node.jobs[&id(2)].0.spec.function_version, 2);
 }

@@ -73,7 +73,7 @@ impl Session {
         let Some((accepted, Some(standing))) = job else { return Ok(None) };
         let at = standing.attempts.last().and_then(|attempt| attempt.node);
         let current = standing.epoch == run.epoch && !standing.state.is_settled() && at == Some(self.peer);
-        Ok(current.then(|| accepted.limits.output_bytes()))
+        Ok(current.then(|| accepted.spec.limits.output_bytes()))
     }
 
     /// Fetches from the peer. A disk that cannot be written is waited for: another run would not help.

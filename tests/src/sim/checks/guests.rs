@@ -117,7 +117,7 @@ impl Checks {
     pub(super) fn guest_starts(&self, worker: WorkerId, start: &Start) -> Result<(), Broken> {
         match self.guests.get(&start.run.job) {
             Some((guest, None)) if guest.run == start.run && guest.worker == worker => {
-                self.fits(worker, start.run, &guest.accepted.needs)
+                self.fits(worker, start.run, &guest.accepted.spec.needs)
             }
             other => Err(("a guest is written before it starts", format!("{:?} stands as {other:?}", start.run))),
         }

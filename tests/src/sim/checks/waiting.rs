@@ -46,11 +46,11 @@ impl Waits {
         let earliest_ms = now.mono_ms + wait_ms;
         let since_ms = accepted.accepted_ms.max(not_before_ms).max(standing.ready_ms.unwrap_or(0));
         let queued = standing.state == State::Queued;
-        let queue_until_ms = accepted.limits.queue_ms.filter(|_| queued).map(|queue_ms| {
+        let queue_until_ms = accepted.spec.limits.queue_ms.filter(|_| queued).map(|queue_ms| {
             // One whose time comes later has all of it then.
             if wait_ms > 0 { earliest_ms + queue_ms } else { now.mono_ms + left_ms(since_ms, queue_ms, now) }
         });
-        let total_ms = accepted.limits.total_ms;
+        let total_ms = accepted.spec.limits.total_ms;
         let total_until_ms = total_ms.map(|total_ms| now.mono_ms + left_ms(accepted.accepted_ms, total_ms, now));
         self.times.insert(accepted.id, Times { earliest_ms, queue_until_ms, total_until_ms });
     }
@@ -78,7 +78,7 @@ impl Waits {
             (_, State::Held | State::Blocked | State::Offered) => times.queue_until_ms = None,
             (State::Held | State::Blocked, State::Queued) => {
                 let from_ms = now.mono_ms.max(times.earliest_ms);
-                times.queue_until_ms = accepted.limits.queue_ms.map(|queue_ms| from_ms + queue_ms);
+                times.queue_until_ms = accepted.spec.limits.queue_ms.map(|queue_ms| from_ms + queue_ms);
             }
             _ => {}
         }

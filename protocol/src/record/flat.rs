@@ -1,0 +1,121 @@
+//! [`Accepted`] as it stands on disk and is sent: one flat map, in which nothing is shared.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{Accepted, Spec};
+use crate::Traceparent;
+use crate::id::{BlobId, ObjectId};
+use crate::name::Labels;
+use crate::object::function::{Grant, Needs, RunLimits};
+use crate::object::job::{After, Payload, Terms};
+
+/// The fields in the order in which they are written.
+#[derive(Serialize, Deserialize)]
+struct Flat<'a> {
+    version: u8,
+    id: ObjectId,
+    trace: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    traceparent: Option<Traceparent>,
+    owner: ObjectId,
+    function: ObjectId,
+    function_name: Cow<'a, str>,
+    function_owner: ObjectId,
+    project: Option<ObjectId>,
+    function_version: u32,
+    component: BlobId,
+    grants: Cow<'a, BTreeSet<Grant>>,
+    input: Cow<'a, Payload>,
+    args: Cow<'a, [String]>,
+    env: Cow<'a, BTreeMap<String, String>>,
+    needs: Cow<'a, Needs>,
+    limits: RunLimits,
+    accepted_ms: u64,
+    name: Cow<'a, str>,
+    labels: Cow<'a, Labels>,
+    #[serde(default, skip_serializing_if = "Terms::is_usual")]
+    terms: Cow<'a, Terms>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rerun_of: Option<ObjectId>,
+    #[serde(default, skip_serializing_if = "after_none")]
+    after: Cow<'a, [After]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    input_of: Option<ObjectId>,
+}
+
+// Both by hand: serde's `into` would copy the input of every job that is written.
+impl Serialize for Accepted {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let spec = &*self.spec;
+        let flat = Flat {
+            version: self.version,
+            id: self.id,
+            trace: Cow::Borrowed(&self.trace),
+            traceparent: self.traceparent,
+            owner: spec.owner,
+            function: spec.function,
+            function_name: Cow::Borrowed(&spec.function_name),
+            function_owner: spec.function_owner,
+            project: spec.project,
+            function_version: spec.function_version,
+            component: spec.component,
+            grants: Cow::Borrowed(&spec.grants),
+            input: Cow::Borrowed(&self.input),
+            args: Cow::Borrowed(&self.args),
+            env: Cow::Borrowed(&self.env),
+            needs: Cow::Borrowed(&spec.needs),
+            limits: spec.limits,
+            accepted_ms: self.accepted_ms,
+            name: Cow::Borrowed(&self.name),
+            labels: Cow::Borrowed(&self.labels),
+            terms: Cow::Borrowed(&self.terms),
+            rerun_of: self.rerun_of,
+            after: Cow::Borrowed(&self.after),
+            input_of: self.input_of,
+        };
+        flat.serialize(s)
+    }
+}
+
+impl<'de> Deserialize<'de> for Accepted {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let flat = Flat::deserialize(d)?;
+        let spec = Spec {
+            owner: flat.owner,
+            function: flat.function,
+            function_name: flat.function_name.into_owned(),
+            function_owner: flat.function_owner,
+            project: flat.project,
+            function_version: flat.function_version,
+            component: flat.component,
+            grants: flat.grants.into_owned(),
+            needs: flat.needs.into_owned(),
+            limits: flat.limits,
+        };
+        Ok(Self {
+            version: flat.version,
+            id: flat.id,
+            trace: flat.trace.into_owned(),
+            traceparent: flat.traceparent,
+            spec: Arc::new(spec),
+            input: flat.input.into_owned(),
+            args: flat.args.into_owned(),
+            env: flat.env.into_owned(),
+            accepted_ms: flat.accepted_ms,
+            name: flat.name.into_owned(),
+            labels: flat.labels.into_owned(),
+            terms: flat.terms.into_owned(),
+            rerun_of: flat.rerun_of,
+            after: flat.after.into_owned(),
+            input_of: flat.input_of,
+        })
+    }
+}
+
+fn after_none(after: &[After]) -> bool {
+    after.is_empty()
+}
