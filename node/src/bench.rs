@@ -18,9 +18,10 @@ mod report;
 mod screen;
 mod times;
 mod trace;
+mod waiting;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use serde::Deserialize;
@@ -39,6 +40,7 @@ use process::{IDLE, Watch};
 use raw::Raw;
 use report::{Figures, Machine, Report, Shape};
 use screen::Screen;
+use waiting::{Cost, Queue, Restart, Waiting};
 
 /// The function that is run.
 const FUNCTION: &[u8] = include_bytes!("../functions/digest/digest.wasm");
@@ -46,6 +48,12 @@ const FUNCTION: &[u8] = include_bytes!("../functions/digest/digest.wasm");
 const QUIET_JOBS: u32 = 500;
 /// Jobs that are not counted: code is compiled, caches fill.
 const WARM_JOBS: u32 = 200;
+/// Jobs of the short queue, with which the long one is compared.
+const SHORT_QUEUE: u32 = 1_000;
+/// Jobs that wait when the node is killed for the first time.
+const MIDDLE_QUEUE: u32 = 100_000;
+/// Jobs that are handed over to see what that costs beside a queue.
+const COST_JOBS: u32 = 5_000;
 /// Arrivals a second where neither the command line nor the closed loop says how many.
 const RATE_DEFAULT: f64 = 500.0;
 
@@ -137,6 +145,9 @@ impl Bench {
         }
         if self.args.wants(Part::Blobs) {
             self.blobs().await?;
+        }
+        if self.args.wants(Part::Submit) || self.args.wants(Part::Queue) {
+            self.waiting().await?;
         }
         let end = Watch::of(&self.stage).memory();
         self.screen.title("at the end");
@@ -238,6 +249,66 @@ impl Bench {
         self.screen.say(&format!("  {0} of {0} are there, and right", jobs.count()));
         self.report.results_after_kill = Some(jobs.count());
         Ok(())
+    }
+
+    /// Both parts with jobs that wait.
+    async fn waiting(&mut self) -> anyhow::Result<()> {
+        let in_flight = self.args.in_flight;
+        let submitter = Submitter::deploy(self.client().await?, self.seed).await?;
+        let mut jobs = Jobs::new(submitter);
+        jobs.one_by_one(WARM_JOBS).await?;
+        let before = Watch::of(&self.stage).memory().node.now_mib;
+        let mut waiting = Waiting::new(&mut jobs, self.seed);
+        let mut short = None;
+        if self.args.wants(Part::Queue) {
+            self.screen.title(&format!("a queue of {SHORT_QUEUE} jobs"));
+            let client = self.client().await?;
+            waiting.fill(&client, SHORT_QUEUE).await?;
+            let cost = waiting.cost(&client, COST_JOBS, in_flight).await?;
+            cost.show(&self.screen);
+            short = Some(cost);
+        }
+        if self.args.wants(Part::Submit) {
+            let count = self.args.submits;
+            self.screen
+                .title(&format!("{count} jobs handed over by each way; they wait for a worker that is not there"));
+            let http = Http::new(&self.whereabouts()?.http, &self.token()?)?;
+            let submits = waiting.submits(&self.client().await?, &http, count, in_flight).await?;
+            submits.show(&self.screen);
+            self.report.submit = Some(submits);
+        }
+        if let Some(short) = short {
+            self.long_queue(&mut waiting, short, before).await?;
+        }
+        Ok(())
+    }
+
+    async fn long_queue(&mut self, waiting: &mut Waiting<'_>, short: Cost, before_mib: f64) -> anyhow::Result<()> {
+        let (queued, in_flight) = (self.args.queued, self.args.in_flight);
+        let middle = queued.min(MIDDLE_QUEUE).max(waiting.count());
+        self.screen
+            .title(&format!("a queue of {queued} jobs; the node is killed and started with {middle}, and with all"));
+        let client = self.client().await?;
+        waiting.fill(&client, middle).await?;
+        let first = self.restart(waiting).await?;
+        let client = self.client().await?;
+        waiting.fill(&client, queued).await?;
+        let long = waiting.cost(&client, COST_JOBS, in_flight).await?;
+        let grown = (Watch::of(&self.stage).memory().node.now_mib - before_mib) * 1024.0 * 1024.0;
+        let second = self.restart(waiting).await?;
+        waiting.count_again(&self.client().await?).await?;
+        let queue = Queue::new(short, long, grown, [first, second]);
+        queue.show(&self.screen);
+        self.report.queue = Some(queue);
+        Ok(())
+    }
+
+    /// Kills the node and starts it again.
+    async fn restart(&mut self, waiting: &Waiting<'_>) -> anyhow::Result<Restart> {
+        self.stage.kill_node();
+        let begun = Instant::now();
+        self.start_node()?;
+        Ok(Restart { waiting: waiting.count(), seconds: begun.elapsed().as_secs_f64() })
     }
 
     async fn blobs(&mut self) -> anyhow::Result<()> {

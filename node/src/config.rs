@@ -45,6 +45,10 @@ const SLOTS_MAX: u32 = shoal_worker::SLOTS_MAX;
 const WORKER_MEMORY_MB_MIN: u32 = shoal_protocol::limits::MEMORY_MB_DEFAULT;
 /// The most, in MiB: 16 TiB.
 const WORKER_MEMORY_MB_MAX: u32 = 16 * 1024 * 1024;
+/// The least memory for jobs that have not ended, in MiB: some thousand of them.
+const JOBS_MB_MIN: u32 = 1;
+/// The most, in MiB: 1 TiB.
+const JOBS_MB_MAX: u32 = 1024 * 1024;
 /// How long a blob stays that nothing refers to, unless said otherwise.
 const BLOB_GRACE: Duration = Duration::from_secs(3600);
 
@@ -65,6 +69,8 @@ pub(crate) struct Config {
     pub(crate) slots: u32,
     /// Memory for all runs of the node's own worker together, in MiB.
     pub(crate) memory_mb: u32,
+    /// Memory for jobs that have not ended, in MiB.
+    pub(crate) jobs_mb: u32,
     /// Whether the node starts a worker of its own.
     pub(crate) worker: bool,
     /// How long a blob stays that nothing refers to, in milliseconds.
@@ -156,6 +162,7 @@ pub(crate) enum Error {
 /// http = "127.0.0.1:7451"         # the HTTP API; port 0: any free one
 /// slots = 4                       # runs at once of the node's own worker
 /// memory_mb = 4096                # memory for all of them together, in MiB
+/// jobs_mb = 1024                  # memory for jobs that have not ended, in MiB; some thousand fit into one
 /// worker = true                   # whether the node starts a worker of its own
 /// blob_grace = "1h"               # how long a blob stays that nothing refers to
 /// log = "json"                    # or "text"
@@ -185,6 +192,8 @@ pub(crate) struct File {
     pub(crate) slots: Option<u32>,
     /// Memory for all runs of the node's own worker together, in MiB: half of the machine's unless said otherwise.
     pub(crate) memory_mb: Option<u32>,
+    /// Memory for jobs that have not ended, in MiB: a quarter of the machine's unless said otherwise.
+    pub(crate) jobs_mb: Option<u32>,
     /// Whether the node starts a worker of its own: it does unless said otherwise.
     pub(crate) worker: Option<bool>,
     /// How long a blob stays that nothing refers to, such as `90s`, `10m`, `1h`, `7d`: an hour unless said otherwise.
@@ -232,6 +241,10 @@ pub(crate) struct Overrides {
     /// Memory for all runs of the node's own worker together, in MiB; half of the machine's unless said otherwise
     #[arg(long, value_name = "MIB")]
     pub(crate) memory_mb: Option<u32>,
+    /// Memory for jobs that have not ended, in MiB, of which each takes one KiB and its input; a quarter of the machine's
+    /// unless said otherwise
+    #[arg(long, value_name = "MIB")]
+    pub(crate) jobs_mb: Option<u32>,
     /// Start no worker: jobs wait until one attaches
     #[arg(long)]
     pub(crate) no_worker: bool,
@@ -291,6 +304,11 @@ impl Config {
         let memory_mb = overrides.memory_mb.or(file.memory_mb).unwrap_or_else(default_memory_mb);
         within("slots", slots, 1, SLOTS_MAX)?;
         within("memory_mb", memory_mb, WORKER_MEMORY_MB_MIN, WORKER_MEMORY_MB_MAX)?;
+        let jobs_mb = overrides
+            .jobs_mb
+            .or(file.jobs_mb)
+            .unwrap_or_else(|| (machine_memory_mb() / 4).clamp(JOBS_MB_MIN, JOBS_MB_MAX));
+        within("jobs_mb", jobs_mb, JOBS_MB_MIN, JOBS_MB_MAX)?;
         let blob_grace = overrides.blob_grace.or(file.blob_grace).unwrap_or(Length(BLOB_GRACE));
         Ok(Self {
             data,
@@ -300,6 +318,7 @@ impl Config {
             http: listen("http", overrides.http.as_deref().or(file.http.as_deref()), LOCAL, HTTP_PORT)?,
             slots,
             memory_mb,
+            jobs_mb,
             worker: !overrides.no_worker && file.worker.unwrap_or(true),
             blob_grace_ms: blob_grace.millis(),
             log: overrides.log.or(file.log).unwrap_or_default(),
@@ -428,14 +447,18 @@ pub(crate) fn default_slots() -> u32 {
     u32::try_from(processors).unwrap_or(SLOTS_MAX).min(SLOTS_MAX)
 }
 
-/// Half of the machine's memory; 1 GiB where the system does not say how much that is.
+/// Half of the machine's memory.
 pub(crate) fn default_memory_mb() -> u32 {
-    const UNKNOWN: u32 = 1024;
+    (machine_memory_mb() / 2).clamp(WORKER_MEMORY_MB_MIN, WORKER_MEMORY_MB_MAX)
+}
+
+/// The machine's memory, in MiB; 2 GiB where the system does not say how much that is.
+fn machine_memory_mb() -> u32 {
+    const UNKNOWN: u32 = 2048;
     let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total_kib =
         info.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
-    let half_mib = total_kib.map_or(UNKNOWN, |kib: u64| u32::try_from(kib / 2048).unwrap_or(u32::MAX));
-    half_mib.clamp(WORKER_MEMORY_MB_MIN, WORKER_MEMORY_MB_MAX)
+    total_kib.map_or(UNKNOWN, |kib: u64| u32::try_from(kib / 1024).unwrap_or(u32::MAX))
 }
 
 /// Reads `key=value`.

@@ -78,8 +78,12 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let blobs = shoal_blobs::Store::open(&config.data.join("blobs"), shoal_blobs::Options::default()).await?;
     let logs = Arc::new(LogBook::new(current_runs(store.clone())));
     let known = Box::new(documents.known());
+    let kernel = shoal_kernel::Config {
+        jobs_bytes_max: u64::from(config.jobs_mb) << 20,
+        ..shoal_kernel::Config::new(identity.node_id())
+    };
     let Started { runtime, thread: kernel_thread, wishes } =
-        Runtime::start(identity.node_id(), store.clone(), known, metrics.clone(), logs.clone())?;
+        Runtime::start(kernel, store.clone(), known, metrics.clone(), logs.clone())?;
     documents.connect(runtime.clone());
     let kv = GlobalKv::open(mesh_key, runtime.clone(), documents.clone())?;
 

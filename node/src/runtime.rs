@@ -100,7 +100,7 @@ struct Shared {
 impl Runtime {
     /// Restores the kernel from the store and starts its thread.
     pub(crate) fn start(
-        node: NodeId,
+        config: shoal_kernel::Config,
         store: Store,
         known: Known,
         metrics: Arc<Metrics>,
@@ -110,7 +110,7 @@ impl Runtime {
         let newest = newest.first().and_then(|(key, _)| rows::object_id(key));
         let (wishes, wanted) = mpsc::channel(WISHES_WAITING_MAX);
         let shared = Arc::new(Shared {
-            ids: Mutex::new(IdSource::new(&node.into(), newest)),
+            ids: Mutex::new(IdSource::new(&config.node.into(), newest)),
             connections: AtomicU64::new(1),
             watchers: watch::Watchers::default(),
             store: store.clone(),
@@ -119,7 +119,7 @@ impl Runtime {
             hint: latest::Sender::default(),
         });
         let (inputs, receiver) = mpsc::channel(INPUTS_WAITING_MAX);
-        let driver = driver::Driver::new(node, store, known, metrics, shared.clone())?;
+        let driver = driver::Driver::new(config, store, known, metrics, shared.clone())?;
         let thread = std::thread::Builder::new()
             .name("kernel".into())
             .spawn(move || driver.run(receiver))

@@ -6,8 +6,9 @@ use shoal_protocol::NodeId;
 /// no run, and a job of a vanished worker waits no longer than a person would.
 pub const LEASE_MS_DEFAULT: u64 = 15_000;
 
-/// Unsettled jobs. Why 200,000: at less than 1 KiB each about 200 MiB, which a machine at the edge can spare.
-pub const JOBS_MAX_DEFAULT: usize = 200_000;
+/// What the unsettled jobs may take in memory, in bytes. Why 200 MiB: a machine at the edge can spare it, and it holds some
+/// 200,000 jobs with short inputs.
+pub const JOBS_BYTES_MAX_DEFAULT: u64 = 200 * 1024 * 1024;
 
 /// What a kernel is told once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,8 +17,9 @@ pub struct Config {
     pub node: NodeId,
     /// Length of a worker's lease, in milliseconds, as its holder counts it.
     pub lease_ms: u64,
-    /// Unsettled jobs at most; a submission beyond it is refused as `full`.
-    pub jobs_max: usize,
+    /// What the unsettled jobs may take in memory, in bytes, each as [`crate::JOB_BYTES`] says; a submission beyond it is
+    /// refused as `full`.
+    pub jobs_bytes_max: u64,
     /// How far workers are handed jobs ahead of their slots.
     pub prefetch: Prefetch,
 }
@@ -25,7 +27,7 @@ pub struct Config {
 impl Config {
     /// The defaults, for this node.
     pub fn new(node: NodeId) -> Self {
-        Self { node, lease_ms: LEASE_MS_DEFAULT, jobs_max: JOBS_MAX_DEFAULT, prefetch: Prefetch::default() }
+        Self { node, lease_ms: LEASE_MS_DEFAULT, jobs_bytes_max: JOBS_BYTES_MAX_DEFAULT, prefetch: Prefetch::default() }
     }
 }
 

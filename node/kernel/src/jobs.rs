@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_protocol::limits::ATTEMPTS_KEPT_MAX;
 use shoal_protocol::name::Labels;
-use shoal_protocol::object::job::{Attempt, Ending, Outcome, Progress, State};
+use shoal_protocol::object::job::{Attempt, Ending, Outcome, Payload, Progress, State};
 use shoal_protocol::wire::peer::RunOffer;
 use shoal_protocol::wire::worker::{Run, Start};
 use shoal_protocol::{NodeId, ObjectId, WorkerId};
@@ -286,10 +286,25 @@ pub(crate) fn start(accepted: &Accepted, run: Run, attempt: u32) -> Start {
     }
 }
 
+/// What an unsettled job is reckoned to take in memory beside its input, arguments and environment, in bytes.
+pub const JOB_BYTES: u64 = 1024;
+
+/// What a job is reckoned to take in memory, in bytes.
+fn weight(accepted: &Accepted) -> u64 {
+    let input = match &accepted.input {
+        Payload::Inline(bytes) => bytes.len(),
+        Payload::Blob { .. } => 0,
+    };
+    let args: usize = accepted.args.iter().map(String::len).sum();
+    let env: usize = accepted.env.iter().map(|(key, value)| key.len() + value.len()).sum();
+    JOB_BYTES.saturating_add((input + args + env) as u64)
+}
+
 /// All unsettled jobs, by id.
 #[derive(Debug, Default)]
 pub(crate) struct Jobs {
     table: BTreeMap<ObjectId, Box<Job>>,
+    bytes: u64,
 }
 
 impl Jobs {
@@ -301,12 +316,29 @@ impl Jobs {
         self.table.contains_key(&id)
     }
 
+    /// What they are reckoned to take in memory, as [`JOB_BYTES`] says.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub(crate) fn insert(&mut self, job: Job) {
+        self.bytes = self.bytes.saturating_add(weight(&job.accepted));
         self.table.insert(job.id(), Box::new(job));
     }
 
     pub(crate) fn remove(&mut self, id: ObjectId) -> Option<Job> {
-        self.table.remove(&id).map(|job| *job)
+        let job = self.table.remove(&id)?;
+        self.bytes = self.bytes.saturating_sub(weight(&job.accepted));
+        Some(*job)
+    }
+
+    /// Gives a job its input.
+    pub(crate) fn supply(&mut self, id: ObjectId, input: Payload) -> Option<&Job> {
+        let job = self.table.get_mut(&id)?;
+        self.bytes = self.bytes.saturating_sub(weight(&job.accepted));
+        job.accepted.input = input;
+        self.bytes = self.bytes.saturating_add(weight(&job.accepted));
+        Some(job)
     }
 
     pub(crate) fn get(&self, id: ObjectId) -> Option<&Job> {

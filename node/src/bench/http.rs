@@ -1,4 +1,4 @@
-//! Blobs over HTTP, as curl would send and read them.
+//! Blobs over HTTP, as curl would send and read them; jobs on a connection that is kept.
 
 use std::io;
 use std::path::Path;
@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Empty, StreamBody};
+use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response, StatusCode, header};
@@ -62,6 +62,20 @@ impl Http {
         Ok(BlobStored { id: BlobId(*hasher.finalize().as_bytes()), size })
     }
 
+    /// A connection that is kept.
+    pub(super) async fn session(&self) -> anyhow::Result<Session> {
+        Ok(Session { sender: self.connect().await?, host: self.host.clone(), token: self.token.clone() })
+    }
+
+    async fn connect(&self) -> anyhow::Result<http1::SendRequest<Body>> {
+        let stream = tokio::net::TcpStream::connect(&self.host).await.context("connecting to the HTTP API")?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // It ends with its last answer.
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
     fn request(&self, method: Method, path: &str) -> hyper::http::request::Builder {
         Request::builder()
             .method(method)
@@ -72,17 +86,40 @@ impl Http {
 
     /// Sends a request on a connection of its own.
     async fn send(&self, request: Request<Body>, expected: StatusCode) -> anyhow::Result<Response<Incoming>> {
-        let stream = tokio::net::TcpStream::connect(&self.host).await.context("connecting to the HTTP API")?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // It ends with the answer's body.
-        tokio::spawn(connection);
-        let answer = sender.send_request(request).await?;
-        let status = answer.status();
-        if status != expected {
-            bail!("the HTTP API answers {status}: {}", String::from_utf8_lossy(&whole(answer).await?));
-        }
-        Ok(answer)
+        let answer = self.connect().await?.send_request(request).await?;
+        refused_unless(answer, expected).await
     }
+}
+
+/// A connection with one request at a time.
+pub(super) struct Session {
+    sender: http1::SendRequest<Body>,
+    host: String,
+    token: String,
+}
+
+impl Session {
+    /// Hands over the job of this JSON.
+    pub(super) async fn submit(&mut self, job: Vec<u8>) -> anyhow::Result<()> {
+        let body = Full::new(Bytes::from(job)).map_err(|never| match never {}).boxed_unsync();
+        let request = Request::post("/job")
+            .header(header::HOST, &self.host)
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body)?;
+        self.sender.ready().await?;
+        let answer = self.sender.send_request(request).await?;
+        whole(refused_unless(answer, StatusCode::ACCEPTED).await?).await?;
+        Ok(())
+    }
+}
+
+async fn refused_unless(answer: Response<Incoming>, expected: StatusCode) -> anyhow::Result<Response<Incoming>> {
+    let status = answer.status();
+    if status != expected {
+        bail!("the HTTP API answers {status}: {}", String::from_utf8_lossy(&whole(answer).await?));
+    }
+    Ok(answer)
 }
 
 async fn whole(answer: Response<Incoming>) -> anyhow::Result<Bytes> {

@@ -17,7 +17,7 @@ use super::times::Spread;
 use crate::cli::Progress;
 
 /// The name under which the function is deployed.
-const NAME: &str = "digest";
+pub(super) const NAME: &str = "digest";
 /// Results that are read again at once.
 const READ_AT_ONCE: usize = 64;
 
@@ -132,6 +132,11 @@ impl Jobs {
     pub(super) fn next_input(&mut self, len: u32) -> Input {
         self.given += 1;
         Input { number: self.given, len }
+    }
+
+    /// An input of the usual length for the next job.
+    pub(super) fn next_usual(&mut self) -> Input {
+        self.next_input(INPUT_LEN)
     }
 
     /// Remembers jobs, for [`Jobs::read_again`].

@@ -10,6 +10,7 @@ use super::process::{Idle, Memory};
 use super::raw::{Syncs, Wasmtime};
 use super::screen::Screen;
 use super::times::{COLUMNS, Spread, ms, ratio};
+use super::waiting::{Cost, Handing, Queue, Restart, Submits};
 use crate::cli::{Table, size};
 
 /// All that was measured in one run; parts that were not run are left out.
@@ -36,6 +37,10 @@ pub(super) struct Report {
     pub(super) results_after_kill: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) blobs: Option<Blobs>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) submit: Option<Submits>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) queue: Option<Queue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) end: Option<Memory>,
 }
@@ -82,6 +87,8 @@ impl Report {
             trace: None,
             results_after_kill: None,
             blobs: None,
+            submit: None,
+            queue: None,
             end: None,
         }
     }
@@ -236,6 +243,51 @@ impl Blobs {
             self.node_peak_http_mib, self.node_peak_quic_mib
         ));
     }
+}
+
+impl Submits {
+    pub(super) fn show(&self, screen: &Screen) {
+        let [p50, p90, p99, max] = COLUMNS;
+        let mut table = Table::new(&["to acknowledged, durable", "in flight", p50, p90, p99, max, "a second"]);
+        for (name, handing) in
+            [("HTTP", self.http_one), ("QUIC", self.quic_one), ("HTTP", self.http), ("QUIC", self.quic)]
+        {
+            table.row(handing_cells(name, &handing));
+        }
+        screen.table(&table);
+    }
+}
+
+impl Cost {
+    pub(super) fn show(&self, screen: &Screen) {
+        let [p50, p90, p99, max] = COLUMNS;
+        let mut table = Table::new(&["", "in flight", p50, p90, p99, max, "a second"]);
+        let Self { waiting, submit, page } = self;
+        table.row(handing_cells(&format!("submit, {waiting} waiting"), submit));
+        let [a, b, c, d] = page.cells();
+        table.row(["page of the list".into(), "1".into(), a, b, c, d, String::new()]);
+        screen.table(&table);
+    }
+}
+
+impl Queue {
+    pub(super) fn show(&self, screen: &Screen) {
+        self.long.show(screen);
+        screen.say(&format!(
+            "  submits {} times as dear, p99 of a page {} times; {:.0} bytes of the node's memory for each job",
+            times(self.submit_rate_ratio),
+            times(self.page_p99_ratio),
+            self.bytes_per_job
+        ));
+        for Restart { waiting, seconds } in self.restarts {
+            screen.say(&format!("  killed with {waiting} waiting, it is up again after {seconds:.2} s"));
+        }
+    }
+}
+
+fn handing_cells(name: &str, handing: &Handing) -> [String; 7] {
+    let [p50, p90, p99, max] = handing.latency.cells();
+    [name.into(), handing.in_flight.to_string(), p50, p90, p99, max, format!("{:.0}", handing.per_second)]
 }
 
 fn seconds(seconds: f64) -> String {

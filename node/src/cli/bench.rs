@@ -63,6 +63,12 @@ pub(crate) struct BenchArgs {
     /// How often each way of a blob is measured, in turn with the others
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) blob_rounds: u32,
+    /// Jobs that are handed over by each way, and wait
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+    pub(crate) submits: u32,
+    /// Jobs of the long queue
+    #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(2_000..=10_000_000))]
+    pub(crate) queued: u32,
     /// Where chance starts: the same seed gives the same inputs and arrivals
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
@@ -96,12 +102,16 @@ pub(crate) enum Part {
     Jobs,
     /// Blobs in and out
     Blobs,
+    /// Jobs handed over that wait, over HTTP and QUIC
+    Submit,
+    /// A queue of --queued jobs: memory, submits, pages of the list, restarts
+    Queue,
 }
 
 impl BenchArgs {
     /// Whether this part is to be run.
     pub(crate) fn wants(&self, part: Part) -> bool {
-        let jobs = !matches!(part, Part::Idle | Part::Blobs);
+        let jobs = !matches!(part, Part::Idle | Part::Blobs | Part::Submit | Part::Queue);
         let named = self.only.is_empty() || self.only.contains(&part) || (jobs && self.only.contains(&Part::Jobs));
         // Without a file there is no trace; that somebody asked for one by name is an error elsewhere.
         named && (part != Part::Trace || self.trace.is_some())

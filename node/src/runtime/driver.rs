@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use shoal_kernel::{Command, Effect, End, Input, Kernel, Record, Reply, RequestId, WorkerAttached};
 use shoal_protocol::object::job::Payload;
-use shoal_protocol::{Kind, NodeId, ObjectId, Problem, WorkerId};
+use shoal_protocol::{Kind, ObjectId, Problem, WorkerId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::outbox::{Outgoing, Reports};
@@ -26,7 +26,7 @@ const PROBE: &[u8] = b"probe";
 
 /// The kernel and all that its thread owns.
 pub(super) struct Driver {
-    node: NodeId,
+    config: shoal_kernel::Config,
     kernel: Kernel,
     store: Store,
     known: Known,
@@ -47,15 +47,16 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(
-        node: NodeId,
+        config: shoal_kernel::Config,
         store: Store,
         known: Known,
         metrics: Arc<Metrics>,
         shared: Arc<Shared>,
     ) -> Result<Self, Problem> {
         let mut driver = Self {
-            node,
-            kernel: Kernel::new(shoal_kernel::Config::new(node)),
+            kernel: Kernel::new(config.clone()),
+            posts: Posts::new(config.node),
+            config,
             generation: store.generation(),
             store,
             known,
@@ -65,7 +66,6 @@ impl Driver {
             counts: Counts::default(),
             requests: HashMap::new(),
             next_request: 0,
-            posts: Posts::new(node),
             wake_ms: None,
             failing: None,
             effects: Vec::new(),
@@ -76,7 +76,7 @@ impl Driver {
 
     /// Builds the kernel from what is durable.
     fn restore(&mut self) -> Result<(), Problem> {
-        self.kernel = Kernel::new(shoal_kernel::Config::new(self.node));
+        self.kernel = Kernel::new(self.config.clone());
         self.generation = self.store.generation();
         self.counts = rows::read_counts(&self.store)?;
         self.wake_ms = None;

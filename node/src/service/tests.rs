@@ -65,7 +65,8 @@ impl World {
         let logs = Arc::new(LogBook::new(current_runs(store.clone())));
         let known = Box::new(documents.known());
         let Started { runtime, .. } =
-            Runtime::start(identity.node_id(), store, known, metrics.clone(), logs.clone()).unwrap();
+            Runtime::start(shoal_kernel::Config::new(identity.node_id()), store, known, metrics.clone(), logs.clone())
+                .unwrap();
         documents.connect(runtime.clone());
         let kv = GlobalKv::open(key, runtime.clone(), documents.clone()).unwrap();
         let node = NodeFacts {
@@ -175,6 +176,7 @@ fn config(folder: &std::path::Path) -> Config {
         http: listen,
         slots: 1,
         memory_mb: 1024,
+        jobs_mb: 64,
         worker: false,
         blob_grace_ms: 0,
         log: LogFormat::Text,

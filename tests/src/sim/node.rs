@@ -53,7 +53,7 @@ pub struct Node<F> {
 fn config(id: NodeId) -> Config {
     let mut config = Config::new(id);
     config.lease_ms = LEASE_MS;
-    config.jobs_max = 150;
+    config.jobs_bytes_max = 150 * shoal_kernel::JOB_BYTES;
     config
 }
 

@@ -53,9 +53,10 @@ impl<F: Faults> Machine<F> {
         };
         job.unmet.remove(&earlier);
         if job.accepted.input_of == Some(earlier) {
-            job.accepted.input = end.output.clone();
-            effects.push(Effect::Write(Record::Supplied(Box::new(job.accepted.clone()))));
+            let supplied = self.jobs.supply(id, end.output.clone()).map(|job| Box::new(job.accepted.clone()));
+            effects.extend(supplied.map(|accepted| Effect::Write(Record::Supplied(accepted))));
         }
+        let Some(job) = self.jobs.get_mut(id) else { return };
         if job.unmet.is_empty() && job.phase == Phase::Blocked {
             self.counters.unblocked += 1;
             job.ready_ms = Some(now.wall_ms);

@@ -67,8 +67,11 @@ impl<F: Faults> Machine<F> {
             return Err(problem.clone());
         }
         let owner = principal.user.ok_or_else(|| rights::refusal(principal, "submit a job"))?;
-        if self.jobs.len() >= self.config.jobs_max {
-            return Err(full(format!("{} jobs are unsettled at this node, the most that it takes", self.jobs.len())));
+        if self.jobs.bytes() >= self.config.jobs_bytes_max {
+            let (jobs, mib) = (self.jobs.len(), self.config.jobs_bytes_max >> 20);
+            return Err(full(format!(
+                "{jobs} jobs are unsettled at this node, which is all that fits into the {mib} MiB that it has for them"
+            )));
         }
         if self.jobs.contains(job.id) {
             return Err(Problem::new(Kind::Internal, format!("the id {} was minted twice", job.id)));

@@ -95,7 +95,7 @@ fn a_projects_function_is_for_its_members() {
 
 #[test]
 fn a_full_node_pushes_back_and_takes_jobs_again_when_it_has_room() {
-    let mut node = Node::with(|config| config.jobs_max = 2);
+    let mut node = Node::with(|config| config.jobs_bytes_max = 2 * shoal_kernel::JOB_BYTES);
     node.attach(1, 1);
     let (_, run) = start(&node.submit(new_job(1)));
     node.submit(new_job(2));
