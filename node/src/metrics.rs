@@ -285,15 +285,16 @@ impl Metrics {
     /// A record of the kernel is about to be journaled: it counts jobs that are accepted, settled and forgotten.
     pub(crate) fn record(&self, record: &Record) {
         match record {
-            Record::Accepted(_) => {
-                self.jobs_accepted.inc();
+            Record::Accepted(accepted) => {
+                self.jobs_accepted.inc_by(accepted.size().into());
             }
-            Record::Standing(job, standing) if standing.state.is_settled() => {
+            Record::Standing(job, standing) | Record::Ended(job, standing, ..) if standing.state.is_settled() => {
                 // The id was minted when the job was accepted, by the same clock.
                 let ms = standing.settled_ms.unwrap_or_default().saturating_sub(job.millis());
-                self.job_settled(standing.state, Duration::from_millis(ms));
+                let jobs = standing.elements.map_or(1, |elements| elements.cut);
+                self.jobs_settled(standing.state, jobs, Duration::from_millis(ms));
             }
-            Record::Standing(..) | Record::Supplied(_) => {}
+            Record::Standing(..) | Record::Began(..) | Record::Ended(..) | Record::Supplied(_) => {}
             Record::Swept(_) => {
                 self.jobs_swept.inc();
             }
@@ -312,9 +313,12 @@ impl Metrics {
         self.jobs_refused.get_or_create(&KindLabel { kind: kind.text() }).inc();
     }
 
-    fn job_settled(&self, state: State, since_accepted: Duration) {
-        self.jobs_settled.get_or_create(&EndingLabel { ending: state.text() }).inc();
-        self.settle_seconds.observe(since_accepted.as_secs_f64());
+    /// So many jobs have settled: one, or the elements of an array that never began.
+    fn jobs_settled(&self, state: State, jobs: u32, since_accepted: Duration) {
+        self.jobs_settled.get_or_create(&EndingLabel { ending: state.text() }).inc_by(jobs.into());
+        if jobs > 0 {
+            self.settle_seconds.observe(since_accepted.as_secs_f64());
+        }
     }
 
     /// A batch of the journal is durable: so many records of so many bytes, written and synced in `elapsed`.
@@ -404,6 +408,7 @@ mod tests {
             ready_ms: None,
             retry_ms: None,
             unmet: Default::default(),
+            elements: None,
             settled_ms,
             outcome: None,
         }

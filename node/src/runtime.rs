@@ -26,12 +26,12 @@ use tokio::sync::{mpsc, oneshot, watch as latest};
 
 use crate::logs::LogBook;
 use crate::metrics::Metrics;
-use crate::store::{Store, Table};
+use crate::store::Store;
 
 pub(crate) use outbox::ToPeer;
 pub(crate) use rows::{
-    REFERENCE_PLACE, Referrer, ReferrerKind, current_runs, job_counts, job_of_short, read_guest, read_guest_end,
-    read_job, reference_key, reference_prefix,
+    REFERENCE_PLACE, Referrer, ReferrerKind, begun_before, current_runs, job_counts, job_of_short, read_guest,
+    read_guest_end, read_job, reference_key, reference_prefix,
 };
 pub(crate) use watch::Watch;
 
@@ -106,8 +106,7 @@ impl Runtime {
         metrics: Arc<Metrics>,
         logs: Arc<LogBook>,
     ) -> Result<Started, Problem> {
-        let newest = store.scan(Table::Jobs, (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded), true, 1)?;
-        let newest = newest.first().and_then(|(key, _)| rows::object_id(key));
+        let newest = rows::newest(&store)?;
         let (wishes, wanted) = mpsc::channel(WISHES_WAITING_MAX);
         let shared = Arc::new(Shared {
             ids: Mutex::new(IdSource::new(&config.node.into(), newest)),
@@ -173,6 +172,12 @@ impl Runtime {
     pub(crate) fn mint(&self) -> ObjectId {
         let mut ids = self.shared.ids.lock().unwrap_or_else(PoisonError::into_inner);
         ids.mint(now().wall_ms)
+    }
+
+    /// A new id for an array whose highest index is this: its elements' ids are set aside.
+    pub(crate) fn mint_array(&self, last_index: u32) -> ObjectId {
+        let mut ids = self.shared.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        ids.mint_array(now().wall_ms, last_index)
     }
 
     /// Watches a job or a KV namespace: it must be made before the job's state is looked at, so that no change falls in between.

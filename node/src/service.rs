@@ -6,6 +6,7 @@
 mod answer;
 mod blob;
 mod document;
+mod elements;
 mod everywhere;
 mod function;
 mod job;

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::key::PublicKey;
+use crate::limits::ARRAY_INDEX_MAX;
 
 /// Crockford base32: no I, L, O, U, so that an id read aloud or copied by hand stays itself.
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
@@ -25,6 +26,9 @@ pub enum ParseError {
     /// A character outside of the alphabet.
     #[error("{0:?} is not a character of Crockford base32")]
     Character(char),
+    /// What stands behind the `_` of an array's element.
+    #[error("an element of an array is the array's id, _ and an index up to {ARRAY_INDEX_MAX}")]
+    Index,
     /// The 26 characters hold more than 128 bits.
     #[error("an id starts with a character from 0 to 7")]
     Overflow,
@@ -67,6 +71,10 @@ impl ObjectId {
         (self.0 >> 80) as u64
     }
 
+    const fn time_and_sequence(self) -> (u64, u16) {
+        (self.millis(), ((self.0 >> 64) & 0xffff) as u16)
+    }
+
     /// Who minted it: the first 8 bytes of BLAKE3 of a public key.
     pub const fn tag(self) -> [u8; 8] {
         (self.0 as u64).to_be_bytes()
@@ -75,6 +83,24 @@ impl ObjectId {
     /// The id under which a node stands among the workers of a home: time 0, which nobody mints, and the node's tag.
     pub fn of_node(node: &NodeId) -> Self {
         Self::from_parts(0, 0, node.tag())
+    }
+
+    /// The id of an array's element: that of the array, and so many steps of the time and sequence after it as its index says.
+    /// Whoever mints the array's id mints none of these ([`IdSource::mint_array`]). As a text it is the array's id, `_` and the index.
+    pub fn element(self, index: u32) -> Option<Self> {
+        self.0.checked_add((u128::from(index) + 1) << 64).map(Self)
+    }
+
+    /// The array whose element with this index this is.
+    pub fn array_of(self, index: u32) -> Option<Self> {
+        self.0.checked_sub((u128::from(index) + 1) << 64).map(Self)
+    }
+
+    /// The index of the element of this array that has this id.
+    pub fn index_of(self, element: Self) -> Option<u32> {
+        let steps = element.0.checked_sub(self.0)?;
+        let whole = steps.trailing_zeros() >= 64 && steps > 0;
+        u32::try_from((steps >> 64).checked_sub(1).filter(|_| whole)?).ok()
     }
 
     /// Whether the holder of `key` may have minted this id.
@@ -103,8 +129,13 @@ impl fmt::Debug for ObjectId {
 impl FromStr for ObjectId {
     type Err = ParseError;
 
-    /// Reads upper and lower case, and the letters that people mistake: `I` and `L` for 1, `O` for 0.
+    /// Reads upper and lower case, and the letters that people mistake: `I` and `L` for 1, `O` for 0. An element of an array is
+    /// the array's id, `_` and the index.
     fn from_str(text: &str) -> Result<Self, ParseError> {
+        if let Some((array, index)) = text.split_once('_') {
+            let index = index.parse().ok().filter(|index| *index <= ARRAY_INDEX_MAX).ok_or(ParseError::Index)?;
+            return array.parse::<Self>()?.element(index).ok_or(ParseError::Index);
+        }
         if text.chars().count() != TEXT_LEN {
             return Err(ParseError::Length(text.chars().count()));
         }
@@ -139,7 +170,7 @@ pub struct IdSource {
 impl IdSource {
     /// Mints under the tag of `key`. `after` is the newest id already used, so that a restart never repeats one.
     pub fn new(key: &PublicKey, after: Option<ObjectId>) -> Self {
-        let last = after.map_or((0, 0), |id| (id.millis(), ((id.0 >> 64) & 0xffff) as u16));
+        let last = after.map_or((0, 0), ObjectId::time_and_sequence);
         Self { tag: key.tag(), last }
     }
 
@@ -154,6 +185,20 @@ impl IdSource {
             (millis + 1, 0)
         };
         ObjectId::from_parts(self.last.0, self.last.1, self.tag)
+    }
+
+    /// An id for an array whose highest index is this: those of its elements will not be minted.
+    pub fn mint_array(&mut self, now_ms: u64, last_index: u32) -> ObjectId {
+        let id = self.mint(now_ms);
+        self.skip(id, last_index);
+        id
+    }
+
+    /// Mints no id of an element of this array.
+    fn skip(&mut self, array: ObjectId, last_index: u32) {
+        if let Some(last) = array.element(last_index) {
+            self.last = last.time_and_sequence();
+        }
     }
 }
 
@@ -262,7 +307,7 @@ impl schemars::JsonSchema for ObjectId {
         "ObjectId".into()
     }
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string", "pattern": "^[0-7][0-9A-HJKMNP-TV-Z]{25}$" })
+        schemars::json_schema!({ "type": "string", "pattern": "^[0-7][0-9A-HJKMNP-TV-Z]{25}(_[0-9]{1,7})?$" })
     }
 }
 
@@ -303,6 +348,24 @@ mod tests {
             assert_eq!(id.to_string().parse::<ObjectId>(), Ok(*id));
             assert_eq!(id.to_string().to_lowercase().parse::<ObjectId>(), Ok(*id));
             assert!(id.minted_by(&key));
+        }
+    }
+
+    #[test]
+    fn elements_of_an_array_have_ids_that_nobody_else_gets() {
+        let key = PublicKey([7; 32]);
+        let mut source = IdSource::new(&key, None);
+        let array = source.mint_array(1_000, 99_999);
+        let next = source.mint(1_000);
+        let first = array.element(0).unwrap();
+        let last = array.element(99_999).unwrap();
+        assert!(array < first && first < last && last < next && last.minted_by(&key));
+        assert_eq!(format!("{array}_99999").parse(), Ok(last));
+        assert_eq!((array.index_of(last), last.array_of(99_999)), (Some(99_999), Some(array)));
+        assert_eq!((array.index_of(array), last.index_of(array)), (None, None));
+        assert_eq!(array.index_of(ObjectId(last.0 + 1)), None, "of another tag");
+        for text in [format!("{array}_"), format!("{array}_-1"), format!("{array}_10000000"), format!("{array}_1_2")] {
+            assert_eq!(text.parse::<ObjectId>(), Err(ParseError::Index), "{text}");
         }
     }
 

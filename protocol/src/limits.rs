@@ -129,3 +129,10 @@ pub const PAUSE_MS_DEFAULT: u64 = 100;
 pub const PAUSE_TOP_MS_DEFAULT: u64 = 10_000;
 /// The longest pause that a job may ask for, in milliseconds: a day.
 pub const PAUSE_MS_MAX: u64 = 24 * 3_600_000;
+
+/// The highest index of an array's element. Why ten million: so many ids are set aside for its elements, 153 ms of those that a
+/// node can mint.
+pub const ARRAY_INDEX_MAX: u32 = 9_999_999;
+
+/// Elements of an array.
+pub const ARRAY_LEN_MAX: u32 = 1_000_000;

@@ -14,7 +14,7 @@ use crate::id::{BlobId, ObjectId};
 use crate::limits::{ARGS_LEN_MAX, ARGS_MAX};
 use crate::name::{self, Labels};
 use crate::object::function::{Grant, Needs, RunLimits};
-use crate::object::job::{After, Attempt, Outcome, Payload, State, Terms, check_after};
+use crate::object::job::{After, Array, Attempt, Elements, Outcome, Payload, State, Terms, check_after};
 use crate::{Kind, Problem, Traceparent};
 
 /// The version of [`Accepted`] and [`Standing`] that this package writes.
@@ -52,6 +52,10 @@ pub struct Accepted {
     pub labels: Labels,
     /// When it may run, in which order, and after which failures it is tried again, as it was submitted.
     pub terms: Terms,
+    /// Of an array, and of each of its elements: which there are.
+    pub array: Option<Array>,
+    /// Of an element of an array: its index.
+    pub index: Option<u32>,
     /// The job that it repeats.
     pub rerun_of: Option<ObjectId>,
     /// The jobs that it runs after.
@@ -111,9 +115,48 @@ impl Accepted {
             ready_ms: None,
             retry_ms: None,
             unmet: self.after.iter().map(|after| after.job).collect(),
+            elements: self.is_array().then(Elements::default),
             settled_ms: None,
             outcome: None,
         }
+    }
+
+    /// Whether it stands for its elements, and is none itself.
+    pub fn is_array(&self) -> bool {
+        self.array.is_some() && self.index.is_none()
+    }
+
+    /// The highest id that is its own or an element's.
+    pub fn last_id(&self) -> ObjectId {
+        let last = self.array.filter(|_| self.index.is_none()).and_then(|array| self.id.element(array.last));
+        last.unwrap_or(self.id)
+    }
+
+    /// For how many jobs it counts: an array for each of its elements.
+    pub fn size(&self) -> u32 {
+        self.array.filter(|_| self.index.is_none()).map_or(1, |array| array.size())
+    }
+
+    /// The array that it is an element of.
+    pub fn array_id(&self) -> Option<ObjectId> {
+        self.index.and_then(|index| self.id.array_of(index))
+    }
+
+    /// The element of this array with this index; none where it has no such element.
+    pub fn element(&self, index: u32) -> Option<Self> {
+        self.array.filter(|_| self.index.is_none())?.place(index)?;
+        Some(Self {
+            id: self.id.element(index)?,
+            index: Some(index),
+            after: Vec::new(),
+            input_of: None,
+            ..self.clone()
+        })
+    }
+
+    /// Which element of this array has this id.
+    pub fn element_of_id(&self, id: ObjectId) -> Option<Self> {
+        self.element(self.id.index_of(id)?)
     }
 
     /// Checks the bounds of what another node says that it accepted. Whether any of it is true is another question.
@@ -128,6 +171,7 @@ impl Accepted {
         self.spec.needs.check()?;
         self.spec.limits.check()?;
         self.terms.check()?;
+        self.array.map_or(Ok(()), |array| array.check())?;
         check_after(&self.after, self.input_of)?;
         check_texts(&self.name, &self.labels, &self.input, &self.args, &self.env)
     }
@@ -167,6 +211,9 @@ pub struct Standing {
     /// The jobs that it still waits for.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub unmet: BTreeSet<ObjectId>,
+    /// Of an array: how far it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elements: Option<Elements>,
     /// When it settled, in milliseconds since the Unix epoch.
     pub settled_ms: Option<u64>,
     /// What came out.

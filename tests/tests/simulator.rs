@@ -214,6 +214,15 @@ fn a_hold_that_is_not_journaled_is_found() {
 }
 
 #[test]
+fn an_element_that_its_array_does_not_count_is_found() {
+    let rule = found::<mutations::ElementUncounted>().1.rule;
+    assert!(
+        ["after the last fault everything settles", "an array ends with its last element"].contains(&rule),
+        "{rule}"
+    );
+}
+
+#[test]
 fn a_time_that_a_restart_forgets_is_found() {
     assert_eq!(found::<mutations::TimeForgotten>().1.rule, "nothing runs before its time");
 }

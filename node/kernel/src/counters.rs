@@ -40,6 +40,8 @@ pub struct Counters {
     pub never_met: u64,
     /// Jobs whose time has come.
     pub begun: u64,
+    /// Elements of arrays that began.
+    pub elements_begun: u64,
     /// Runs that failed by themselves and are tried again because the job says so.
     pub retried: u64,
     /// Jobs that waited for their first run longer than they may.
@@ -87,7 +89,10 @@ impl Counters {
         *self.refused.entry(kind).or_default() += 1;
     }
 
-    pub(crate) fn settle(&mut self, state: State) {
-        *self.settled.entry(state).or_default() += 1;
+    /// So many jobs have settled in this state.
+    pub(crate) fn settle(&mut self, state: State, count: u32) {
+        if count > 0 {
+            *self.settled.entry(state).or_default() += u64::from(count);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Who waits for whom: of each job that has not ended, the jobs that wait for its end.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::RangeInclusive;
 
 use shoal_protocol::ObjectId;
 
@@ -36,6 +37,12 @@ impl Dependents {
         if self.waiting.contains_key(&job) {
             self.ended.push_back((job, end()));
         }
+    }
+
+    /// All jobs within this range that somebody waits for have ended like this.
+    pub(crate) fn ended_within(&mut self, jobs: RangeInclusive<ObjectId>, end: impl Fn() -> Option<End>) {
+        let waited_for: Vec<ObjectId> = self.waiting.range(jobs).map(|(job, _)| *job).collect();
+        self.ended.extend(waited_for.into_iter().map(|job| (job, end())));
     }
 
     /// The next end that dependents have not heard of, with these dependents, oldest first.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use shoal_protocol::name::Labels;
 use shoal_protocol::object::function::{Function, Needs, RunLimits};
-use shoal_protocol::object::job::{After, JobPatch, Outcome, Payload, Progress, State, Terms};
+use shoal_protocol::object::job::{After, Array, JobPatch, Outcome, Payload, Progress, State, Terms};
 use shoal_protocol::object::project::Project;
 use shoal_protocol::object::worker::{Offer, WorkerPatch};
 use shoal_protocol::wire::peer::{Hint, RunOffer};
@@ -315,6 +315,8 @@ pub struct NewJob {
     pub labels: Labels,
     /// When it may run, in which order, and after which failures it is tried again.
     pub terms: Terms,
+    /// It stands for these elements. Their ids are minted with its own.
+    pub array: Option<Array>,
     /// The job that it repeats.
     pub rerun_of: Option<ObjectId>,
     /// Jobs of this home that it runs after. Of those that are not in memory the edge has seen that the principal may see

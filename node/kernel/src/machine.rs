@@ -1,5 +1,5 @@
 //! What each input does. The parts: [`submit`] takes jobs in, [`schedule`] hands them to workers and peers, [`runs`]
-//! follows a run to its end, [`waiting`] what waits before and between runs, [`dependencies`] what waits for others, [`attachment`] follows workers, [`peers`] what peers do beyond that, [`seek`] looks for more
+//! follows a run to its end, [`waiting`] what waits before and between runs, [`dependencies`] what waits for others, [`arrays`] jobs that stand for many, [`attachment`] follows workers, [`peers`] what peers do beyond that, [`seek`] looks for more
 //! of them, [`guests`] runs what other homes offer, [`homes`] talks with these homes, [`commands`] answers everything else.
 //!
 //! Invariant: a run is offered only after its epoch is written, in the same list of effects (`runs::offer`).
@@ -8,6 +8,7 @@
 //! Invariant: every job in memory is in exactly one place: the queue, beside it (held, or with a timer), or one worker's runs.
 //! Invariant: a run of another home is taken, and its ending reported, only after that is written (`guests`).
 
+mod arrays;
 mod attachment;
 mod commands;
 mod dependencies;
@@ -100,7 +101,7 @@ impl<F: Faults> Machine<F> {
     /// so when it attaches. [`Self::restore_guests`] follows. Afterwards the edges hand in what they know again: [`Input::Function`] and
     /// [`Input::Project`] for each that is there, [`Input::FunctionGone`] for each deleted one.
     pub fn restore(&mut self, now: Now, jobs: impl Iterator<Item = (Accepted, Standing)>, effects: &mut Vec<Effect>) {
-        let mut blocked = Vec::new();
+        let (mut blocked, mut arrays, mut stopped) = (Vec::new(), Vec::new(), Vec::new());
         for (accepted, standing) in jobs.filter(|(_, standing)| !standing.state.is_settled()) {
             let at = standing.attempts.last().map(|at| (at.worker, at.worker_name.clone(), at.node));
             let offered = standing.state == State::Offered;
@@ -127,10 +128,14 @@ impl<F: Faults> Machine<F> {
                 Some((worker, name, node)) => self.restore_run(now, id, worker, &name, node),
                 None => self.wait_as(now, id, state, retry_ms),
             }
-            if stopping && !offered {
-                self.settle_stopped(now, id, None, effects);
-            }
+            self.element_restored(id);
+            let array = self.jobs.get(id).is_some_and(|job| job.elements.is_some());
+            arrays.extend(array.then_some(id));
+            stopped.extend((stopping && !offered && !array).then_some(id));
         }
+        // Not before all elements are here: an array ends with the last of them.
+        stopped.into_iter().for_each(|id| self.settle_stopped(now, id, None, effects));
+        arrays.into_iter().for_each(|id| self.array_restored(now, id, effects));
         blocked.into_iter().for_each(|id| self.depend(id, effects));
         self.finish(now, effects);
     }
@@ -184,11 +189,11 @@ impl<F: Faults> Machine<F> {
 
     /// How many jobs wait and run, and what could run them.
     pub fn load(&self) -> Load {
-        let waiting = self.queue.waiting();
+        let placed = self.jobs.len().saturating_sub(self.queue.waiting());
         let attached = self.workers.own().filter(|worker| worker.attached());
         Load {
-            waiting: waiting as u64,
-            running: self.jobs.len().saturating_sub(waiting) as u64,
+            waiting: self.jobs.waiting_beyond(self.queue.waiting()),
+            running: placed as u64,
             guests: self.guests.placed() as u64,
             workers: attached.clone().map(|_| 1).sum(),
             slots: attached.map(|worker| worker.offer.slots).fold(0, u32::saturating_add),

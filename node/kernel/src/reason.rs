@@ -6,7 +6,7 @@ use shoal_protocol::object::function::Needs;
 use shoal_protocol::object::job::{Candidate, Reason, ReasonCode};
 use shoal_protocol::{ObjectId, WorkerId};
 
-use crate::jobs::Placed;
+use crate::jobs::{Job, Placed};
 use crate::placement::{Obstacle, examine};
 use crate::workers::{Worker, Workers};
 
@@ -48,6 +48,17 @@ fn summary(findings: &[(&Worker, Option<Obstacle<'_>>)], behind: bool) -> (Reaso
         let able = numbers(open().map(|(worker, _)| *worker));
         (ReasonCode::Busy, format!("the {able} that fit are busy"))
     }
+}
+
+/// Why no further element of an array begins.
+pub(crate) fn begun(array: &Job) -> Reason {
+    let elements = array.elements.as_deref().copied().unwrap_or_default();
+    let (under_way, left) = (elements.under_way(), array.accepted.size().saturating_sub(elements.begun));
+    let message = match left {
+        0 => format!("all of its elements have begun; {under_way} have not ended"),
+        _ => format!("{under_way} of its elements are under way, as many as may be at once; {left} have not begun"),
+    };
+    Reason { code: ReasonCode::Elements, message, candidates: Vec::new() }
 }
 
 /// How many workers and peers these are, in words.

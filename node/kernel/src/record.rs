@@ -4,6 +4,9 @@
 //! survive: a new epoch, an end. That a run has started or progressed is not journaled: the worker says it again. A job
 //! without a [`Standing`] stands as [`Accepted::standing`] says.
 //!
+//! An array is one job here; of an element that has begun there is a [`Standing`], what it was accepted with is its array's. The
+//! end of an array counts the elements that never began; the others have counted before.
+//!
 //! A *guest run*, a run of another home's job that this node has taken, is a [`GuestRun`], then a [`GuestEnd`] when it has
 //! ended, and is forgotten when its home has said that it may be. Guest runs are no part of this home's counts.
 
@@ -18,13 +21,17 @@ pub use shoal_protocol::record::{Accepted, Spec, Standing, VERSION};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Record {
-    /// A job was accepted. Counts one accepted.
+    /// A job was accepted. Counts one accepted, an array each of its elements.
     Accepted(Box<Accepted>),
     /// The same job with its input, which has come: another job's result. Counts nothing.
     Supplied(Box<Accepted>),
     /// Where a job stands from now on.
     Standing(ObjectId, Box<Standing>),
-    /// A settled job is forgotten. Counts one swept, and nothing when it is not there any more.
+    /// An element of an array has begun: where it stands. It is among those that have not ended from now on.
+    Began(ObjectId, Box<Standing>),
+    /// An element of an array has ended: where it stands, and where its array stands with that.
+    Ended(ObjectId, Box<Standing>, ObjectId, Box<Standing>),
+    /// A settled job is forgotten, an array with its elements. Counts one swept, of an array each element, and nothing when it is not there any more.
     Swept(ObjectId),
     /// A run of another home was taken. There is at most one of each job: one of an older epoch is gone before.
     GuestAccepted(Box<GuestRun>),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use shoal_client::Client;
 use shoal_protocol::ObjectId;
-use shoal_protocol::object::job::{Accepted, After, Ending, Job as JobObject, State};
+use shoal_protocol::object::job::{Accepted, After, Elements, Ending, Job as JobObject, State};
 
 use super::connect::Context;
 use super::failure::{Failure, INTERRUPTED};
@@ -27,6 +27,9 @@ pub(crate) enum Job {
         /// Only those with this name
         #[arg(long)]
         name: Option<String>,
+        /// The elements of this array that have begun
+        #[arg(long, value_name = "ARRAY", conflicts_with = "mesh")]
+        array: Option<ObjectId>,
         /// The jobs of all nodes, not only of the one that is asked
         #[arg(long)]
         mesh: bool,
@@ -102,10 +105,12 @@ fn parse_state(text: &str) -> Result<State, String> {
 
 pub(crate) async fn run(context: &Context, client: &Client, command: Job) -> Result<(), Failure> {
     match command {
-        Job::Ls { state, function, name, mesh, page } => {
+        Job::Ls { state, function, name, array, mesh, page } => {
             let state = state.map(|state| state.text().to_owned());
             let scope = mesh.then(|| "mesh".to_owned());
-            let filters = [("state", state), ("function", function), ("name", name), ("scope", scope)];
+            let array = array.map(|array| array.to_string());
+            let filters =
+                [("state", state), ("function", function), ("name", name), ("array", array), ("scope", scope)];
             let page = client.jobs(page.query(filters)).await?;
             if context.json {
                 return output::json(&page);
@@ -219,7 +224,7 @@ pub(crate) fn table(jobs: &[JobObject]) -> Table {
     for job in jobs {
         let run = job.usage.map(|usage| length(usage.run_us / 1000)).unwrap_or_default();
         let function = format!("{}@{}", job.function_name, job.version);
-        table.row([job.id.to_string(), job.state.text().into(), function, age(job.accepted_ms), run, about(job)]);
+        table.row([job.id_text(), job.state.text().into(), function, age(job.accepted_ms), run, about(job)]);
     }
     table
 }
@@ -241,7 +246,7 @@ fn show(job: &JobObject) -> String {
     let used =
         job.usage.map(|usage| format!("{} ms, {} at most", usage.run_us.div_ceil(1000), size(usage.memory_bytes)));
     let mut text = details(&[
-        ("job", job.id.to_string()),
+        ("job", job.id_text()),
         ("name", job.name.clone()),
         ("state", wait::state_text(job)),
         ("failure", job.failure.as_ref().map(|failure| failure.message.clone()).unwrap_or_default()),
@@ -250,6 +255,7 @@ fn show(job: &JobObject) -> String {
         ("arguments", job.args.join(" ")),
         ("labels", labels(&job.labels)),
         ("needs", needs(job)),
+        ("array", array(job)),
         ("priority", if job.priority == 0 { String::new() } else { job.priority.to_string() }),
         ("after", after(job)),
         ("repeats", job.rerun_of.map(|id| id.to_string()).unwrap_or_default()),
@@ -279,6 +285,25 @@ fn show(job: &JobObject) -> String {
         text.push_str(&format!("  run {} at {}: {}\n", attempt.epoch, output::safe(worker), output::safe(&ended)));
     }
     text
+}
+
+/// Which elements there are, and how far they are.
+fn array(job: &JobObject) -> String {
+    let (Some(array), Some(elements)) = (job.array, job.elements) else { return String::new() };
+    let Elements { succeeded, failed, cancelled, timed_out, expired, .. } = elements;
+    let waiting = array.size().saturating_sub(elements.begun);
+    let counts = [
+        (if job.state.is_settled() { 0 } else { waiting }, "waiting"),
+        (elements.under_way(), "under way"),
+        (succeeded, "succeeded"),
+        (failed, "failed"),
+        (cancelled, "cancelled"),
+        (timed_out, "timed out"),
+        (expired, "expired"),
+        (elements.cut, "never begun"),
+    ];
+    let counts = counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+    format!("{array}: {}; `shoal job ls --array {}` lists them", counts.collect::<Vec<_>>().join(", "), job.id)
 }
 
 fn after(job: &JobObject) -> String {

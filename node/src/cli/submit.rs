@@ -128,6 +128,7 @@ async fn prepare(client: &Client, command: Submit) -> Result<Job, Failure> {
         not_before_ms: command.terms.not_before_ms(),
         priority: command.terms.priority,
         retry: command.terms.retry(),
+        array: command.terms.array,
         after,
     })
 }

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use shoal_protocol::object::job::{Retry, RetryOn};
+use shoal_protocol::object::job::{Array, Retry, RetryOn};
 
 use crate::config::Length;
 
@@ -20,6 +20,10 @@ pub(crate) struct TermFlags {
     /// operators of the node
     #[arg(long, value_name = "N", allow_hyphen_values = true, default_value_t = 0)]
     pub(crate) priority: i8,
+    /// Submit an array: one job for each index of FIRST-LAST, at most N of them at once. Each is told its own in
+    /// SHOAL_ARRAY_INDEX; 0-99, 0-99%4, or 0-99:5 for every fifth
+    #[arg(long, value_name = "FIRST-LAST[:STEP][%N]")]
+    pub(crate) array: Option<Array>,
     /// A failure of its own after which the job is tried again: guest, trap, out_of_memory, blob_unavailable or
     /// timed_out; may be repeated
     #[arg(long, value_name = "FAILURE", value_parser = parse_failure)]

@@ -1,5 +1,6 @@
 //! How the kernel's records stand in the store, and how they are read back.
 
+mod arrays;
 mod guests;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use shoal_protocol::{BlobId, Kind, ObjectId, Problem, codec};
 use crate::logs::IsCurrent;
 use crate::store::{Mutation, Store, Table};
 
+pub(crate) use arrays::begun_before;
 pub(super) use guests::read_guests;
 pub(crate) use guests::{read_guest, read_guest_end};
 
@@ -131,44 +133,71 @@ pub(super) fn append(
 ) -> Result<(), Problem> {
     match record {
         Record::Accepted(accepted) => {
-            counts.accepted += 1;
+            counts.accepted += u64::from(accepted.size());
             rows.push(Mutation::put(Table::Open, key_of(accepted.id), Bytes::new()));
             put_accepted(&accepted, rows);
         }
         Record::Supplied(accepted) => put_accepted(&accepted, rows),
-        Record::Standing(id, standing) => {
-            let key = Bytes::from(key_of(id));
-            if standing.state.is_settled() {
-                counts.settled += 1;
-                rows.push(Mutation::delete(Table::Open, key.clone()));
-                for blob in standing.outcome.iter().flat_map(blobs_of) {
-                    let reference = reference_key(blob, Referrer::Job(id), &[]);
-                    rows.push(Mutation::put(Table::References, reference, Bytes::new()));
-                }
-                let short = short_keys(id, standing.outcome.iter().flat_map(made_by));
-                rows.extend(short.map(|key| Mutation::put(Table::Short, key, Bytes::new())));
-            }
-            rows.push(Mutation::put(Table::Standings, key, codec::encode(&*standing)));
+        Record::Standing(id, standing) => put_standing(id, &standing, counts, rows),
+        Record::Began(id, standing) => {
+            rows.push(Mutation::put(Table::Open, key_of(id), Bytes::new()));
+            put_standing(id, &standing, counts, rows);
         }
-        Record::Swept(id) => {
-            counts.swept += 1;
-            counts.settled = counts.settled.saturating_sub(1);
-            if let Some((accepted, standing)) = read_job(store, id)? {
-                let outcome = standing.iter().filter_map(|s| s.outcome.as_ref());
-                for blob in accepted.input.blob().into_iter().chain(outcome.clone().flat_map(blobs_of)) {
-                    rows.push(Mutation::delete(Table::References, reference_key(blob, Referrer::Job(id), &[])));
-                }
-                let short = short_keys(id, std::iter::once(&accepted.input).chain(outcome.flat_map(made_by)));
-                rows.extend(short.map(|key| Mutation::delete(Table::Short, key)));
-            }
-            rows.push(Mutation::delete(Table::Jobs, key_of(id)));
-            rows.push(Mutation::delete(Table::Standings, key_of(id)));
+        Record::Ended(element, standing, array, far) => {
+            put_standing(element, &standing, counts, rows);
+            put_standing(array, &far, counts, rows);
         }
+        Record::Swept(id) => sweep(id, store, counts, rows)?,
         Record::GuestAccepted(guest) => guests::accepted(&guest, rows),
         Record::GuestEnded(run, end) => guests::ended(run, &end, rows),
         Record::GuestGone(run) => guests::gone(store, run, rows)?,
     }
     Ok(())
+}
+
+/// The rows of where a job stands. Of an array that ends the elements count that never began.
+fn put_standing(id: ObjectId, standing: &Standing, counts: &mut Counts, rows: &mut Vec<Mutation>) {
+    let key = Bytes::from(key_of(id));
+    if standing.state.is_settled() {
+        counts.settled += standing.elements.map_or(1, |elements| u64::from(elements.cut));
+        rows.push(Mutation::delete(Table::Open, key.clone()));
+        for blob in standing.outcome.iter().flat_map(blobs_of) {
+            let reference = reference_key(blob, Referrer::Job(id), &[]);
+            rows.push(Mutation::put(Table::References, reference, Bytes::new()));
+        }
+        let short = short_keys(id, standing.outcome.iter().flat_map(made_by));
+        rows.extend(short.map(|key| Mutation::put(Table::Short, key, Bytes::new())));
+    }
+    rows.push(Mutation::put(Table::Standings, key, codec::encode(standing)));
+}
+
+/// Removes all rows of a job, and of the elements of an array.
+fn sweep(id: ObjectId, store: &Store, counts: &mut Counts, rows: &mut Vec<Mutation>) -> Result<(), Problem> {
+    let Some((accepted, standing)) = read_job(store, id)? else { return Ok(()) };
+    counts.swept += u64::from(accepted.size());
+    counts.settled = counts.settled.saturating_sub(u64::from(accepted.size()));
+    drop_outcome(id, standing.as_ref(), rows);
+    if accepted.is_array() {
+        arrays::sweep(store, &accepted, rows, |element, standing, rows| drop_outcome(element, Some(standing), rows))?;
+    }
+    if let Some(blob) = accepted.input.blob() {
+        rows.push(Mutation::delete(Table::References, reference_key(blob, Referrer::Job(id), &[])));
+    }
+    let short = short_keys(id, std::iter::once(&accepted.input));
+    rows.extend(short.map(|key| Mutation::delete(Table::Short, key)));
+    rows.push(Mutation::delete(Table::Jobs, key_of(id)));
+    rows.push(Mutation::delete(Table::Standings, key_of(id)));
+    Ok(())
+}
+
+/// Removes the rows by which what a job made is found and kept.
+fn drop_outcome(id: ObjectId, standing: Option<&Standing>, rows: &mut Vec<Mutation>) {
+    let outcome = standing.and_then(|standing| standing.outcome.as_ref());
+    for blob in outcome.into_iter().flat_map(blobs_of) {
+        rows.push(Mutation::delete(Table::References, reference_key(blob, Referrer::Job(id), &[])));
+    }
+    let short = short_keys(id, outcome.into_iter().flat_map(made_by));
+    rows.extend(short.map(|key| Mutation::delete(Table::Short, key)));
 }
 
 /// The rows of what was accepted, and of the input that it refers to.
@@ -200,13 +229,24 @@ pub(crate) fn job_counts(store: &Store, running: u64) -> Result<JobCounts, Probl
     Ok(JobCounts { accepted, waiting: open - running, running, settled, swept })
 }
 
-/// A job as it is durable: what was accepted, and where it stands if it ever left the queue.
+/// A job as it is durable: what was accepted, and where it stands if it ever left the queue. An element of an array that has not
+/// begun stands as its array.
 pub(crate) fn read_job(store: &Store, id: ObjectId) -> Result<Option<(Accepted, Option<Standing>)>, Problem> {
     let key = id.to_bytes();
-    let Some(accepted) = store.get(Table::Jobs, &key)? else { return Ok(None) };
-    let standing = store.get(Table::Standings, &key)?;
-    let standing = standing.map(|bytes| decode("job", &bytes)).transpose()?;
-    Ok(Some((decode("job", &accepted)?, standing)))
+    let standing = |key: &[u8]| {
+        let row = store.get(Table::Standings, key)?;
+        row.map(|bytes| decode::<Standing>("job", &bytes)).transpose()
+    };
+    if let Some(accepted) = store.get(Table::Jobs, &key)? {
+        return Ok(Some((decode("job", &accepted)?, standing(&key)?)));
+    }
+    let Some(array) = arrays::array_of(store, id)? else { return Ok(None) };
+    let Some(element) = array.element_of_id(id) else { return Ok(None) };
+    let own = match standing(&key)? {
+        Some(own) => own,
+        None => arrays::unbegun(&array, standing(&array.id.to_bytes())?),
+    };
+    Ok(Some((element, Some(own))))
 }
 
 /// Finds out whether a run is its job's current one and has not ended, as it is durable: an epoch is, before its run
@@ -220,6 +260,13 @@ pub(crate) fn current_runs(store: Store) -> IsCurrent {
         let standing = row.and_then(|row| decode::<Standing>("job", &row).ok());
         standing.is_some_and(|standing| standing.epoch == run.epoch && !standing.state.is_settled())
     })
+}
+
+/// The highest id of a job that this home has given, or set aside for the elements of an array.
+pub(super) fn newest(store: &Store) -> Result<Option<ObjectId>, Problem> {
+    let rows = store.scan(Table::Jobs, (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded), true, 1)?;
+    let newest = rows.first().map(|(_, row)| decode::<Accepted>("job", row)).transpose()?;
+    Ok(newest.map(|newest| newest.last_id()))
 }
 
 /// The jobs that have not settled, oldest first.

@@ -10,7 +10,7 @@ use shoal_protocol::limits::{INLINE_LEN_MAX, SUBMIT_BATCH_LEN_MAX, WAIT_MS_MAX};
 use shoal_protocol::name::{self, Labels};
 use shoal_protocol::object::Class;
 use shoal_protocol::object::job::{
-    Accepted, After, Input, Job, JobPatch, Payload, Receipt, State, Submission, Submit, Wait, When, check_after,
+    Accepted, After, Array, Input, Job, JobPatch, Payload, Receipt, State, Submission, Submit, Wait, When, check_after,
 };
 use shoal_protocol::{Kind, ObjectId, Problem};
 use tokio::time::Instant;
@@ -24,8 +24,10 @@ use crate::store::Table;
 
 /// Rows that one page of a filtered list may look at. Why 20,000: about 50 ms; the page then ends early, with a cursor.
 const ROWS_SCANNED_MAX: usize = 20_000;
+/// The filter by which the elements of an array are listed.
+const ARRAY: &str = "array";
 /// Rows that are read at once while a list is filtered.
-const SCAN_LEN: usize = 256;
+pub(super) const SCAN_LEN: usize = 256;
 
 /// What can be set of a job.
 #[derive(Serialize, Deserialize)]
@@ -93,6 +95,11 @@ impl Service {
         Ok(receipts)
     }
 
+    /// An id for a job, or for an array and its elements.
+    pub(super) fn mint(&self, array: Option<Array>) -> ObjectId {
+        array.map_or_else(|| self.0.runtime.mint(), |array| self.0.runtime.mint_array(array.last))
+    }
+
     async fn new_job(
         &self,
         caller: &Caller,
@@ -124,10 +131,15 @@ impl Service {
         };
         check_after(&after, input_of)?;
         for earlier in after.iter().map(|after| after.job).filter(|job| job.tag() == self.0.peers.node().tag()) {
-            self.job(caller, earlier, false).await?;
+            let job = self.job(caller, earlier, false).await?;
+            if job.elements.is_some() && input_of == Some(earlier) {
+                let detail =
+                    format!("job {earlier} is an array, which has no result: name one of its elements, as {earlier}_0");
+                return Err(Problem::new(Kind::InvalidField, detail));
+            }
         }
         Ok(NewJob {
-            id: self.0.runtime.mint(),
+            id: self.mint(submit.array),
             trace: caller.traceparent.map_or_else(trace_id, |traceparent| traceparent.trace_id()),
             traceparent: caller.traceparent,
             function,
@@ -140,6 +152,7 @@ impl Service {
             name: submit.name,
             labels: submit.labels,
             terms,
+            array: submit.array,
             rerun_of: None,
             after,
             input_of,
@@ -204,6 +217,10 @@ impl Service {
     pub(super) async fn delete_job(&self, caller: &Caller, object: &str, format: Format) -> Result<Answer, Problem> {
         let id = target::id(Class::Job, object)?;
         let job = self.job(caller, id, false).await?;
+        if let Some(array) = job.array_id.filter(|_| job.state.is_settled()) {
+            let detail = format!("an element is forgotten with its array, {array}");
+            return Err(Problem::new(Kind::Conflict, detail));
+        }
         if !job.state.is_settled() {
             let job = self.cancel(caller, id).await?;
             return Answer::object(202, format, &job);
@@ -238,17 +255,21 @@ impl Service {
         format: Format,
     ) -> Result<Answer, Problem> {
         caller.user()?;
-        page.only(&["state", "function", "name", "owner", everywhere::SCOPE])?;
+        page.only(&["state", "function", "name", "owner", ARRAY, everywhere::SCOPE])?;
         if let Some(other) = page.filter(everywhere::SCOPE).filter(|scope| *scope != everywhere::NODE) {
             let detail = format!("scope is {other:?}; it is node, this node's jobs, or mesh, those of all nodes");
             return Err(Problem::new(Kind::InvalidQuery, detail));
         }
         let filter = Filter::new(&page)?;
+        let array = page.filter(ARRAY).map(|array| self.array(caller, array)).transpose()?;
         let mut before = page.after()?;
         let mut shown: Vec<(String, Job)> = Vec::new();
         let mut scanned = 0;
         while shown.len() <= page.limit && scanned < ROWS_SCANNED_MAX {
-            let jobs = self.jobs_before(caller, before).await?;
+            let jobs = match &array {
+                Some(array) => self.elements_before(caller, array, before).await?,
+                None => self.jobs_before(caller, before).await?,
+            };
             let Some(last) = jobs.last() else { break };
             before = Some(last.id);
             scanned += jobs.len();
@@ -288,6 +309,12 @@ impl Service {
                 jobs.push(view::job(self.0.identity.node_id(), &accepted, &standing, false));
             }
         }
+        self.describe(caller, live, &mut jobs).await?;
+        Ok(jobs)
+    }
+
+    /// Puts what the kernel knows of the live ones in the place of what is written of them.
+    pub(super) async fn describe(&self, caller: &Caller, live: Vec<ObjectId>, jobs: &mut [Job]) -> Result<(), Problem> {
         if !live.is_empty()
             && let Reply::Jobs(described) = self.0.runtime.request(caller.principal, Command::Describe(live)).await?
         {
@@ -297,7 +324,7 @@ impl Service {
                 }
             }
         }
-        Ok(jobs)
+        Ok(())
     }
 
     /// The result of a job of this home that has one.

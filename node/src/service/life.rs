@@ -2,7 +2,7 @@
 
 use shoal_kernel::{Command, NewJob, Reply, Standing, rights};
 use shoal_protocol::object::Class;
-use shoal_protocol::object::job::{Accepted, Job, Receipt, Terms};
+use shoal_protocol::object::job::{Accepted, Array, Job, Receipt, Terms};
 use shoal_protocol::{Kind, ObjectId, Problem};
 
 use super::answer::{Answer, Format};
@@ -71,8 +71,11 @@ impl Service {
     /// The same job once more: now, and with no priority that the caller may not give.
     fn again(&self, caller: &Caller, job: shoal_kernel::Accepted) -> NewJob {
         let priority = if caller.principal.operator { job.terms.priority } else { job.terms.priority.min(0) };
+        // An element is run again as an array of its own, which has no other.
+        let one = |index| Array { first: index, last: index, step: 1, at_once: None };
+        let array = job.index.map(one).or(job.array);
         NewJob {
-            id: self.0.runtime.mint(),
+            id: self.mint(array),
             trace: caller.traceparent.map_or_else(trace_id, |traceparent| traceparent.trace_id()),
             traceparent: caller.traceparent,
             function: job.spec.function,
@@ -85,6 +88,7 @@ impl Service {
             name: job.name,
             labels: job.labels,
             terms: Terms { hold: false, not_before_ms: None, priority, retry: job.terms.retry },
+            array,
             rerun_of: Some(job.id),
             after: Vec::new(),
             input_of: None,

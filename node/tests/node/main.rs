@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 #![allow(unreachable_pub, reason = "the parts of one test")]
 
+mod arrays;
 mod bad_input;
 mod bench;
 mod commands;

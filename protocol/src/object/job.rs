@@ -1,9 +1,11 @@
 //! Jobs: what is submitted, what happens to it, what comes out.
 
+mod array;
 mod dependency;
 mod run;
 mod terms;
 
+pub use array::{Array, Elements};
 pub use dependency::{After, When, check_after};
 pub use run::{Attempt, Ending, Failure, FailureCode, Outcome, Progress, Usage};
 pub(crate) use terms::is_zero;
@@ -127,6 +129,9 @@ pub struct Submit {
     /// waits for ever. Above 0 is for operators of the node.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub priority: i8,
+    /// It stands for many jobs, each with an index: `0-9999%50` are 10,000, at most 50 of them at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub array: Option<Array>,
     /// After which failures it is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
@@ -299,6 +304,8 @@ pub enum ReasonCode {
     Recovering,
     /// A worker has it and has not yet said that it runs.
     Starting,
+    /// An array: as many of its elements as may be under way at once are, or all that are left.
+    Elements,
     /// Its function is unknown here or was deleted.
     FunctionGone,
     /// The worker does not take new jobs.
@@ -396,6 +403,18 @@ pub struct Job {
     /// After which failures it is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
+    /// Of an array, and of each of its elements: which there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub array: Option<Array>,
+    /// Of an array: how far it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elements: Option<Elements>,
+    /// Of an element of an array: its index. Its id is the array's, `_` and this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u32>,
+    /// Of an element: its array.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub array_id: Option<ObjectId>,
     /// The job that it repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rerun_of: Option<ObjectId>,
@@ -438,6 +457,16 @@ pub struct Job {
     /// The place in the submitter's trace, where the request said one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<Traceparent>,
+}
+
+impl Job {
+    /// The id as people read it: of an array's element the array's, `_` and its index.
+    pub fn id_text(&self) -> String {
+        match self.array_id.zip(self.index) {
+            Some((array, index)) => format!("{array}_{index}"),
+            None => self.id.to_string(),
+        }
+    }
 }
 
 /// What can be set of a job.

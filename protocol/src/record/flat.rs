@@ -11,7 +11,7 @@ use crate::Traceparent;
 use crate::id::{BlobId, ObjectId};
 use crate::name::Labels;
 use crate::object::function::{Grant, Needs, RunLimits};
-use crate::object::job::{After, Payload, Terms};
+use crate::object::job::{After, Array, Payload, Terms};
 
 /// The fields in the order in which they are written.
 #[derive(Serialize, Deserialize)]
@@ -39,6 +39,10 @@ struct Flat<'a> {
     labels: Cow<'a, Labels>,
     #[serde(default, skip_serializing_if = "Terms::is_usual")]
     terms: Cow<'a, Terms>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    array: Option<Array>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    index: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rerun_of: Option<ObjectId>,
     #[serde(default, skip_serializing_if = "after_none")]
@@ -73,6 +77,8 @@ impl Serialize for Accepted {
             name: Cow::Borrowed(&self.name),
             labels: Cow::Borrowed(&self.labels),
             terms: Cow::Borrowed(&self.terms),
+            array: self.array,
+            index: self.index,
             rerun_of: self.rerun_of,
             after: Cow::Borrowed(&self.after),
             input_of: self.input_of,
@@ -109,6 +115,8 @@ impl<'de> Deserialize<'de> for Accepted {
             name: flat.name.into_owned(),
             labels: flat.labels.into_owned(),
             terms: flat.terms.into_owned(),
+            array: flat.array,
+            index: flat.index,
             rerun_of: flat.rerun_of,
             after: flat.after.into_owned(),
             input_of: flat.input_of,

@@ -311,6 +311,8 @@ mod tests {
             name: String::new(),
             labels: Labels::default(),
             terms: Default::default(),
+            array: None,
+            index: None,
             rerun_of: None,
             after: Vec::new(),
             input_of: None,

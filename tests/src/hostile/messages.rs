@@ -278,6 +278,8 @@ fn accepted() -> Accepted {
         name: String::new(),
         labels: Labels::default(),
         terms: Terms::default(),
+        array: None,
+        index: None,
         rerun_of: None,
         after: Vec::new(),
         input_of: None,

@@ -1,6 +1,7 @@
 //! What must always hold. Looked at in two places: when the kernel decides (against all that it has written before,
 //! durable or not), and when something leaves the node (against what is durable by then).
 
+pub(super) mod arrays;
 mod dependencies;
 mod guests;
 mod waiting;
@@ -124,7 +125,7 @@ impl Checks {
         let now_ms = now.mono_ms;
         for (id, (accepted, standing)) in self.emitted.iter().filter(|(_, (_, standing))| !standing.state.is_settled())
         {
-            total += 1;
+            total += self.stands_for(accepted);
             self.waits.due(now, accepted, standing)?;
             let Some(at) = standing.attempts.last().filter(|_| standing.state == State::Offered) else { continue };
             running += 1;
@@ -225,6 +226,7 @@ impl Checks {
             }
             Record::Swept(id) => {
                 self.emitted.remove(id);
+                self.emitted.retain(|_, (job, _)| job.array_id() != Some(*id));
                 Ok(())
             }
             Record::Supplied(accepted) => match self.emitted.get_mut(&accepted.id) {
@@ -234,6 +236,11 @@ impl Checks {
                 }
                 None => Err(("accepted, then anything else", format!("{} was never accepted", accepted.id))),
             },
+            Record::Began(id, standing) => self.begins(*id, standing),
+            Record::Ended(element, standing, array, far) => {
+                self.standing(*element, standing)?;
+                self.standing(*array, far)
+            }
             Record::Standing(id, standing) => self.standing(*id, standing),
             Record::GuestAccepted(_) | Record::GuestEnded(..) | Record::GuestGone(_) => self.guest_record(record),
         }
@@ -269,6 +276,7 @@ impl Checks {
         if let Some(now) = self.now {
             self.waits.changes(now, accepted, last, next)?;
         }
+        arrays::changes(accepted, last, next)?;
         self.ends.changes(accepted, next)?;
         *last = next.clone();
         Ok(())

@@ -6,7 +6,7 @@ use std::ops::Range;
 use shoal_kernel::faults::Faults;
 use shoal_kernel::{Command, NewJob, Principal, Reply, RequestId};
 use shoal_protocol::object::function::{Needs, RunLimits};
-use shoal_protocol::object::job::{After, JobPatch, Payload, Receipt, Retry, RetryOn, Terms, When};
+use shoal_protocol::object::job::{After, Array, JobPatch, Payload, Receipt, Retry, RetryOn, Terms, When};
 use shoal_protocol::{ObjectId, Problem};
 
 use super::Violation;
@@ -44,6 +44,8 @@ enum Patience {
     Total(u64),
     /// Once more after failures of its own, after a pause of so many milliseconds.
     Again(u64),
+    /// As so many jobs, of which so many may be under way at once.
+    Array(u32, Option<u32>),
     /// When this job has ended so; with its result as the input, or not.
     After(ObjectId, When, bool),
 }
@@ -146,7 +148,11 @@ fn drafts(random: &mut Random) -> Vec<Draft> {
             _ => Wants::WhatNobodyHas,
         };
         let patience = match random.within(0..100) {
-            0..70 => Patience::Usual,
+            0..66 => Patience::Usual,
+            66..70 => {
+                let at_once = random.within(0..5) as u32;
+                Patience::Array(random.within(1..9) as u32, (at_once > 0).then_some(at_once))
+            }
             70..75 => Patience::Held,
             75..80 => Patience::Later(random.within(100..90_000)),
             80..85 => Patience::Nice(-(random.within(0..101) as i8)),
@@ -166,7 +172,7 @@ fn drafts(random: &mut Random) -> Vec<Draft> {
 fn patience(patience: Patience, wall_ms: u64) -> (RunLimits, Terms) {
     let (mut limits, mut terms) = (RunLimits::default(), Terms::default());
     match patience {
-        Patience::Usual | Patience::After(..) => {}
+        Patience::Usual | Patience::Array(..) | Patience::After(..) => {}
         Patience::Held => terms.hold = true,
         Patience::Later(ms) => terms.not_before_ms = Some(wall_ms + ms),
         Patience::Nice(priority) => terms.priority = priority,
@@ -235,7 +241,15 @@ impl<F: Faults> World<F> {
     fn new_job(&mut self, draft: Draft) -> Option<NewJob> {
         let wall_ms = self.now().wall_ms;
         let function = self.functions.get(draft.behaviour)?.id;
-        let id = self.node.as_mut()?.ids.mint(wall_ms);
+        let array = match draft.patience {
+            Patience::Array(size, at_once) => Some(Array { first: 3, last: 2 + size, step: 1, at_once }),
+            _ => None,
+        };
+        let ids = &mut self.node.as_mut()?.ids;
+        let id = match array {
+            Some(array) => ids.mint_array(wall_ms, array.last),
+            None => ids.mint(wall_ms),
+        };
         let mut needs = Needs::default();
         match draft.wants {
             Wants::Nothing => {}
@@ -268,6 +282,7 @@ impl<F: Faults> World<F> {
             name: String::new(),
             labels: Default::default(),
             terms,
+            array,
             rerun_of: None,
             after,
             input_of,

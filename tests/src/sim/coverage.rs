@@ -22,6 +22,7 @@ pub const REQUIRED: &[&str] = &[
     "fault: worker sent away",
     "fault: worker slow",
     "jobs accepted",
+    "elements of arrays begun",
     "ends learned from the store",
     "jobs cancelled",
     "jobs held",
@@ -148,6 +149,7 @@ impl Coverage {
         self.add("jobs cancelled", counters.cancelled);
         self.add("jobs held", counters.held);
         self.add("jobs released", counters.released);
+        self.add("elements of arrays begun", counters.elements_begun);
         self.add("jobs that waited for others", counters.unblocked);
         self.add("jobs of which a dependency was never met", counters.never_met);
         self.add("jobs whose time has come", counters.begun);

@@ -6,6 +6,8 @@ use shoal_kernel::{Accepted, GuestEnd, GuestRun, Record, Standing};
 use shoal_protocol::ObjectId;
 use shoal_protocol::object::job::State;
 
+use super::checks::arrays::element;
+
 /// How many jobs there are, by what became of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Census {
@@ -69,7 +71,13 @@ impl Disk {
     /// Jobs by what became of them, counted one by one.
     pub fn census(&self) -> Census {
         let mut census = Census::default();
-        for (_, standing) in self.jobs.values() {
+        for (accepted, standing) in self.jobs.values() {
+            if accepted.is_array() {
+                let begun = self.jobs.values().filter(|(job, _)| job.array_id() == Some(accepted.id)).count() as u64;
+                let left = u64::from(accepted.size()).saturating_sub(begun);
+                *(if standing.state.is_settled() { &mut census.settled } else { &mut census.waiting }) += left;
+                continue;
+            }
             match standing.state {
                 State::Held | State::Blocked | State::Queued => census.waiting += 1,
                 State::Offered => census.running += 1,
@@ -88,7 +96,7 @@ impl Disk {
         match record {
             Record::Accepted(accepted) => {
                 let standing = accepted.standing();
-                self.accepted += 1;
+                self.accepted += u64::from(accepted.size());
                 let id = accepted.id;
                 if self.jobs.insert(id, (*accepted, standing)).is_some() {
                     return Err(format!("{id} was accepted twice"));
@@ -98,6 +106,19 @@ impl Disk {
                 Some((before, standing)) if !standing.state.is_settled() => *before = *accepted,
                 other => return Err(format!("{} got an input and stood as {other:?}", accepted.id)),
             },
+            Record::Began(id, standing) => {
+                let Some(accepted) = element(&self.jobs, id) else {
+                    return Err(format!("{id} began and is no element of an array that is here"));
+                };
+                self.epochs.insert(id, standing.epoch);
+                if self.jobs.insert(id, (accepted, *standing)).is_some() {
+                    return Err(format!("{id} began twice"));
+                }
+            }
+            Record::Ended(element, standing, array, far) => {
+                self.apply(Record::Standing(element, standing))?;
+                self.apply(Record::Standing(array, far))?;
+            }
             Record::Standing(id, standing) => {
                 let Some((_, current)) = self.jobs.get_mut(&id) else {
                     return Err(format!("{id} has a standing and was not accepted"));
@@ -112,8 +133,11 @@ impl Disk {
                 *current = *standing;
             }
             Record::Swept(id) => {
-                if let Some((_, standing)) = self.jobs.remove(&id) {
-                    self.swept += 1;
+                if let Some((accepted, standing)) = self.jobs.remove(&id) {
+                    self.swept += u64::from(accepted.size());
+                    if accepted.is_array() {
+                        self.jobs.retain(|_, (job, _)| job.array_id() != Some(id));
+                    }
                     if !standing.state.is_settled() {
                         return Err(format!("{id} was swept while it was {:?}", standing.state));
                     }

@@ -78,6 +78,8 @@ mutations! {
     kernel AnyEndWillDo = ANY_END_WILL_DO;
     /// Nobody tells dependents of an end.
     kernel DependentsUntold = DEPENDENTS_UNTOLD;
+    /// The end of an array's element is journaled without how far its array is.
+    kernel ElementUncounted = ELEMENT_UNCOUNTED;
     /// Runs of other homes are taken without being journaled.
     kernel GuestUnwritten = GUEST_UNWRITTEN;
     /// A run of another home gives way to any other epoch.

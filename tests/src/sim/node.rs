@@ -66,7 +66,8 @@ impl<F: Faults> World<F> {
         self.lives += 1;
         self.trace("node starts", &self.lives.clone());
         let restored: Vec<_> = self.disk.unsettled().cloned().collect();
-        let newest = self.disk.epochs.keys().chain(self.disk.jobs.keys()).max().copied();
+        let taken = self.disk.jobs.values().map(|(accepted, _)| accepted.last_id());
+        let newest = self.disk.epochs.keys().copied().chain(taken).max();
         let mut node = Node {
             kernel: Machine::new(config(self.setting.id)),
             life: self.lives,

@@ -65,6 +65,9 @@ impl<F: Faults> Machine<F> {
         if job.cancelled {
             return self.reply_job(now, id);
         }
+        if job.elements.is_some() {
+            return self.cancel_array(now, id, effects).ok_or_else(|| unknown_job(id));
+        }
         job.cancelled = true;
         let run = job.run();
         let Some(placed) = job.placed_mut() else {
@@ -191,6 +194,14 @@ impl<F: Faults> Machine<F> {
 
     /// A job in memory that they may change.
     pub(super) fn changeable(&mut self, principal: &Principal, id: ObjectId, what: &str) -> Result<&mut Job, Problem> {
+        if !self.jobs.contains(id)
+            && let Some(array) = self.jobs.array_ahead(id)
+        {
+            return Err(Problem::new(
+                Kind::Conflict,
+                format!("the element has not begun: {what} once it has, or its array, {}", array.id()),
+            ));
+        }
         let job = self.jobs.get_mut(id).ok_or_else(|| unknown_job(id))?;
         if !rights::may_change_job(principal, job.accepted.spec.owner) {
             return Err(rights::refusal(principal, what));
@@ -202,7 +213,7 @@ impl<F: Faults> Machine<F> {
         Ok(Reply::Job(Some(self.reply_view(now, id)?)))
     }
 
-    fn reply_view(&self, now: Now, id: ObjectId) -> Result<Box<View>, Problem> {
+    pub(super) fn reply_view(&self, now: Now, id: ObjectId) -> Result<Box<View>, Problem> {
         let job = self.jobs.get(id).ok_or_else(|| unknown_job(id))?;
         Ok(Box::new(self.view(now, job)))
     }
@@ -210,10 +221,14 @@ impl<F: Faults> Machine<F> {
     /// A job in memory, as its readers see it: without the bytes of its input, which the store has.
     fn view(&self, now: Now, job: &Job) -> View {
         let mut view = view::job(self.config.node, &job.accepted, &job.standing(), false);
+        if job.elements.as_ref().is_some_and(|elements| elements.under_way() > 0) {
+            view.state = State::Running;
+        }
         view.progress = job.placed().and_then(|placed| placed.progress.clone());
         view.reason = match &job.phase {
             Phase::Held => Some(reason::held()),
             Phase::Blocked => Some(reason::blocked(&job.unmet)),
+            Phase::Begun => Some(reason::begun(job)),
             Phase::Later { until_ms } => Some(reason::later(*until_ms, now.mono_ms)),
             Phase::Queued { .. } => {
                 let needs = &job.accepted.spec.needs;

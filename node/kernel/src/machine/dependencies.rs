@@ -18,7 +18,7 @@ impl<F: Faults> Machine<F> {
         let Some(job) = self.jobs.get(id) else { return };
         for &earlier in &job.unmet {
             self.dependents.insert(earlier, id);
-            if !self.jobs.contains(earlier) {
+            if !self.jobs.contains(earlier) && self.jobs.array_ahead(earlier).is_none() {
                 effects.push(Effect::Learn { job: earlier });
             }
         }

@@ -46,7 +46,12 @@ impl<F: Faults> Machine<F> {
         worker.take(id, &job.accepted.spec.needs);
         self.counters.offers += 1;
         if !F::EPOCH_UNWRITTEN {
-            effects.push(Effect::Write(Record::Standing(id, Box::new(job.standing()))));
+            let standing = Box::new(job.standing());
+            let begins = job.accepted.index.is_some() && job.epoch == 1;
+            effects.push(Effect::Write(match begins {
+                true => Record::Began(id, standing),
+                false => Record::Standing(id, standing),
+            }));
         }
         match node {
             Some(peer) => {
@@ -268,6 +273,9 @@ impl<F: Faults> Machine<F> {
 
     /// Ends a job whose function is gone.
     pub(super) fn settle_gone(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
+        if self.has_elements_under_way(id) {
+            return;
+        }
         let message = "its function was deleted before it ran".to_owned();
         let failure = Failure { code: FailureCode::FunctionGone, message };
         self.settle(now, id, State::Failed, Some(empty_outcome(Ending::Failed(failure))), effects);
@@ -296,16 +304,24 @@ impl<F: Faults> Machine<F> {
                 Some(End { state, output })
             });
         }
-        self.counters.settle(state);
-        let (accepted, standing) = job.settled(state, outcome, now.wall_ms);
+        let (accepted, mut standing) = job.settled(state, outcome, now.wall_ms);
+        if let Some(elements) = &mut standing.elements {
+            elements.cut = accepted.size().saturating_sub(elements.begun);
+            self.tell_of_cut(&accepted, elements.begun, state);
+        }
+        self.counters.settle(state, standing.elements.map_or(1, |elements| elements.cut));
+        let array = accepted.array_id();
         if F::SETTLED_STAYS {
             let mut again = crate::jobs::Job::new(accepted, standing.clone(), now.mono_ms);
             again.phase = Phase::Queued { since_ms: now.mono_ms };
             self.queue.insert(&again.accepted.spec.needs, again.rank());
             self.jobs.insert(again);
         }
-        effects.push(Effect::Write(Record::Standing(id, Box::new(standing))));
+        effects.push(Effect::Write(self.end_record(id, array, standing)));
         effects.push(Effect::Changed { job: id, settled: true });
+        if let Some(array) = array {
+            self.array_goes_on(now, array, effects);
+        }
     }
 
     /// A function was deleted: what waits to run it ends, what runs goes on, and is not tried again.

@@ -56,8 +56,10 @@ impl<F: Faults> Machine<F> {
             let id = rank.job();
             match self.find_place(now, id, shape, &claims) {
                 Some((worker, ahead)) => {
-                    self.counters.prefetched += u64::from(ahead);
-                    self.offer(now, id, worker, effects);
+                    if let Some(id) = self.next_to_run(now, id) {
+                        self.counters.prefetched += u64::from(ahead);
+                        self.offer(now, id, worker, effects);
+                    }
                     heads.extend(self.queue.head(shape).map(|next| Reverse((next, shape))));
                 }
                 None => self.claim(now, id, shape, &mut claims),

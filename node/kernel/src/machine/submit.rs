@@ -47,7 +47,7 @@ impl<F: Faults> Machine<F> {
                 let standing = accepted.standing();
                 let state = standing.state;
                 effects.push(Effect::Write(Record::Accepted(Box::new(accepted.clone()))));
-                self.counters.accepted += 1;
+                self.counters.accepted += u64::from(accepted.size());
                 self.counters.held += u64::from(state == State::Held);
                 self.take_in(now, Job::new(accepted, standing, now.mono_ms));
                 self.wait_as(now, id, state, None);
@@ -84,6 +84,7 @@ impl<F: Faults> Machine<F> {
         }
         check_texts(&job.name, &job.labels, &job.input, &job.args, &job.env)?;
         job.terms.check()?;
+        job.array.map_or(Ok(()), |array| array.check())?;
         self.check_after(principal, &job)?;
         rights::check_priority(principal, job.terms.priority)?;
         if job.terms.not_before_ms.is_some_and(|at_ms| at_ms > now.wall_ms.saturating_add(JOB_MS_MAX)) {
@@ -110,7 +111,8 @@ impl<F: Faults> Machine<F> {
                 );
                 return Err(Problem::new(Kind::InvalidField, detail));
             }
-            let unseen = self.jobs.get(earlier).is_some_and(|earlier| {
+            let known = self.jobs.get(earlier).or_else(|| self.jobs.array_ahead(earlier));
+            let unseen = known.is_some_and(|earlier| {
                 !rights::may_read_job(principal, earlier.accepted.spec.owner, earlier.accepted.spec.function_owner)
             });
             if unseen {
@@ -162,6 +164,8 @@ fn accept(now: Now, owner: ObjectId, function: &Function, job: NewJob) -> Result
         name: job.name,
         labels: job.labels,
         terms: job.terms,
+        array: job.array,
+        index: None,
         rerun_of: job.rerun_of,
         after: job.after,
         input_of: job.input_of,

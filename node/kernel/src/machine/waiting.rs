@@ -75,7 +75,8 @@ impl<F: Faults> Machine<F> {
     pub(super) fn enqueue(&mut self, now: Now, id: ObjectId) {
         let Some(job) = self.jobs.get_mut(id) else { return };
         job.phase = Phase::Queued { since_ms: now.mono_ms };
-        if let Some(queue_ms) = job.accepted.spec.limits.queue_ms.filter(|_| job.epoch == 0) {
+        let first = job.epoch == 0 && job.elements.as_ref().is_none_or(|elements| elements.begun == 0);
+        if let Some(queue_ms) = job.accepted.spec.limits.queue_ms.filter(|_| first) {
             let until_ms = now.mono_ms.saturating_add(left_ms(job.may_run_since_ms(), queue_ms, now));
             job.queue_until_ms = Some(until_ms);
             self.timers.set(until_ms, Timer::QueueLimit(id));
@@ -92,7 +93,7 @@ impl<F: Faults> Machine<F> {
     }
 
     /// Lets a job wait beside the queue.
-    fn set_aside(&mut self, id: ObjectId, phase: Phase) {
+    pub(super) fn set_aside(&mut self, id: ObjectId, phase: Phase) {
         let Some(job) = self.jobs.get_mut(id) else { return };
         self.queue.reserve(&job.accepted.spec.needs);
         job.phase = phase;
@@ -104,7 +105,7 @@ impl<F: Faults> Machine<F> {
         match job.phase {
             Phase::Placed(_) => {}
             Phase::Queued { .. } => self.queue.remove(&job.accepted.spec.needs, job.rank()),
-            Phase::Held | Phase::Blocked => self.queue.give_back(&job.accepted.spec.needs),
+            Phase::Held | Phase::Blocked | Phase::Begun => self.queue.give_back(&job.accepted.spec.needs),
             Phase::Later { until_ms } | Phase::Backoff { until_ms, .. } => {
                 self.timers.remove(until_ms, Timer::Backoff(id));
                 self.queue.give_back(&job.accepted.spec.needs);
@@ -124,7 +125,7 @@ impl<F: Faults> Machine<F> {
                 job.ready_ms = Some(now.wall_ms);
             }
             Phase::Backoff { .. } => {}
-            Phase::Held | Phase::Blocked | Phase::Queued { .. } | Phase::Placed(_) => return,
+            Phase::Held | Phase::Blocked | Phase::Begun | Phase::Queued { .. } | Phase::Placed(_) => return,
         }
         self.take_out(id);
         self.enqueue(now, id);
@@ -146,7 +147,7 @@ impl<F: Faults> Machine<F> {
                 let detail = "the job is handed over already: it can be cancelled, but not held";
                 return Err(Problem::new(Kind::Conflict, detail));
             }
-            Phase::Blocked | Phase::Later { .. } | Phase::Queued { .. } | Phase::Backoff { .. } => {}
+            Phase::Blocked | Phase::Begun | Phase::Later { .. } | Phase::Queued { .. } | Phase::Backoff { .. } => {}
         }
         self.take_out(id);
         self.set_aside(id, Phase::Held);
@@ -216,6 +217,9 @@ impl<F: Faults> Machine<F> {
         }
         self.counters.total_limits += 1;
         job.out_of_time = true;
+        if job.elements.as_ref().is_some_and(|elements| elements.begun > 0) {
+            return self.stop_array(now, id, effects);
+        }
         let (run, failure) = (job.run(), out_of_time(job));
         let Some(placed) = job.placed_mut() else { return self.expire(now, id, failure, effects) };
         placed.cancel_ms = Some(now.mono_ms);
@@ -237,6 +241,9 @@ impl<F: Faults> Machine<F> {
         outcome: Option<Outcome>,
         effects: &mut Vec<Effect>,
     ) {
+        if self.has_elements_under_way(id) {
+            return;
+        }
         let Some(job) = self.jobs.get(id) else { return };
         if job.cancelled {
             return self.settle(now, id, State::Cancelled, outcome, effects);

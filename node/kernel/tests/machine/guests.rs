@@ -47,6 +47,8 @@ pub(crate) fn accepted(job: ObjectId) -> Accepted {
         name: String::new(),
         labels: Default::default(),
         terms: Default::default(),
+        array: None,
+        index: None,
         rerun_of: None,
         after: Vec::new(),
         input_of: None,

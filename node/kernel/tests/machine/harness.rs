@@ -74,6 +74,7 @@ pub(crate) fn new_job(n: u64) -> NewJob {
         name: String::new(),
         labels: Default::default(),
         terms: Default::default(),
+        array: None,
         rerun_of: None,
         after: Vec::new(),
         input_of: None,
@@ -176,6 +177,16 @@ impl Node {
                 }
                 Record::Supplied(accepted) => self.jobs.get_mut(&accepted.id).unwrap().0 = (**accepted).clone(),
                 Record::Standing(job, standing) => self.jobs.get_mut(job).unwrap().1 = (**standing).clone(),
+                Record::Began(element, standing) => {
+                    let mut arrays = self.jobs.values().rev().filter(|(job, _)| job.is_array());
+                    let accepted = arrays.find_map(|(array, _)| array.element_of_id(*element)).expect("its array");
+                    let before = self.jobs.insert(*element, (accepted, (**standing).clone()));
+                    assert!(before.is_none(), "it begins once");
+                }
+                Record::Ended(element, standing, array, far) => {
+                    self.jobs.get_mut(element).unwrap().1 = (**standing).clone();
+                    self.jobs.get_mut(array).unwrap().1 = (**far).clone();
+                }
                 Record::Swept(job) => {
                     self.jobs.remove(job);
                 }
@@ -293,7 +304,10 @@ impl Node {
 
     /// What a job waits and runs must add up to what was accepted and has not ended.
     pub(crate) fn assert_conserved(&self) {
-        let unsettled = self.jobs.values().filter(|(_, standing)| !standing.state.is_settled()).count() as u64;
+        let begun = |array| self.jobs.values().filter(|(job, _)| job.array_id() == Some(array)).count() as u64;
+        let open = self.jobs.values().filter(|(_, standing)| !standing.state.is_settled());
+        let unsettled: u64 =
+            open.map(|(job, _)| if job.is_array() { u64::from(job.size()) - begun(job.id) } else { 1 }).sum();
         let load = self.kernel.load();
         assert_eq!(load.waiting + load.running, unsettled);
         let placed = self.jobs.values().filter(|(_, standing)| standing.state == State::Offered).count() as u64;

@@ -33,6 +33,8 @@ pub enum FailureCode {
     TotalLimit,
     /// A job that it waited for has ended otherwise than it must.
     Dependency,
+    /// Not all elements of an array have succeeded.
+    Elements,
 }
 
 impl FailureCode {

@@ -1,0 +1,60 @@
+//! What must hold of arrays: no more elements at once than may be, none begins twice, and all of them are counted.
+
+use std::collections::BTreeMap;
+
+use shoal_kernel::{Accepted, Standing};
+use shoal_protocol::ObjectId;
+
+use super::{Broken, Checks};
+
+impl Checks {
+    /// An element of an array has begun.
+    pub(super) fn begins(&mut self, id: ObjectId, standing: &Standing) -> Result<(), Broken> {
+        let Some(accepted) = element(&self.emitted, id) else {
+            return Err(("an element has an array", format!("{id} began")));
+        };
+        let array = accepted.array_id();
+        let at_once = accepted.array.and_then(|array| array.at_once).unwrap_or(u32::MAX);
+        if self.emitted.insert(id, (accepted, standing.clone())).is_some() {
+            return Err(("an element begins once", format!("{id}")));
+        }
+        let under_way = self
+            .emitted
+            .values()
+            .filter(|(job, standing)| job.array_id() == array && array.is_some() && !standing.state.is_settled());
+        let under_way = under_way.count();
+        if under_way > at_once as usize {
+            return Err(("no more elements at once than may be", format!("{id}: {under_way}, at most {at_once}")));
+        }
+        Ok(())
+    }
+
+    /// For how many unsettled jobs one of the journal stands: an array for its elements that have not begun.
+    pub(super) fn stands_for(&self, accepted: &Accepted) -> u64 {
+        if !accepted.is_array() {
+            return 1;
+        }
+        let begun = self.emitted.values().filter(|(job, _)| job.array_id() == Some(accepted.id)).count() as u64;
+        u64::from(accepted.size()).saturating_sub(begun)
+    }
+}
+
+/// What an element of an array was accepted with; none: there is no array with such an element.
+pub(in crate::sim) fn element(jobs: &BTreeMap<ObjectId, (Accepted, Standing)>, id: ObjectId) -> Option<Accepted> {
+    let (_, (near, _)) = jobs.range(..=id).next_back()?;
+    let array = near.array_id().unwrap_or(near.id);
+    jobs.get(&array)?.0.element_of_id(id)
+}
+
+/// An array stands otherwise.
+pub(super) fn changes(accepted: &Accepted, last: &Standing, next: &Standing) -> Result<(), Broken> {
+    let (Some(before), Some(after)) = (last.elements, next.elements) else { return Ok(()) };
+    if after.begun < before.begun || after.ended() < before.ended() {
+        return Err(("an array goes on", format!("{}: from {before:?} to {after:?}", accepted.id)));
+    }
+    let all = after.under_way() == 0 && after.begun + after.cut == accepted.size();
+    if next.state.is_settled() && !all {
+        return Err(("an array ends with its last element", format!("{}: {after:?}", accepted.id)));
+    }
+    Ok(())
+}
