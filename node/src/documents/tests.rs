@@ -57,9 +57,7 @@ impl Person {
     }
 
     pub(crate) async fn found(&self, documents: &Documents, name: &str) {
-        let operations = vec![wanted::name(name), wanted::key(&self.key.public(), "laptop")];
-        let founding = self.wanted(self.user, DocumentClass::User, operations);
-        documents.sign(founding, self.key.clone()).await.unwrap();
+        documents.sign(founding(self, name), self.key.clone()).await.unwrap();
     }
 
     pub(crate) async fn function(&mut self, documents: &Documents, name: &str) -> ObjectId {
@@ -74,6 +72,12 @@ impl Person {
         let change = self.wanted(function, DocumentClass::Function, vec![wanted::name(name)]);
         documents.sign(change, self.key.clone()).await.unwrap();
     }
+}
+
+/// The first change of somebody's own document.
+pub(crate) fn founding(person: &Person, name: &str) -> Wanted {
+    let operations = vec![wanted::name(name), wanted::key(&person.key.public(), "laptop")];
+    person.wanted(person.user, DocumentClass::User, operations)
 }
 
 /// All that a node holds, in the order of its journal.
@@ -134,8 +138,7 @@ async fn what_no_honest_node_passes_on_is_refused_and_leaves_no_trace() {
     let folder = tempfile::tempdir().unwrap();
     let library = Library::open(folder.path());
     let ada = Person::new(1);
-    let operations = vec![wanted::name("ada"), wanted::key(&ada.key.public(), "laptop")];
-    let change = library.documents.prepare(ada.wanted(ada.user, DocumentClass::User, operations)).await.unwrap();
+    let change = library.documents.prepare(founding(&ada, "ada")).await.unwrap();
     let signed = SignedItem::from(change.sign(&ada.key));
     let forged = SignedItem::from(change.sign(&SecretKey::from_bytes([9; 32])));
     let foreign = Change { mesh: PublicKey([7; 32]), ..change.clone() }.sign(&ada.key).into();
