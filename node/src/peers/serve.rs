@@ -49,6 +49,8 @@ const HIGHER_WAITS: Duration = Duration::from_secs(1);
 /// Sessions beyond the view: of nodes that have us in theirs, or that a search has found. Why 64: a node that all others
 /// join by is in the view of many.
 const SESSIONS_BEYOND_VIEW: usize = 64;
+/// Why a peer is kept out that opens more.
+pub(super) const TOO_MANY_STREAMS: &str = "it opens too many streams";
 /// What peers say on control streams, in messages. Why 6,000 a second: a run takes three, so that one peer may end 2,000 of
 /// them a second; twice that at once, since what waited for a connection comes at once.
 const MESSAGES_PER_SECOND: u32 = 6_000;
@@ -86,7 +88,8 @@ pub(crate) struct Parts {
 /// How fast peers may speak.
 pub(super) struct Rates {
     pub(super) messages: Rate,
-    streams: Rate,
+    /// Over the mesh and by direct paths together.
+    pub(super) streams: Rate,
 }
 
 impl Default for Rates {
@@ -369,7 +372,7 @@ impl Server {
         let Inbound { from, lane, stream } = inbound;
         let cost = if lane == Lane::Peer { SESSION_COST } else { 1 };
         if !self.peers.rates().streams.spend(from, cost, Instant::now()) {
-            return self.peers.mesh().block(from, "it opens too many streams");
+            return self.peers.mesh().block(from, TOO_MANY_STREAMS);
         }
         let parts = self.parts.clone();
         let peers = self.peers.clone();
