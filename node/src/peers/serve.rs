@@ -238,7 +238,7 @@ impl Server {
                 },
                 Some(inbound) = inbox.streams.recv() => self.take(inbound),
                 Some(node) = reached.recv() => {
-                    if !self.sessions.contains_key(&node) {
+                    if !self.sessions.contains_key(&node) && self.has_room(node) {
                         self.open(node);
                     }
                 }
@@ -308,6 +308,11 @@ impl Server {
     fn begin(
         &mut self,
         node: NodeId,
+    /// Whether this node may get a session.
+    fn has_room(&self, node: NodeId) -> bool {
+        self.sessions.len() < self.sessions_max || self.neighbours.contains(&node)
+    }
+
         ours: bool,
         stream: impl Future<Output = Option<shoal_mesh::Stream>> + Send + 'static,
     ) {
@@ -328,7 +333,7 @@ impl Server {
                 stream = stream => stream,
             };
             if let Some(stream) = stream {
-                session::run(peers, parts, node, stream, end).await;
+                session::run(peers, parts, node, stream, ours, end).await;
             }
             Ended::Session(node, number, begun.elapsed())
         });
@@ -387,7 +392,7 @@ impl Server {
                     return;
                 }
                 // Whoever has us in their view is taken although they are not in ours, up to a bound: so each finds a place.
-                if self.sessions.len() < self.sessions_max || self.neighbours.contains(&from) {
+                if self.has_room(from) {
                     self.begin(from, false, std::future::ready(Some(stream)));
                 }
             }
