@@ -13,6 +13,7 @@ mod bytes;
 mod calls;
 mod direct;
 mod known;
+mod parts;
 mod places;
 mod provide;
 mod rates;
