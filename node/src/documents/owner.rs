@@ -137,7 +137,7 @@ impl Owner {
         }
     }
 
-    /// Takes a peer's changes. Those that wait for others count as taken: the peer is not to send them again.
+    /// Takes a peer's changes.
     async fn receive(&mut self, items: Vec<SignedItem>, origin: Origin) -> Result<Stored, Problem> {
         self.catch_up()?;
         let mut stored = Stored::default();
@@ -145,6 +145,7 @@ impl Owner {
         for item in items {
             match self.replica.apply(&SignedChange::from(item)) {
                 Ok(Applied { outcome: Outcome::Duplicate, .. }) => stored.idle += 1,
+                Ok(Applied { outcome: Outcome::HeldBack { .. }, .. }) => stored.held += 1,
                 Ok(applied) => {
                     stored.taken += 1;
                     batch.add(applied);
@@ -225,7 +226,6 @@ impl Owner {
     }
 }
 
-/// Whether an honest node may have such a change: there is no room for it here, or it is of a newer program.
 impl Rebuilt {
     /// Reads page after page: the rows after a key, in their order; none when all were read.
     fn read(mesh: PublicKey, pages: impl Fn(Option<&[u8]>) -> Result<ScannedRows, Problem>) -> Result<Self, Problem> {
@@ -259,6 +259,7 @@ impl Rebuilt {
     }
 }
 
+/// Whether an honest node may have such a change: there is no room for it here, or it is of a newer program.
 fn may_be_passed_on(refused: &Refused) -> bool {
     matches!(refused, Refused::Full { .. } | Refused::Equivocates { .. } | Refused::Version { .. })
 }

@@ -105,7 +105,7 @@ async fn a_batch_is_taken_once_and_in_any_order() {
     let mut feed = b.documents.accepted();
     let (last, earlier) = items.split_first().unwrap();
     let stored = b.documents.receive(vec![last.clone()], Origin::Gossip).await.unwrap();
-    assert_eq!(stored, Stored { taken: 1, ..Stored::default() }, "held back until the change before it comes");
+    assert_eq!(stored, Stored { held: 1, ..Stored::default() }, "held back until the change before it comes");
     assert!(b.documents.with_index(Index::is_empty) && feed.try_recv().is_err(), "nothing of it is durable yet");
     let stored = b.documents.receive(earlier.to_vec(), Origin::Sync).await.unwrap();
     assert_eq!(stored, Stored { taken: 2, ..Stored::default() });
@@ -146,7 +146,7 @@ async fn what_no_honest_node_passes_on_is_refused_and_leaves_no_trace() {
     let noise = SignedItem { bytes: b"noise".as_slice().into(), signature: signed.signature };
     let batch = vec![forged, foreign, noise, newer];
     let stored = library.documents.receive(batch, Origin::Sync).await.unwrap();
-    assert_eq!(stored, Stored { refused: 3, idle: 1, taken: 0 });
+    assert_eq!(stored, Stored { refused: 3, idle: 1, ..Stored::default() });
     assert!(library.documents.with_index(Index::is_empty));
     assert!(library.store.scan_prefix(Table::Changes, &[], None, 10).unwrap().is_empty());
     library.documents.apply(signed.into()).await.unwrap();

@@ -85,6 +85,7 @@ pub(super) async fn hear(peers: Peers, sets: Sets, gossiped: Gossiped) {
     let Gossiped { from, bytes, id } = gossiped;
     let verdict = match sets.judge(&bytes).await {
         Judgement::Accept => Verdict::Accept,
+        Judgement::Useless => Verdict::Useless,
         Judgement::Ignore => Verdict::Ignore,
         Judgement::Reject => Verdict::Reject,
     };
@@ -111,8 +112,8 @@ pub(super) async fn reconcile(peers: Peers, sets: Sets, mut news: watch::Receive
     let mut due = Due::default();
     let mut states = VecDeque::from([sets.digest()]);
     let mut sessions = tokio::task::JoinSet::new();
-    let mut look = tokio::time::interval(LOOK_EVERY);
     let mut with = HashMap::new();
+    let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -148,8 +149,8 @@ pub(super) async fn reconcile(peers: Peers, sets: Sets, mut news: watch::Receive
                     Came::TooLate
                 })
             });
-        }
             with.insert(task.id(), node);
+        }
     }
 }
 
@@ -184,7 +185,6 @@ async fn session(peers: &Peers, sets: &Sets, node: NodeId) -> Came {
             }
         }
     }
-}
     came(&reports)
 }
 
@@ -197,6 +197,7 @@ fn came(reports: &[Report]) -> Came {
     } else {
         Came::Nothing
     }
+}
 
 /// With whom a session is due. Pure.
 #[derive(Debug, Default)]
@@ -211,12 +212,12 @@ struct Neighbour {
     last: Option<Instant>,
     running: bool,
     wanted: bool,
-}
     /// The last session took too long.
     late: bool,
     /// Sessions in a row that have brought nothing, and when the next one may begin because both differ.
     fruitless: u32,
     rests_until: Option<Instant>,
+}
 
 impl Due {
     fn look(&mut self, me: NodeId, neighbours: &[NodeId], differ: &[NodeId], now: Instant) {
