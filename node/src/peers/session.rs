@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use shoal_kernel::Input;
+use shoal_kernel::{Command, Input, Principal, Reply};
 use shoal_mesh::Stream;
 use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{NodeId, ObjectId, Problem};
@@ -150,10 +150,20 @@ impl Session {
         loop {
             looks.tick().await;
             let is_neighbour = self.peers.mesh().peer(&self.peer).is_some_and(|peer| peer.neighbour);
-            let is_used = is_neighbour || !self.placed().is_empty() || !self.guests().is_empty();
+            let is_used = is_neighbour || self.has_runs().await;
             if idle.look(is_used, Instant::now()) {
                 return;
             }
+        }
+    }
+
+    /// Whether one of both has runs of the other's jobs, also such as have ended and are not settled.
+    async fn has_runs(&self) -> bool {
+        let nobody = Principal { user: None, operator: true };
+        match self.parts.runtime.request(nobody, Command::RunsWith(self.peer)).await {
+            Ok(Reply::Runs { placed, guests }) => !placed.is_empty() || !guests.is_empty(),
+            // That the kernel does not answer says nothing of the runs.
+            Ok(_) | Err(_) => true,
         }
     }
 
