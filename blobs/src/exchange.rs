@@ -26,6 +26,7 @@ mod queue;
 mod room;
 mod serve;
 mod sink;
+mod slots;
 mod stream;
 
 use std::io;
@@ -44,11 +45,17 @@ use crate::Error;
 pub const STALL: Duration = Duration::from_secs(10);
 /// How long a peer that is served may take nothing. Why longer than [`STALL`]: its disk may be busy with what it got.
 pub const SERVE_STALL: Duration = Duration::from_secs(30);
+/// How long a peer may be served in all. Why half an hour: one that takes something just before each [`SERVE_STALL`] ends
+/// would hold its place for days; what was fetched by then need not come again.
+pub const SERVE_TOTAL: Duration = Duration::from_secs(1_800);
 /// How long a provider is watched before it can be called slow.
 pub const SLOW_AFTER: Duration = Duration::from_secs(5);
 /// Bytes per second under which a provider is left, while there are others to try. Why 128 KiB: a tenth of a poor home
 /// connection; less than that is a peer in trouble.
 pub const RATE_MIN: u64 = 128 * 1024;
+/// Bytes per second under which a provider is left although there is nobody else to try. Why 16 KiB: an eighth of
+/// [`RATE_MIN`]; with less a long blob takes days, and holds its place as long.
+pub const RATE_FLOOR: u64 = 16 * 1024;
 /// How long to wait before a provider is asked again, times the attempts at it that brought nothing.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
@@ -65,6 +72,8 @@ pub struct FetchOptions {
     pub slow_after: Duration,
     /// Bytes per second under which it is left, while there are others to try. [`RATE_MIN`], unless said otherwise.
     pub rate_min: u64,
+    /// Bytes per second under which it is left in any case. [`RATE_FLOOR`], unless said otherwise.
+    pub rate_floor: u64,
     /// How long to wait before a provider is asked again. [`RETRY_PAUSE`], unless said otherwise.
     pub retry_pause: Duration,
 }
@@ -78,6 +87,7 @@ impl FetchOptions {
             stall: STALL,
             slow_after: SLOW_AFTER,
             rate_min: RATE_MIN,
+            rate_floor: RATE_FLOOR,
             retry_pause: RETRY_PAUSE,
         }
     }
@@ -139,11 +149,13 @@ fn last(trials: &[Trial]) -> String {
 pub struct ServeOptions {
     /// How long the peer may take for its request, and between two reads. [`SERVE_STALL`], unless said otherwise.
     pub stall: Duration,
+    /// How long all of it may take. [`SERVE_TOTAL`], unless said otherwise.
+    pub total: Duration,
 }
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        Self { stall: SERVE_STALL }
+        Self { stall: SERVE_STALL, total: SERVE_TOTAL }
     }
 }
 
@@ -175,6 +187,9 @@ pub enum ServeError {
     /// It sent no request, or took nothing, for as long as [`ServeOptions::stall`].
     #[error("the peer stalled")]
     Stalled,
+    /// It was not done within [`ServeOptions::total`].
+    #[error("the peer took too long")]
+    TooLong,
     /// The stream broke off: peers do that when they have enough.
     #[error("the stream broke off: {0}")]
     Cut(#[source] io::Error),

@@ -76,8 +76,11 @@ pub struct Held {
 /// What became of the items of one [`Step::Store`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stored {
-    /// New here: stored, or held back until others come.
+    /// New here, and stored.
     pub taken: usize,
+    /// New here by its own word: it waits, in memory only, for others that it depends on, and anybody can make up such
+    /// ones. An honest peer sends what they depend on first.
+    pub held: usize,
     /// Of no use, and no fault of the peer: known meanwhile, superseded, or there is no room.
     pub idle: usize,
     /// What no honest node would pass on: malformed, of another mesh, wrongly signed.
@@ -99,6 +102,8 @@ pub struct Report {
     pub sent: u64,
     /// Items that were received and taken.
     pub received: u64,
+    /// Items that were received and wait for others.
+    pub held: u64,
     /// Items that were received and of no use.
     pub idle: u64,
     /// Items that were received and refused.

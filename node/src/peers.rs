@@ -13,6 +13,7 @@ mod bytes;
 mod calls;
 mod direct;
 mod known;
+mod parts;
 mod places;
 mod provide;
 mod rates;
@@ -22,7 +23,6 @@ mod serve;
 mod session;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 
 use shoal_mesh::Mesh;
 use shoal_protocol::NodeId;
@@ -42,15 +42,15 @@ struct Inner {
     known: Known,
     direct: Option<DirectPaths>,
     metrics: Arc<Metrics>,
-    code_told: AtomicU32,
+    told: provide::Told,
     rates: serve::Rates,
 }
 
 impl Peers {
     /// Over a mesh that has been started, with the node's end of direct paths if it is to have one.
     pub(crate) fn new(mesh: Mesh, direct: Option<DirectPaths>, metrics: Arc<Metrics>) -> Self {
-        let (known, code_told, rates) = (Known::default(), AtomicU32::new(0), serve::Rates::default());
-        Self(Arc::new(Inner { mesh, known, direct, metrics, code_told, rates }))
+        let (known, told, rates) = (Known::default(), provide::Told::default(), serve::Rates::default());
+        Self(Arc::new(Inner { mesh, known, direct, metrics, told, rates }))
     }
 
     /// This node.

@@ -13,6 +13,8 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+use std::time::Instant;
+
 use shoal_crdt::reconcile::{Held, Index, Report, Session, Stored, Verdict};
 use shoal_protocol::change::SignedChange;
 use shoal_protocol::entry::SignedEntry;
@@ -97,7 +99,7 @@ impl Sets {
         mut stream: impl AsyncRead + AsyncWrite + Unpin + Send,
         set: SetKind,
     ) -> Result<Report, SyncError> {
-        if self.bulk.is_under_way() {
+        if self.bulk.is_under_way(Instant::now()) {
             // The peer may be gone: it is to lose nothing by this.
             drop(stream.shutdown().await);
             return Ok(self.busy(set));
@@ -118,7 +120,7 @@ impl Sets {
             // The session says what is wrong with it.
             return self.run(stream, SetKind::Changes, Start::Respond(open)).await;
         };
-        if self.bulk.is_under_way() {
+        if self.bulk.is_under_way(Instant::now()) {
             frames::write(&mut stream, &SyncMessage::Busy, SYNC_FRAME_LEN_MAX).await?;
             stream.shutdown().await.map_err(FrameError::from)?;
             return Ok(self.busy(set));

@@ -41,7 +41,7 @@ pub const SUBMIT_BATCH_LEN_MAX: usize = 1000;
 /// A JSON body of the HTTP API, in bytes: as a frame of the client protocol.
 pub const HTTP_BODY_LEN_MAX: usize = CLIENT_FRAME_LEN_MAX;
 
-/// A signed change, in bytes. Why 64 KiB: gossip refuses larger frames.
+/// A signed change, in bytes. Why 60 KiB: with its signature and what is around it it fits into [`GOSSIP_LEN_MAX`].
 pub const CHANGE_LEN_MAX: usize = 60 * 1024;
 
 /// Operations in one change. Why 256: every field of a document at once, several times.

@@ -1,6 +1,8 @@
 //! One node as a process. Dropped, it leaves neither node nor worker behind.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::{File, TryLockError};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -288,9 +290,15 @@ impl Node {
         Ok(())
     }
 
-    /// The worker's process, if one holds the lock and lives.
+    /// The worker's process, if one holds the lock and lives. The number in a lock that nobody holds may be that of any
+    /// process by now.
     pub fn worker(&self) -> Option<Pid> {
-        let text = std::fs::read_to_string(self.file("worker").join("lock")).ok()?;
+        let mut lock = File::open(self.file("worker").join("lock")).ok()?;
+        if !matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)) {
+            return None;
+        }
+        let mut text = String::new();
+        lock.read_to_string(&mut text).ok()?;
         let pid = Pid::from_raw(text.trim().parse().ok()?)?;
         test_kill_process(pid).is_ok().then_some(pid)
     }

@@ -226,7 +226,7 @@ impl Talk<'_> {
         }
     }
 
-    /// Leaves a provider that has been slow for a while, if there are others that may be faster.
+    /// Leaves a provider that has been slow for a while, if there are others that may be faster or it is all too slow.
     fn check_rate(&self, watched: &mut (u64, Duration)) -> Result<(), Ended> {
         let (moved, waited) = (self.moved - watched.0, self.waited - watched.1);
         if waited < self.job.options.slow_after {
@@ -234,7 +234,8 @@ impl Talk<'_> {
         }
         *watched = (self.moved, self.waited);
         let rate = rate(moved, waited);
-        if rate < self.job.options.rate_min && self.job.has_faster(self.place, rate) {
+        let options = &self.job.options;
+        if rate < options.rate_floor || (rate < options.rate_min && self.job.has_faster(self.place, rate)) {
             return Err(End::Slow { rate }.into());
         }
         Ok(())

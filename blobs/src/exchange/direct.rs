@@ -30,7 +30,7 @@ use self::links::Links;
 use super::{ServeError, ServeOptions, Served};
 use crate::Store;
 
-/// Connections from others at a time; further ones are refused. Why 64: twice the neighbours that a node has.
+/// Connections from others at a time; further ones are refused. Why 64: as many as a node has neighbours.
 pub const CONNECTIONS_MAX: usize = 64;
 /// Streams of one connection at a time; a peer that wants more waits. Why 16: each takes about 1 MiB here.
 pub const STREAMS_MAX: u32 = 16;

@@ -9,19 +9,18 @@ use std::task::{Context, Poll};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use shoal_protocol::BlobId;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::attempt::{Attempted, Ended, attempt};
 use super::queue::{Pick, Queue};
 use super::room::Room;
+use super::slots::Slots;
 use super::{End, FetchError, FetchOptions, Progress, Provider, Trial};
 use crate::store::held::{Turns, locked};
 use crate::{Error, Held, Store};
 
-/// Fetches that run at the same time; further ones wait. Why 32: each holds about 400 KiB of what comes in.
-const FETCHES_MAX: usize = 32;
 /// How often a fetch is taken up again after the store was reopened, or its parts were collected.
 const REOPENED_MAX: u32 = 3;
 
@@ -102,19 +101,13 @@ impl Store {
 }
 
 /// All fetches of a store.
+#[derive(Default)]
 pub(crate) struct Fetches {
     jobs: Mutex<HashMap<BlobId, Arc<Job>>>,
-    slots: Semaphore,
+    slots: Slots,
     /// Keeps a job that was cancelled and one that follows it apart.
     turns: Arc<Turns>,
     pub(super) room: Arc<Room>,
-}
-
-impl Default for Fetches {
-    fn default() -> Self {
-        let slots = Semaphore::new(FETCHES_MAX);
-        Self { jobs: Mutex::default(), slots, turns: Arc::default(), room: Arc::default() }
-    }
 }
 
 /// One blob being fetched.
@@ -218,13 +211,8 @@ async fn run(last: LastWord) {
     let fetches = &store.shared.fetches;
     // Not interrupted: the one before is on its way out.
     let _turn = fetches.turns.take(job.id).await;
-    let ready = async {
-        let slot = fetches.slots.acquire().await;
-        // Held from here to the end, so that no collection takes the parts between two attempts.
-        let claimed = store.claim(job.id).await;
-        (slot, claimed)
-    };
-    let Some((_slot, claimed)) = job.cancel.run_until_cancelled(ready).await else { return };
+    // Held from here to the end, so that no collection takes the parts between two attempts.
+    let Some(claimed) = job.cancel.run_until_cancelled(store.claim(job.id)).await else { return };
     let outcome = match claimed {
         Ok((engine, _hold, writing)) => {
             drop((engine, writing));
@@ -258,7 +246,9 @@ async fn work(store: &Store, job: &Arc<Job>) -> Option<Outcome> {
         };
         let pause = job.options.retry_pause * tries;
         job.cancel.run_until_cancelled(tokio::time::sleep(pause)).await?;
+        let slot = job.cancel.run_until_cancelled(store.shared.fetches.slots.take(provider.node())).await?;
         let Attempted { moved: now, waited, ended } = attempt(store, job, place, &provider).await;
+        drop(slot);
         moved += now;
         let end = match ended {
             Ended::Provider(end) => end,
@@ -281,7 +271,7 @@ async fn work(store: &Store, job: &Arc<Job>) -> Option<Outcome> {
 /// Whom to ask next. If nobody is left, nobody can join from here on.
 fn pick(store: &Store, job: &Arc<Job>) -> Option<Pick> {
     let mut jobs = locked(&store.shared.fetches.jobs);
-    let pick = locked(&job.queue).pick();
+    let pick = locked(&job.queue).pick(|node| store.shared.fetches.slots.has_room(node));
     if pick.is_none() {
         remove(&mut jobs, job);
     }

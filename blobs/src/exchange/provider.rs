@@ -83,7 +83,7 @@ pub enum End {
     Cut(String),
     /// Nothing came for as long as [`FetchOptions::stall`](super::FetchOptions::stall).
     Stalled,
-    /// It was left for one that may be faster.
+    /// It was left for one that may be faster, or because it was all too slow.
     Slow {
         /// What it came to, in bytes per second.
         rate: u64,

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use shoal_protocol::BlobId;
+use shoal_protocol::{BlobId, NodeId};
 
 use super::{End, FetchError, Provider, Trial};
 use crate::Error;
@@ -82,10 +82,14 @@ impl Queue {
         !candidate.out && candidate.tries < TRIES_MAX && candidate.claims.is_none_or(|len| len <= self.len_max)
     }
 
-    /// The next to ask: those not tried yet in order of preference, then the fastest. `None`: there is nobody left.
-    pub(super) fn pick(&self) -> Option<Pick> {
+    /// The next to ask: those not tried yet in order of preference, then the fastest. Where all that one provider may have
+    /// is under way already, others come first. `None`: there is nobody left.
+    pub(super) fn pick(&self, has_room: impl Fn(NodeId) -> bool) -> Option<Pick> {
         let all = self.candidates.iter().enumerate().filter(|(_, candidate)| self.eligible(candidate));
-        let first = all.min_by_key(|(place, c)| (c.tried, std::cmp::Reverse(c.rate), c.tries, *place));
+        let rank = |(place, c): &(usize, &Candidate)| {
+            (!has_room(c.provider.node()), c.tried, std::cmp::Reverse(c.rate), c.tries, *place)
+        };
+        let first = all.min_by_key(rank);
         first.map(|(place, c)| Pick { place, provider: c.provider.clone(), tries: c.tries })
     }
 
@@ -152,8 +156,6 @@ mod tests {
     use std::io;
     use std::time::Duration;
 
-    use shoal_protocol::NodeId;
-
     use super::*;
 
     fn provider(n: u8) -> Provider {
@@ -166,7 +168,7 @@ mod tests {
 
     /// Ends the attempt at the one whose turn it is, and says who that was.
     fn step(queue: &mut Queue, moved: u64, end: End) -> Option<u8> {
-        let pick = queue.pick()?;
+        let pick = queue.pick(|_| true)?;
         let node = pick.provider.node();
         queue.ended(pick.place, Trial { node, moved, waited: Duration::from_secs(1), end });
         node.0.first().copied()
@@ -200,6 +202,14 @@ mod tests {
     }
 
     #[test]
+    fn who_has_no_room_comes_last() {
+        let queue = queue(&[1, 2]);
+        let picked = |has_room: fn(NodeId) -> bool| queue.pick(has_room).map(|pick| pick.provider.node());
+        assert_eq!(picked(|node| node != NodeId([1; 32])), Some(NodeId([2; 32])));
+        assert_eq!(picked(|_| false), Some(NodeId([1; 32])), "then it is waited for");
+    }
+
+    #[test]
     fn progress_makes_up_for_failures() {
         let mut queue = queue(&[1]);
         for _ in 0..100 {
@@ -225,7 +235,7 @@ mod tests {
     fn another_caller_adds_providers_and_may_allow_more() {
         let mut queue = queue(&[1]);
         assert_eq!(step(&mut queue, 0, End::TooLarge { len: 2000 }), Some(1));
-        assert!(queue.pick().is_none());
+        assert!(queue.pick(|_| true).is_none());
         let failure = queue.failure(BlobId([0; 32]));
         assert!(matches!(failure, FetchError::TooLarge { len: 2000, len_max: 1000, .. }));
         queue.add(500, vec![provider(1), provider(2)]);

@@ -37,11 +37,20 @@ impl Store {
     /// to be read: who the peer is, and what it may see, the caller knows.
     ///
     /// The request has at most 4 KiB and asks for one blob, or for ranges of it; everything else is refused. Memory is
-    /// about 1 MiB. What the caller bounds: how many streams are served at a time, in all and for each peer, and how long
-    /// one may last in all; the future may be dropped at any point.
+    /// about 1 MiB, and the time that of [`ServeOptions`]. What the caller bounds: how many streams are served at a time, in
+    /// all and for each peer; the future may be dropped at any point.
     ///
     /// Works without [`Store::fetch`] at the other end as well: the protocol is that of iroh-blobs.
-    pub async fn serve<S, F, A>(&self, mut stream: S, allowed: F, options: &ServeOptions) -> Result<Served, ServeError>
+    pub async fn serve<S, F, A>(&self, stream: S, allowed: F, options: &ServeOptions) -> Result<Served, ServeError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin,
+        F: FnOnce(BlobId) -> A,
+        A: Future<Output = bool>,
+    {
+        timeout(options.total, self.answer(stream, allowed, options)).await.map_err(|_| ServeError::TooLong)?
+    }
+
+    async fn answer<S, F, A>(&self, mut stream: S, allowed: F, options: &ServeOptions) -> Result<Served, ServeError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin,
         F: FnOnce(BlobId) -> A,

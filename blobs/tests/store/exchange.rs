@@ -31,6 +31,8 @@ fn options() -> FetchOptions {
         stall: Duration::from_millis(300),
         slow_after: Duration::from_millis(100),
         retry_pause: Duration::from_millis(1),
+        // So soon nothing can be told of a machine that is busy.
+        rate_floor: 0,
         ..FetchOptions::new(u64::MAX)
     }
 }

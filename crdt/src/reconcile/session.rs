@@ -77,6 +77,7 @@ impl<F: Faults> Session<F> {
             peer_count: 0,
             sent: 0,
             received: 0,
+            held: 0,
             idle: 0,
             refused: 0,
             rounds: 0,

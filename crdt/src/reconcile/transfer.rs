@@ -9,8 +9,8 @@ use shoal_protocol::wire::sync::{
 use super::{Held, Index, Misbehaviour, READ_ITEMS_MAX, REFUSED_MAX, Report, SLACK, Step, Stored};
 use crate::faults::Faults;
 
-/// Items of no use for each of our own. Why 2: those that we know come once, and what is superseded here has something
-/// here that supersedes it.
+/// Items of no use for each of our own, and with them those that wait for others. Why 2: those that we know come once,
+/// and what is superseded here has something here that supersedes it; what waits does so for what is refused here.
 const IDLE_PER_ITEM: usize = 2;
 
 #[derive(Debug, Default)]
@@ -39,6 +39,7 @@ struct Incoming {
     /// For each batch that is not taken: how many of its items were known when it came. In the order of their coming.
     unstored: VecDeque<usize>,
     last_seen: bool,
+    held: usize,
     idle: usize,
     refused: usize,
 }
@@ -126,17 +127,20 @@ impl Transfer {
         steps: &mut Vec<Step>,
     ) -> Result<(), Misbehaviour> {
         let Some(known) = self.incoming.unstored.pop_front() else { return Ok(()) };
+        self.incoming.held += stored.held;
         self.incoming.idle += known + stored.idle;
         self.incoming.refused += stored.refused;
         report.received += stored.taken as u64;
+        report.held = self.incoming.held as u64;
         report.idle = self.incoming.idle as u64;
         report.refused = self.incoming.refused as u64;
         if self.incoming.refused > REFUSED_MAX {
             return Err(Misbehaviour::TooMany { what: "items that are refused", max: REFUSED_MAX });
         }
         let max = IDLE_PER_ITEM * index.len() + SLACK;
-        if self.incoming.idle > max {
-            return Err(Misbehaviour::TooMany { what: "items of no use", max });
+        if self.incoming.idle + self.incoming.held > max {
+            let what = if self.incoming.held > max { "items that wait for others" } else { "items of no use" };
+            return Err(Misbehaviour::TooMany { what, max });
         }
         steps.push(Step::Send(SyncMessage::Taken));
         Ok(())

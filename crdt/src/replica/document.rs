@@ -50,7 +50,8 @@ impl Document {
     }
 
     /// Refuses a change for which there is no room. Strangers have a room of their own, so that they cannot take the
-    /// owner's.
+    /// owner's. Who came first stays: what was accepted is durable, and others may follow it. So where a room is full two
+    /// replicas can differ in what it holds, until the history is cut.
     pub(super) fn check_room<'a>(
         &self,
         checked: &Checked,

@@ -281,9 +281,28 @@ fn sending_what_is_refused_is_cut_off() {
         session.stored(&node.index, Stored { refused: 8, ..Stored::default() }).unwrap();
     }
     session.receive(&node.index, stores(3)).unwrap();
-    let end = session.stored(&node.index, Stored { refused: 1, taken: 7, idle: 0 }).unwrap_err();
+    let end = session.stored(&node.index, Stored { refused: 1, taken: 7, ..Stored::default() }).unwrap_err();
     assert!(matches!(end, Misbehaviour::TooMany { what: "items that are refused", max: 16 }), "{end}");
     assert_eq!((session.report().refused, session.report().received), (17, 7));
+}
+
+/// What depends on something that nobody has costs its sender a signature, and is neither refused nor of use.
+#[test]
+fn sending_what_waits_for_others_for_ever_is_cut_off() {
+    let node = Plain::numbers(0..1000);
+    let mut session = transferring(&node);
+    let mut sent = 0;
+    let end = loop {
+        let unknown = (0..100).map(|n| item(5_000_000 + sent + n, 40)).collect();
+        sent += 100;
+        session.receive(&node.index, batch(unknown)).unwrap();
+        match session.stored(&node.index, Stored { held: 100, ..Stored::default() }) {
+            Ok(steps) => assert_eq!(steps, [Step::Send(SyncMessage::Taken)]),
+            Err(misbehaviour) => break misbehaviour,
+        }
+    };
+    assert!(matches!(end, Misbehaviour::TooMany { what: "items that wait for others", .. }), "{end}");
+    assert_eq!((sent, session.report().held, session.report().received), (6100, 6100, 0));
 }
 
 #[test]

@@ -106,7 +106,7 @@ impl Node for Registers {
     fn store(&mut self, items: Vec<SignedItem>) -> Stored {
         let count = items.len();
         let taken = items.into_iter().filter(|item| self.put(item.clone())).count();
-        Stored { taken, idle: count - taken, refused: 0 }
+        Stored { taken, idle: count - taken, ..Stored::default() }
     }
 }
 

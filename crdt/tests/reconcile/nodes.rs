@@ -79,7 +79,7 @@ impl Node for Plain {
     fn store(&mut self, items: Vec<SignedItem>) -> Stored {
         let count = items.len();
         let taken = items.into_iter().filter(|item| self.add(item.clone())).count();
-        Stored { taken, idle: count - taken, refused: 0 }
+        Stored { taken, idle: count - taken, ..Stored::default() }
     }
 }
 

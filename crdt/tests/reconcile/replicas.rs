@@ -46,7 +46,8 @@ impl Node for Documents {
         for item in items {
             match self.apply(&SignedChange::from(item)) {
                 Outcome::Duplicate => stored.idle += 1,
-                Outcome::Counted | Outcome::HeldBack { .. } | Outcome::DoesNotCount(_) => stored.taken += 1,
+                Outcome::HeldBack { .. } => stored.held += 1,
+                Outcome::Counted | Outcome::DoesNotCount(_) => stored.taken += 1,
             }
         }
         stored

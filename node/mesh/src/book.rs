@@ -47,6 +47,8 @@ pub(crate) struct Peer {
     pub(crate) neighbour: bool,
     /// Since when it is connected, or when it was last.
     pub(crate) since: Instant,
+    /// When it was last dialled because it was away.
+    pub(crate) redialled: Option<Instant>,
     /// The version of its program.
     pub(crate) version: String,
     /// Why it is kept out, and until when.
@@ -64,6 +66,7 @@ impl Peer {
             relays: false,
             neighbour: false,
             since: now,
+            redialled: None,
             version: String::new(),
             kept_out: None,
         }

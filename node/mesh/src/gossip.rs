@@ -4,9 +4,10 @@
 //! peer that floods with those would go unseen. Every message of a frame passes the data transform, which counts it.
 //! Changes are signed by their authors; gossip adds no signature of its own.
 
+mod flow;
 mod quiet;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,13 +27,9 @@ use libp2p::{Multiaddr, PeerId};
 use shoal_protocol::limits::GOSSIP_LEN_MAX;
 
 use crate::Verdict;
+use flow::{Flows, Frame};
 use quiet::Quiet;
 
-/// Messages that one peer may send in a second. Why 2,000: a busy mesh pushes hundreds of changes a second, and a peer
-/// each of them once. A slow node must see a flood too: what it cannot take in waits at the sender, and is not counted.
-const MESSAGES_PER_SECOND_MAX: u64 = 2_000;
-/// Seconds of a flood after which a peer is reported. Why 3: it is cut off within five, and a burst that long is none.
-const FLOOD_SECONDS_MAX: u32 = 3;
 /// Peers that a message is passed on to, and peers that are told each second which messages there are.
 const MESH_N: usize = 4;
 const LAZY: usize = 2;
@@ -49,10 +46,12 @@ pub struct GossipId {
 
 type Inner = gossipsub::Behaviour<Counting, WhitelistSubscriptionFilter>;
 
-/// What the transform and the behaviour around it share.
+/// What the transform and the behaviour around it share, for the frame that is being read.
 #[derive(Default)]
 struct Meter {
     messages: AtomicU64,
+    /// Of these, those that are none of ours, as far as they were looked at.
+    wrong: AtomicU64,
     /// While set every message is refused before it touches a cache.
     refuse: AtomicBool,
 }
@@ -66,8 +65,12 @@ pub(crate) struct Counting {
 impl DataTransform for Counting {
     fn inbound_transform(&self, raw: RawMessage) -> Result<Message, io::Error> {
         self.meter.messages.fetch_add(1, Ordering::Relaxed);
-        if self.meter.refuse.load(Ordering::Relaxed) || raw.topic != self.topic || raw.data.len() > GOSSIP_LEN_MAX {
+        if self.meter.refuse.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        if raw.topic != self.topic || raw.data.len() > GOSSIP_LEN_MAX {
+            self.meter.wrong.fetch_add(1, Ordering::Relaxed);
+            return Err(io::ErrorKind::InvalidData.into());
         }
         Ok(Message { source: raw.source, data: raw.data, sequence_number: raw.sequence_number, topic: raw.topic })
     }
@@ -77,20 +80,12 @@ impl DataTransform for Counting {
     }
 }
 
-/// The messages of one peer in the current second.
-struct Second {
-    begun: Instant,
-    messages: u64,
-    /// Seconds in a row with too many.
-    floods: u32,
-}
-
 /// gossipsub with a meter.
 pub(crate) struct Gossip {
     inner: Inner,
     topic: IdentTopic,
     meter: Arc<Meter>,
-    seconds: HashMap<PeerId, Second>,
+    flows: Flows,
     flooding: VecDeque<PeerId>,
 }
 
@@ -131,19 +126,24 @@ impl Gossip {
             Counting { meter: meter.clone(), topic: topic.hash() },
         )?;
         inner.subscribe(&topic)?;
-        Ok(Self { inner, topic, meter, seconds: HashMap::new(), flooding: VecDeque::new() })
+        Ok(Self { inner, topic, meter, flows: Flows::default(), flooding: VecDeque::new() })
     }
 
     /// Sends to everybody who listens. Whether anybody did.
     pub(crate) fn publish(&mut self, bytes: Vec<u8>) -> bool {
-        self.inner.publish(self.topic.clone(), bytes).is_ok()
+        let sent = self.inner.publish(self.topic.clone(), bytes).is_ok();
+        if sent {
+            self.flows.published();
+        }
+        sent
     }
 
     /// Says what became of a message; only an accepted one goes on to others.
     pub(crate) fn judge(&mut self, id: &GossipId, verdict: Verdict) {
+        self.flows.judged(&id.from, verdict);
         let acceptance = match verdict {
             Verdict::Accept => MessageAcceptance::Accept,
-            Verdict::Ignore => MessageAcceptance::Ignore,
+            Verdict::Useless | Verdict::Ignore => MessageAcceptance::Ignore,
             Verdict::Reject => MessageAcceptance::Reject,
         };
         self.inner.report_message_validation_result(&id.message, &id.from, acceptance);
@@ -152,28 +152,6 @@ impl Gossip {
     /// A peer that has flooded us for several seconds, to be kept out.
     pub(crate) fn flooding(&mut self) -> Option<PeerId> {
         self.flooding.pop_front()
-    }
-
-    /// Counts what a frame held. Whether the peer sends too much this second.
-    fn count(&mut self, peer: PeerId, now: Instant, messages: u64) {
-        let second = self.seconds.entry(peer).or_insert(Second { begun: now, messages: 0, floods: 0 });
-        second.messages = second.messages.saturating_add(messages);
-        if now.duration_since(second.begun) < Duration::from_secs(1) {
-            return;
-        }
-        second.floods = if second.messages > MESSAGES_PER_SECOND_MAX { second.floods + 1 } else { 0 };
-        if second.floods >= FLOOD_SECONDS_MAX {
-            self.flooding.push_back(peer);
-            second.floods = 0;
-        }
-        second.begun = now;
-        second.messages = 0;
-    }
-
-    fn is_over(&self, peer: &PeerId, now: Instant) -> bool {
-        self.seconds.get(peer).is_some_and(|second| {
-            now.duration_since(second.begun) < Duration::from_secs(1) && second.messages > MESSAGES_PER_SECOND_MAX
-        })
     }
 }
 
@@ -206,22 +184,28 @@ impl NetworkBehaviour for Gossip {
         if let FromSwarm::ConnectionClosed(closed) = &event
             && closed.remaining_established == 0
         {
-            self.seconds.remove(&closed.peer_id);
+            self.flows.gone(&closed.peer_id);
         }
         self.inner.on_swarm_event(event);
     }
 
     fn on_connection_handler_event(&mut self, peer: PeerId, id: ConnectionId, event: THandlerOutEvent<Self>) {
         let now = Instant::now();
-        self.meter.refuse.store(self.is_over(&peer, now), Ordering::Relaxed);
-        let before = self.meter.messages.load(Ordering::Relaxed);
+        let unread = self.flows.is_over(&peer, now);
+        self.meter.refuse.store(unread, Ordering::Relaxed);
         self.inner.on_connection_handler_event(peer, id, event);
-        let messages = self.meter.messages.load(Ordering::Relaxed).saturating_sub(before);
-        // A frame without a message counts as one: it costs as much to read.
-        self.count(peer, now, messages.max(1));
+        let messages = self.meter.messages.swap(0, Ordering::Relaxed);
+        let wrong = self.meter.wrong.swap(0, Ordering::Relaxed);
+        if self.flows.frame(peer, Frame { messages, wrong, unread }, now) {
+            self.flooding.push_back(peer);
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<gossipsub::Event, THandlerInEvent<Self>>> {
-        self.inner.poll(cx)
+        let polled = self.inner.poll(cx);
+        if let Poll::Ready(ToSwarm::GenerateEvent(gossipsub::Event::Message { propagation_source, .. })) = &polled {
+            self.flows.fresh(propagation_source);
+        }
+        polled
     }
 }

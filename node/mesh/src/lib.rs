@@ -102,7 +102,10 @@ pub struct Gossiped {
 pub enum Verdict {
     /// It goes on to other peers.
     Accept,
-    /// It does not, and nobody is to blame.
+    /// It does not, for it is of no use here, as it may be if it was on its way for long. Who sends too much, and most of it
+    /// is so, is to blame.
+    Useless,
+    /// It does not, and nobody is to blame: there was no time for it.
     Ignore,
     /// It does not, and whoever has sent it is to blame.
     Reject,

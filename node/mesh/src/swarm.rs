@@ -29,7 +29,7 @@ use crate::counters::count;
 use crate::gate::BLOCK;
 use crate::gossip::GossipId;
 use crate::outbox::{News, Outbox};
-use crate::peer_id::peer_id;
+use crate::peer_id::{node_id, peer_id};
 use crate::shared::Shared;
 use crate::{Event, Gossiped, Options, Verdict};
 
@@ -170,8 +170,18 @@ impl Driver {
         self.shared.book_mut().keep_out(&node, why, now + BLOCK);
     }
 
+    /// What floods with duplicates makes no event: floods are looked for from time to time.
+    fn cut_off_floods(&mut self) {
+        while let Some(peer) = self.swarm.behaviour_mut().gossip.flooding() {
+            if let Some(node) = node_id(&peer) {
+                self.block(node, "it floods gossip");
+            }
+        }
+    }
+
     /// What is due from time to time.
     fn look_after(&mut self, now: Instant) {
+        self.cut_off_floods();
         self.dial_later(now);
         self.look_after_view(now);
         self.look_after_joining(now);

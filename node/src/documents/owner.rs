@@ -1,12 +1,15 @@
 //! The thread that owns the replica.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use shoal_crdt::reconcile::{Index, Stored};
 use shoal_crdt::{Applied, Facts, Object, Outcome, Refused, Replica, Wanted};
-use shoal_protocol::change::SignedChange;
+use shoal_protocol::change::{Change, SignedChange};
 use shoal_protocol::key::{PublicKey, SecretKey};
 use shoal_protocol::wire::sync::SignedItem;
 use shoal_protocol::{BlobId, Kind, ObjectId, Problem, codec};
@@ -16,7 +19,7 @@ use tokio::sync::mpsc;
 use super::{Ask, Published};
 use crate::replication::Origin;
 use crate::runtime::{Referrer, reference_key};
-use crate::store::{Mutation, Store, Table};
+use crate::store::{Mutation, ScannedRows, Store, Table};
 
 /// Changes of one page while the store is read.
 const PAGE_LEN: usize = 1000;
@@ -28,6 +31,16 @@ pub(super) struct Owner {
     published: Published,
     /// The place of the next change in the order of arrival.
     arrival: u64,
+    /// The replica is ahead of the disk: nothing is taken before it is built anew from what is durable.
+    ahead: bool,
+}
+
+/// What the changes that are durable come to.
+struct Rebuilt {
+    replica: Replica,
+    arrival: u64,
+    index: Index,
+    changed: BTreeSet<ObjectId>,
 }
 
 /// What the replica has taken and the disk has not.
@@ -48,31 +61,26 @@ impl Batch {
 
 impl Owner {
     pub(super) fn open(mesh: PublicKey, store: Store, published: Published) -> Result<Self, Problem> {
-        let mut owner = Self { mesh, replica: Replica::new(mesh), store, published, arrival: 1 };
-        owner.rebuild()?;
+        let replica = Replica::new(mesh);
+        let mut owner = Self { mesh, replica, store, published, arrival: 1, ahead: true };
+        owner.catch_up()?;
         Ok(owner)
     }
 
-    /// Builds replica, index and directory from the changes that are durable.
-    fn rebuild(&mut self) -> Result<(), Problem> {
-        self.replica = Replica::new(self.mesh);
-        self.arrival = 1;
-        let mut index = Index::new();
-        let mut changed = BTreeSet::new();
-        let mut after: Option<Vec<u8>> = None;
-        loop {
-            let page = self.store.scan_prefix(Table::Changes, &[], after.as_deref(), PAGE_LEN)?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(last.to_vec());
-            for (key, row) in &page {
-                let place = <[u8; 8]>::try_from(key.as_ref()).map_or(self.arrival, u64::from_be_bytes);
-                self.arrival = place + 1;
-                match self.replay(place, row, &mut index) {
-                    Ok(applied) => changed.extend(applied.changed),
-                    Err(reason) => tracing::warn!(place, reason, "a stored change cannot be read; it is left out"),
-                }
-            }
+    /// Builds replica, index and directory anew where the replica is ahead of the disk. As long as the disk cannot be read
+    /// all stays as it was and whoever asks is refused; each ask tries it again.
+    fn catch_up(&mut self) -> Result<(), Problem> {
+        let store = self.store.clone();
+        self.catch_up_from(|after| store.scan_prefix(Table::Changes, &[], after, PAGE_LEN))
+    }
+
+    fn catch_up_from(&mut self, pages: impl Fn(Option<&[u8]>) -> Result<ScannedRows, Problem>) -> Result<(), Problem> {
+        if !self.ahead {
+            return Ok(());
         }
+        // Nothing is replaced before all of it was read: a replica of a part would write over the rows of the rest.
+        let Rebuilt { replica, arrival, index, changed } = Rebuilt::read(self.mesh, pages)?;
+        (self.replica, self.arrival, self.ahead) = (replica, arrival, false);
         *self.published.index.write().unwrap_or_else(PoisonError::into_inner) = index;
         let mut directory = self.published.directory.write().unwrap_or_else(PoisonError::into_inner);
         directory.clear();
@@ -82,25 +90,12 @@ impl Owner {
         Ok(())
     }
 
-    /// Takes a change from its row.
-    fn replay(&mut self, place: u64, row: &[u8], index: &mut Index) -> Result<Applied, String> {
-        let change: SignedChange = codec::decode(row).map_err(|error| error.to_string())?;
-        let applied = self.replica.apply(&change).map_err(|refused| refused.to_string())?;
-        // What it follows is in a damaged row: it comes back from peers, and then this change has a row behind that.
-        if !matches!(applied.outcome, Outcome::HeldBack { .. }) {
-            index.insert(place, change.hash().into());
-        }
-        Ok(applied)
-    }
-
     pub(super) fn run(mut self, runtime: &Handle, mut asks: mpsc::Receiver<Ask>) {
         while let Some(ask) = asks.blocking_recv() {
             // Whoever asked may have gone away.
             match ask {
                 Ask::Apply(change, answer) => drop(answer.send(runtime.block_on(self.apply(&change)))),
-                Ask::Prepare(wanted, answer) => {
-                    drop(answer.send(self.replica.prepare(*wanted).map_err(|error| Problem::from(&error))));
-                }
+                Ask::Prepare(wanted, answer) => drop(answer.send(self.prepare(*wanted))),
                 Ask::Sign(wanted, key, answer) => drop(answer.send(runtime.block_on(self.sign(*wanted, &key)))),
                 Ask::Receive(items, origin, answer) => {
                     drop(answer.send(runtime.block_on(self.receive(items, origin))));
@@ -109,13 +104,19 @@ impl Owner {
         }
     }
 
+    fn prepare(&mut self, wanted: Wanted) -> Result<Change, Problem> {
+        self.catch_up()?;
+        self.replica.prepare(wanted).map_err(|error| Problem::from(&error))
+    }
+
     async fn sign(&mut self, wanted: Wanted, key: &SecretKey) -> Result<(), Problem> {
-        let change = self.replica.prepare(wanted).map_err(|error| Problem::from(&error))?;
+        let change = self.prepare(wanted)?;
         self.apply(&change.sign(key)).await
     }
 
     /// Takes a client's change, which is to count now or is a problem.
     async fn apply(&mut self, change: &SignedChange) -> Result<(), Problem> {
+        self.catch_up()?;
         let applied = self.replica.apply(change).map_err(|refused| Problem::from(&refused))?;
         let outcome = applied.outcome.clone();
         let mut batch = Batch::default();
@@ -136,13 +137,15 @@ impl Owner {
         }
     }
 
-    /// Takes a peer's changes. Those that wait for others count as taken: the peer is not to send them again.
+    /// Takes a peer's changes.
     async fn receive(&mut self, items: Vec<SignedItem>, origin: Origin) -> Result<Stored, Problem> {
+        self.catch_up()?;
         let mut stored = Stored::default();
         let mut batch = Batch::default();
         for item in items {
             match self.replica.apply(&SignedChange::from(item)) {
                 Ok(Applied { outcome: Outcome::Duplicate, .. }) => stored.idle += 1,
+                Ok(Applied { outcome: Outcome::HeldBack { .. }, .. }) => stored.held += 1,
                 Ok(applied) => {
                     stored.taken += 1;
                     batch.add(applied);
@@ -164,8 +167,10 @@ impl Owner {
             return Ok(());
         }
         if let Err(problem) = self.store.commit(self.rows(&batch)).await {
-            // The replica is ahead of the disk: it begins anew from what is durable.
-            self.rebuild()?;
+            self.ahead = true;
+            if let Err(unread) = self.catch_up() {
+                tracing::warn!(%unread, "the changes cannot be read: until they can, users and functions cannot change");
+            }
             return Err(problem);
         }
         self.publish(batch, origin).await;
@@ -218,6 +223,39 @@ impl Owner {
                 kernel.input(input).await;
             }
         }
+    }
+}
+
+impl Rebuilt {
+    /// Reads page after page: the rows after a key, in their order; none when all were read.
+    fn read(mesh: PublicKey, pages: impl Fn(Option<&[u8]>) -> Result<ScannedRows, Problem>) -> Result<Self, Problem> {
+        let mut rebuilt =
+            Self { replica: Replica::new(mesh), arrival: 1, index: Index::new(), changed: BTreeSet::new() };
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = pages(after.as_deref())?;
+            let Some((last, _)) = page.last() else { return Ok(rebuilt) };
+            after = Some(last.to_vec());
+            for (key, row) in &page {
+                let place = <[u8; 8]>::try_from(key.as_ref()).map_or(rebuilt.arrival, u64::from_be_bytes);
+                rebuilt.arrival = place + 1;
+                if let Err(reason) = rebuilt.replay(place, row) {
+                    tracing::warn!(place, reason, "a stored change cannot be read; it is left out");
+                }
+            }
+        }
+    }
+
+    /// Takes a change from its row.
+    fn replay(&mut self, place: u64, row: &[u8]) -> Result<(), String> {
+        let change: SignedChange = codec::decode(row).map_err(|error| error.to_string())?;
+        let applied = self.replica.apply(&change).map_err(|refused| refused.to_string())?;
+        // What it follows is in a damaged row: it comes back from peers, and then this change has a row behind that.
+        if !matches!(applied.outcome, Outcome::HeldBack { .. }) {
+            self.index.insert(place, change.hash().into());
+        }
+        self.changed.extend(applied.changed);
+        Ok(())
     }
 }
 

@@ -57,9 +57,7 @@ impl Person {
     }
 
     pub(crate) async fn found(&self, documents: &Documents, name: &str) {
-        let operations = vec![wanted::name(name), wanted::key(&self.key.public(), "laptop")];
-        let founding = self.wanted(self.user, DocumentClass::User, operations);
-        documents.sign(founding, self.key.clone()).await.unwrap();
+        documents.sign(founding(self, name), self.key.clone()).await.unwrap();
     }
 
     pub(crate) async fn function(&mut self, documents: &Documents, name: &str) -> ObjectId {
@@ -74,6 +72,12 @@ impl Person {
         let change = self.wanted(function, DocumentClass::Function, vec![wanted::name(name)]);
         documents.sign(change, self.key.clone()).await.unwrap();
     }
+}
+
+/// The first change of somebody's own document.
+pub(crate) fn founding(person: &Person, name: &str) -> Wanted {
+    let operations = vec![wanted::name(name), wanted::key(&person.key.public(), "laptop")];
+    person.wanted(person.user, DocumentClass::User, operations)
 }
 
 /// All that a node holds, in the order of its journal.
@@ -101,7 +105,7 @@ async fn a_batch_is_taken_once_and_in_any_order() {
     let mut feed = b.documents.accepted();
     let (last, earlier) = items.split_first().unwrap();
     let stored = b.documents.receive(vec![last.clone()], Origin::Gossip).await.unwrap();
-    assert_eq!(stored, Stored { taken: 1, ..Stored::default() }, "held back until the change before it comes");
+    assert_eq!(stored, Stored { held: 1, ..Stored::default() }, "held back until the change before it comes");
     assert!(b.documents.with_index(Index::is_empty) && feed.try_recv().is_err(), "nothing of it is durable yet");
     let stored = b.documents.receive(earlier.to_vec(), Origin::Sync).await.unwrap();
     assert_eq!(stored, Stored { taken: 2, ..Stored::default() });
@@ -134,8 +138,7 @@ async fn what_no_honest_node_passes_on_is_refused_and_leaves_no_trace() {
     let folder = tempfile::tempdir().unwrap();
     let library = Library::open(folder.path());
     let ada = Person::new(1);
-    let operations = vec![wanted::name("ada"), wanted::key(&ada.key.public(), "laptop")];
-    let change = library.documents.prepare(ada.wanted(ada.user, DocumentClass::User, operations)).await.unwrap();
+    let change = library.documents.prepare(founding(&ada, "ada")).await.unwrap();
     let signed = SignedItem::from(change.sign(&ada.key));
     let forged = SignedItem::from(change.sign(&SecretKey::from_bytes([9; 32])));
     let foreign = Change { mesh: PublicKey([7; 32]), ..change.clone() }.sign(&ada.key).into();
@@ -143,7 +146,7 @@ async fn what_no_honest_node_passes_on_is_refused_and_leaves_no_trace() {
     let noise = SignedItem { bytes: b"noise".as_slice().into(), signature: signed.signature };
     let batch = vec![forged, foreign, noise, newer];
     let stored = library.documents.receive(batch, Origin::Sync).await.unwrap();
-    assert_eq!(stored, Stored { refused: 3, idle: 1, taken: 0 });
+    assert_eq!(stored, Stored { refused: 3, idle: 1, ..Stored::default() });
     assert!(library.documents.with_index(Index::is_empty));
     assert!(library.store.scan_prefix(Table::Changes, &[], None, 10).unwrap().is_empty());
     library.documents.apply(signed.into()).await.unwrap();

@@ -10,12 +10,12 @@ use shoal_mesh::Stream;
 use shoal_protocol::limits::CLIENT_FRAME_LEN_MAX;
 use shoal_protocol::object::job::Payload;
 use shoal_protocol::wire::client::{Call, Reply};
-use shoal_protocol::wire::peer::{self, Answered, Ask, BodyFormat, Forwarded};
+use shoal_protocol::wire::peer::{self, Answered, Ask, BodyFormat, Forwarded, LogForm};
 use shoal_protocol::{Kind, NodeId, ObjectId, Problem, Traceparent};
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
 
-use super::Peers;
 use super::bytes::served;
+use super::{Peers, parts};
 use crate::frames::{self, FrameError};
 use crate::metrics::BlobPath;
 use crate::service::{Body, Caller, Format, Service};
@@ -48,9 +48,9 @@ pub(super) async fn answer(
             let (reader, mut writer) = tokio::io::split(stream);
             unless_gone(reader, carry_out(service, &caller, call, format, body.0, &mut writer)).await
         }
-        Ask::Log { job, follow } => {
+        Ask::Log { job, follow, in_parts } => {
             let (reader, mut writer) = tokio::io::split(stream);
-            unless_gone(reader, send_log(service, &caller, job, follow, &mut writer)).await
+            unless_gone(reader, send_log(service, &caller, job, follow, in_parts, &mut writer)).await
         }
     }
 }
@@ -117,17 +117,25 @@ async fn send_log(
     caller: &Caller,
     job: ObjectId,
     follow: bool,
+    in_parts: bool,
     stream: &mut Writer,
 ) -> Result<(), FrameError> {
     let mut log = match service.open_log_here(caller, job, follow).await {
         Ok(log) => log,
         Err(problem) => return refuse(stream, problem).await,
     };
-    frames::write(stream, &Reply::<()>::Ok(()), CLIENT_FRAME_LEN_MAX).await?;
+    let form = in_parts.then_some(LogForm::Parts);
+    frames::write(stream, &Reply::<Option<LogForm>>::Ok(form), CLIENT_FRAME_LEN_MAX).await?;
     while let Some(chunk) = log.next().await {
-        // What cannot be read here ends the stream before its length: the other side sees that it is cut off.
+        // What cannot be read on here has no end: the other side sees that it is cut off.
         let Ok(chunk) = chunk else { return Ok(()) };
-        frames::write_all(stream, &chunk).await?;
+        match form {
+            Some(LogForm::Parts) => parts::write(stream, &chunk).await?,
+            None => frames::write_all(stream, &chunk).await?,
+        }
+    }
+    if let Some(LogForm::Parts) = form {
+        parts::end(stream).await?;
     }
     Ok(stream.shutdown().await?)
 }

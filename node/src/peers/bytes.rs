@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use prometheus_client::metrics::counter::Counter;
 use shoal_blobs::exchange::direct::{DirectStream, Gate};
@@ -22,7 +23,7 @@ use tokio_util::either::Either;
 
 use super::Peers;
 use super::places::{Place, Places};
-use super::serve::Parts;
+use super::serve::{Parts, TOO_MANY_STREAMS};
 use crate::metrics::{BlobPath, Direction};
 use crate::runtime::{REFERENCE_PLACE, Referrer, ReferrerKind, read_guest_end, reference_key, reference_prefix};
 use crate::store::Table;
@@ -140,6 +141,10 @@ impl Gate for Door {
     }
 
     fn place(&self, node: NodeId) -> Option<Place> {
+        if !self.peers.rates().streams.spend(node, 1, Instant::now()) {
+            self.peers.mesh().block(node, TOO_MANY_STREAMS);
+            return None;
+        }
         self.places.take(node)
     }
 
@@ -163,6 +168,13 @@ async fn may_have(parts: &Parts, from: NodeId, blob: BlobId) -> Result<bool, Pro
     if keys.iter().any(|(key, _)| key.get(REFERENCE_PLACE) == Some(&(Scope::Global as u8))) {
         return Ok(true);
     }
+    let is_referred = |kind| {
+        let rows = store.scan_prefix(Table::References, &reference_prefix(blob, kind), None, 1);
+        rows.map(|rows| !rows.is_empty())
+    };
+    if !is_referred(ReferrerKind::Job)? && !is_referred(ReferrerKind::Guest)? {
+        return Ok(false);
+    }
     let nobody = Principal { user: None, operator: true };
     let Reply::Runs { placed, guests } = parts.runtime.request(nobody, Command::RunsWith(from)).await? else {
         return Ok(false);
@@ -173,6 +185,10 @@ async fn may_have(parts: &Parts, from: NodeId, blob: BlobId) -> Result<bool, Pro
         }
     }
     for job in guests {
+        // An ending is long: it is read only where it may be the one.
+        if store.get(Table::References, &reference_key(blob, Referrer::Guest(job), &[]))?.is_none() {
+            continue;
+        }
         // Of its own jobs a home gets what was made here, and not what it says that it put in.
         let made = read_guest_end(store, job)?;
         if made.is_some_and(|end| [end.outcome.output.blob(), end.outcome.log.blob()].contains(&Some(blob))) {

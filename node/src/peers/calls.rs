@@ -11,12 +11,12 @@ use shoal_mesh::{Lane, Stream};
 use shoal_protocol::limits::{CLIENT_FRAME_LEN_MAX, DIRECT_ADDRESSES_MAX};
 use shoal_protocol::object::job::Payload;
 use shoal_protocol::wire::client::{Call, Reply};
-use shoal_protocol::wire::peer::{self, Answered, Ask, BodyFormat, Forwarded};
+use shoal_protocol::wire::peer::{self, Answered, Ask, BodyFormat, Forwarded, LogForm};
 use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem};
 use tokio::time::timeout;
 use tokio_util::io::ReaderStream;
 
-use super::Peers;
+use super::{Peers, parts};
 use crate::frames::{self, FrameError};
 use crate::identity::token::{Narrowing, attenuate};
 use crate::runtime::now;
@@ -118,10 +118,13 @@ impl Peers {
         job: ObjectId,
         follow: bool,
     ) -> Result<ByteStream, Problem> {
-        let mut stream = self.ask(at, caller, Ask::Log { job, follow }).await?;
-        let opened = frames::expect::<Reply<()>>(&mut stream, CLIENT_FRAME_LEN_MAX);
-        opened.await.map_err(|error| gone(at, &error))??;
-        Ok(Box::pin(ReaderStream::with_capacity(stream, CHUNK_LEN)))
+        let mut stream = self.ask(at, caller, Ask::Log { job, follow, in_parts: true }).await?;
+        let opened = frames::expect::<Reply<Option<LogForm>>>(&mut stream, CLIENT_FRAME_LEN_MAX);
+        Ok(match opened.await.map_err(|error| gone(at, &error))?? {
+            Some(LogForm::Parts) => parts::read(stream),
+            // A node that knows of no other form.
+            None => Box::pin(ReaderStream::with_capacity(stream, CHUNK_LEN)),
+        })
     }
 
     /// Where the node at the other end says that its direct path is.

@@ -9,7 +9,7 @@ use shoal_mesh::{Event, Gossiped, Inbound, Inbox, Lane, Verdict};
 use shoal_protocol::NodeId;
 use shoal_protocol::wire::peer::Hint;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -27,11 +27,6 @@ const CALLS_MAX: usize = 512;
 const BLOBS_MAX: usize = 128;
 /// Reconciliations that peers have begun and that run at once.
 const SYNCS_MAX: usize = 16;
-/// How long one of them may take in all. Why ten minutes: each message has its own time, and a peer that uses up all of it
-/// each time would hold its place for a day; an honest one that needs longer begins anew with what it has by then.
-const SYNC_MAX: Duration = Duration::from_secs(600);
-/// How long one blob may take in all. Why half an hour: as above; what was fetched by then need not come again.
-const BLOB_MAX: Duration = Duration::from_secs(1_800);
 /// Gossiped changes that are checked at once. Why 256: they wait for the documents' thread, which takes them together.
 const GOSSIP_MAX: usize = 256;
 /// Searches of the kernel that run at once; it repeats those that it still needs.
@@ -54,6 +49,8 @@ const SESSIONS_BEYOND_VIEW: usize = 64;
 const MESSAGES_PER_SECOND: u32 = 6_000;
 /// Streams that one peer may open. Why 2,000 a second: each call of a client for another home is one.
 const STREAMS_PER_SECOND: u32 = 2_000;
+/// Why a peer is kept out that opens more.
+pub(super) const TOO_MANY_STREAMS: &str = "it opens too many streams";
 /// What a control stream counts for, in streams. Why 100: honest nodes pause between two sessions, and each costs the
 /// kernel a greeting.
 const SESSION_COST: u32 = 100;
@@ -86,7 +83,8 @@ pub(crate) struct Parts {
 /// How fast peers may speak.
 pub(super) struct Rates {
     pub(super) messages: Rate,
-    streams: Rate,
+    /// Over the mesh and by direct paths together.
+    pub(super) streams: Rate,
 }
 
 impl Default for Rates {
@@ -126,17 +124,32 @@ pub(crate) async fn serve(
     let mut tasks = JoinSet::new();
     let places = AllPlaces::new();
     tasks.spawn(bytes::serve_direct(peers.clone(), parts.clone(), places.blobs.clone()));
-    tasks.spawn(provide::provide(peers.clone(), parts.runtime.hint()));
+    tasks.spawn(provide::provide(peers.clone(), parts.runtime.clone()));
     tasks.spawn(provide::provide_blobs(peers.clone(), parts.service.clone()));
     tasks.spawn(replicas::publish(peers.clone(), parts.replicas.clone(), parts.news.clone()));
     tasks.spawn(replicas::reconcile(peers.clone(), parts.replicas.clone(), parts.news.subscribe()));
     tasks.spawn(parts.service.clone().prefetch());
     tasks.spawn(search(peers.clone(), wishes, met));
     let server = Server::new(peers, parts, places, stop.clone());
+    let stop_node = server.parts.stop_node.clone();
     tokio::select! {
         () = stop.cancelled() => {}
         () = server.run(inbox, reached) => {}
+        panic = first_panic(tasks) => {
+            tracing::error!(%panic, "a part of what this node does for its mesh has panicked: the node stops; start it again");
+            stop_node.notify_one();
+        }
     }
+}
+
+/// Returns when one of the tasks has panicked. One that has nothing more to do may end.
+async fn first_panic(mut tasks: JoinSet<()>) -> JoinError {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(panic) = ended {
+            return panic;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Does what the kernel wishes.
@@ -198,6 +211,8 @@ struct Server {
     sessions_max: usize,
     number: u64,
     tasks: JoinSet<Ended>,
+    /// The tasks that run sessions, with the session's number.
+    running: HashMap<Id, (NodeId, u64)>,
 }
 
 /// A task has ended: a session, with its number; the pause before the next one; the wait for the other to begin; what
@@ -223,6 +238,7 @@ impl Server {
             sessions_max,
             number: 0,
             tasks: JoinSet::new(),
+            running: HashMap::new(),
         }
     }
 
@@ -235,15 +251,11 @@ impl Server {
                 },
                 Some(inbound) = inbox.streams.recv() => self.take(inbound),
                 Some(node) = reached.recv() => {
-                    if !self.sessions.contains_key(&node) {
+                    if !self.sessions.contains_key(&node) && self.has_room(node) {
                         self.open(node);
                     }
                 }
-                Some(ended) = self.tasks.join_next() => {
-                    if let Ok(ended) = ended {
-                        self.ended(ended);
-                    }
-                }
+                Some(ended) = self.tasks.join_next_with_id() => self.joined(ended),
             }
         }
     }
@@ -296,6 +308,11 @@ impl Server {
         });
     }
 
+    /// Whether this node may get a session.
+    fn has_room(&self, node: NodeId) -> bool {
+        self.sessions.len() < self.sessions_max || self.neighbours.contains(&node)
+    }
+
     fn open(&mut self, node: NodeId) {
         let peers = self.peers.clone();
         self.begin(node, true, async move { peers.mesh().open(node, Lane::Peer).await.ok() });
@@ -316,7 +333,7 @@ impl Server {
             former.end.cancel();
         }
         let (peers, parts) = (self.peers.clone(), self.parts.clone());
-        self.tasks.spawn(async move {
+        let task = self.tasks.spawn(async move {
             let begun = Instant::now();
             let stream = tokio::select! {
                 biased;
@@ -325,10 +342,27 @@ impl Server {
                 stream = stream => stream,
             };
             if let Some(stream) = stream {
-                session::run(peers, parts, node, stream, end).await;
+                session::run(peers, parts, node, stream, ours, end).await;
             }
             Ended::Session(node, number, begun.elapsed())
         });
+        self.running.insert(task.id(), (node, number));
+    }
+
+    fn joined(&mut self, ended: Result<(Id, Ended), JoinError>) {
+        match ended {
+            Ok((id, ended)) => {
+                self.running.remove(&id);
+                self.ended(ended);
+            }
+            Err(panic) => {
+                tracing::error!(%panic, "what served a peer has panicked");
+                // Its session is over: the next one may begin.
+                if let Some((node, number)) = self.running.remove(&panic.id()) {
+                    self.ended(Ended::Session(node, number, Duration::ZERO));
+                }
+            }
+        }
     }
 
     fn ended(&mut self, ended: Ended) {
@@ -369,7 +403,7 @@ impl Server {
         let Inbound { from, lane, stream } = inbound;
         let cost = if lane == Lane::Peer { SESSION_COST } else { 1 };
         if !self.peers.rates().streams.spend(from, cost, Instant::now()) {
-            return self.peers.mesh().block(from, "it opens too many streams");
+            return self.peers.mesh().block(from, TOO_MANY_STREAMS);
         }
         let parts = self.parts.clone();
         let peers = self.peers.clone();
@@ -384,7 +418,7 @@ impl Server {
                     return;
                 }
                 // Whoever has us in their view is taken although they are not in ours, up to a bound: so each finds a place.
-                if self.sessions.len() < self.sessions_max || self.neighbours.contains(&from) {
+                if self.has_room(from) {
                     self.begin(from, false, std::future::ready(Some(stream)));
                 }
             }
@@ -403,9 +437,7 @@ impl Server {
             Lane::Blob => {
                 let Some(place) = self.places.blobs.take(from) else { return };
                 self.tasks.spawn(async move {
-                    if timeout(BLOB_MAX, bytes::serve(&peers, &parts, from, stream)).await.is_err() {
-                        tracing::debug!(peer = %from.short(), "a blob took a peer too long");
-                    }
+                    bytes::serve(&peers, &parts, from, stream).await;
                     drop(place);
                     Ended::Stream
                 });
@@ -413,7 +445,10 @@ impl Server {
             Lane::Sync => {
                 let Some(place) = self.places.syncs.take(from) else { return };
                 self.tasks.spawn(async move {
-                    if timeout(SYNC_MAX, replicas::respond(&peers, &parts.replicas, from, stream)).await.is_err() {
+                    if timeout(replicas::SYNC_MAX, replicas::respond(&peers, &parts.replicas, from, stream))
+                        .await
+                        .is_err()
+                    {
                         tracing::debug!(peer = %from.short(), "a reconciliation took a peer too long");
                     }
                     drop(place);
@@ -421,5 +456,25 @@ impl Server {
                 });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_is_noticed_and_one_that_ends_is_not() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async {});
+        let (send, receive) = tokio::sync::oneshot::channel::<()>();
+        tasks.spawn(async { receive.await.expect("somebody says so") });
+        let mut panicked = std::pin::pin!(first_panic(tasks));
+        tokio::task::yield_now().await;
+        assert!(panicked.as_mut().now_or_never().is_none());
+        drop(send);
+        assert!(timeout(Duration::from_secs(10), panicked).await.unwrap().is_panic());
     }
 }

@@ -19,7 +19,9 @@ const JUDGE_MAX: Duration = Duration::from_secs(2);
 pub(crate) enum Judgement {
     /// It is new here, and taken: pass it on.
     Accept,
-    /// It is known, of no use, or there was no time: keep it to ourselves.
+    /// It is known, or of no use as long as something else is not: keep it to ourselves.
+    Useless,
+    /// There was no time: keep it to ourselves.
     Ignore,
     /// No honest node sends it: it speaks against the peer that it came from.
     Reject,
@@ -55,6 +57,7 @@ fn judgement(stored: Stored) -> Judgement {
     match stored {
         Stored { taken: 1.., .. } => Judgement::Accept,
         Stored { refused: 1.., .. } => Judgement::Reject,
-        Stored { .. } => Judgement::Ignore,
+        // What waits for others may be refused by who knows these: passing it on would speak against us.
+        Stored { .. } => Judgement::Useless,
     }
 }

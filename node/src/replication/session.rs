@@ -1,6 +1,7 @@
 //! One session over one stream: drives [`shoal_crdt::reconcile::Session`], which decides.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use shoal_crdt::reconcile::{Misbehaviour, Report, Session, Step};
 use shoal_protocol::Problem;
@@ -89,7 +90,7 @@ struct Talk<'a, S> {
 impl<S: Shared> Talk<'_, S> {
     async fn run(self, mut reader: impl AsyncRead + Unpin, start: Start) -> Result<Report, SyncError> {
         let (mut session, steps) = self.begin(start)?;
-        let mut in_bulk = None;
+        let mut filling = self.bulk.begin();
         let mut steps = VecDeque::from(steps);
         loop {
             while let Some(step) = steps.pop_front() {
@@ -102,11 +103,11 @@ impl<S: Shared> Talk<'_, S> {
                     Step::Store(items) => {
                         let stored = self.set.receive(items, Origin::Sync).await?;
                         steps.extend(self.set.with_index(|index| session.stored(index, stored))?);
+                        filling.watch(session.report().received, Instant::now());
                     }
                     Step::Done(report) => return Ok(report),
                 }
             }
-            self.bulk.watch(&session.report(), &mut in_bulk);
             let message = frames::expect(&mut reader, SYNC_FRAME_LEN_MAX).await?;
             steps.extend(self.set.with_index(|index| session.receive(index, message))?);
         }

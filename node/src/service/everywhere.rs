@@ -25,6 +25,8 @@ const NODES_MAX: usize = 256;
 const AT_ONCE: usize = 32;
 /// How long one may take. Why 3 s: a list is looked at by a person, and a node that is away does not answer later either.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// Why not all of a node's jobs are here.
+const NOT_ALL: &str = "it has more that it did not look through: ask it itself";
 
 impl Service {
     /// `GET /job?scope=mesh`: newest first, of all nodes that this one knows.
@@ -51,7 +53,7 @@ impl Service {
         let mut asked = futures_util::stream::iter(asked).buffer_unordered(AT_ONCE);
         while let Some((node, answered)) = asked.next().await {
             match answered {
-                Ok(Ok(page)) => merged.add(page, |job| job.id),
+                Ok(Ok(page)) => merged.add_of(node, page, limit, |job| job.id),
                 Ok(Err(problem)) => merged.miss(node, problem.detail),
                 Err(_) => merged.miss(node, format!("it has not answered within {} s", ANSWER_MAX.as_secs())),
             }
@@ -93,6 +95,18 @@ impl<T> Merged<T> {
         self.entries.extend(page.items.into_iter().map(|entry| (id(&entry), entry)));
         let next = page.next.and_then(|next| next.parse().ok());
         self.complete_to = self.complete_to.max(next);
+    }
+
+    /// Adds what another node says: jobs of its own, and that there are more only where it fills a page, behind the last of
+    /// it. Believed further it could hide the jobs of all others.
+    fn add_of(&mut self, node: NodeId, mut page: Page<T>, limit: usize, id: impl Fn(&T) -> ObjectId) {
+        page.items.retain(|entry| id(entry).tag() == node.tag());
+        let last = page.items.iter().map(&id).min().filter(|_| page.items.len() >= limit);
+        if page.next.is_some() && page.next != last.map(|last| last.to_string()) {
+            page.next = None;
+            self.miss(node, NOT_ALL.into());
+        }
+        self.add(page, id);
     }
 
     fn miss(&mut self, node: NodeId, why: String) {
@@ -144,6 +158,28 @@ mod tests {
             page.unanswered.iter().map(|missing| missing.node).collect::<Vec<_>>(),
             [NodeId([1; 32]), NodeId([2; 32])]
         );
+    }
+
+    #[test]
+    fn a_node_speaks_for_its_own_jobs_and_hides_none_of_others() {
+        let node = NodeId([1; 32]);
+        let own = |time: u64| ObjectId::from_parts(time, 0, node.tag());
+        let of = |items: &[ObjectId], next: Option<ObjectId>| {
+            let others = ObjectId::from_parts(50, 0, NodeId([2; 32]).tag());
+            let page = |items, next| Page { items, next, unanswered: Vec::new() };
+            let mut merged = Merged::new();
+            merged.add(page(vec![others], None), |id| *id);
+            merged.add_of(node, page(items.to_vec(), next.map(|next| next.to_string())), 2, |id| *id);
+            let merged = merged.page(10);
+            (merged.items.contains(&others), merged.items.len(), merged.next, merged.unanswered.len())
+        };
+        let foreign = ObjectId::from_parts(90, 0, NodeId([3; 32]).tag());
+        assert_eq!(of(&[own(60), foreign], None), (true, 2, None, 0), "not its own");
+        assert_eq!(of(&[], Some(own(99))), (true, 1, None, 1));
+        assert_eq!(of(&[own(99)], Some(own(99))), (true, 2, None, 1), "it would have shown one more");
+        assert_eq!(of(&[own(40), own(99)], Some(own(99))), (true, 3, None, 1), "not the last");
+        let next = Some(own(40).to_string());
+        assert_eq!(of(&[own(60), own(40)], Some(own(40))), (true, 3, next, 0));
     }
 
     #[test]

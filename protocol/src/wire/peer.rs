@@ -194,12 +194,16 @@ pub enum Ask {
         /// Which job.
         job: ObjectId,
     },
-    /// A job's log. Answered by `Reply<()>`, then the raw bytes as they come.
+    /// A job's log. Answered by `Reply<Option<LogForm>>`, then the bytes as they come; without a form they come raw, and a
+    /// break looks like their end.
     Log {
         /// Which job.
         job: ObjectId,
         /// Whether to wait for more until the job has ended.
         follow: bool,
+        /// Whether the bytes may come as [`LogForm::Parts`].
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        in_parts: bool,
     },
     /// A blob. Answered in the same way.
     Blob {
@@ -209,6 +213,14 @@ pub enum Ask {
     /// Where the node's direct path for blobs is. Answered by `Reply<Vec<SocketAddr>>`, at most
     /// [`crate::limits::DIRECT_ADDRESSES_MAX`]; empty: it has none.
     Direct,
+}
+
+/// How a log comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogForm {
+    /// In parts: the length of each as four bytes, the highest first, and its bytes. One of no bytes is the end.
+    Parts,
 }
 
 /// How a body is written: as the client sent it, since nothing is encoded anew on the way.

@@ -172,8 +172,14 @@ async fn contents(host: &Host, user: &User) -> anyhow::Result<BTreeMap<String, S
             query.cursor = page.next;
         }
     }
-    let keys = ListKeys { limit: Some(PAGE_LEN), ..ListKeys::default() };
-    let entries = client.kv_list(user.id(), Scope::Global, &keys).await?.items;
-    contents.extend(entries.into_iter().map(|entry| (format!("key {}", entry.key), format!("{:?}", entry.value))));
-    Ok(contents)
+    let mut keys = ListKeys { limit: Some(PAGE_LEN), ..ListKeys::default() };
+    loop {
+        let page = client.kv_list(user.id(), Scope::Global, &keys).await?;
+        let entries = page.items.into_iter();
+        contents.extend(entries.map(|entry| (format!("key {}", entry.key), format!("{:?}", entry.value))));
+        if page.next.is_none() {
+            return Ok(contents);
+        }
+        keys.after = page.next;
+    }
 }

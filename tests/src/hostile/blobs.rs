@@ -78,7 +78,7 @@ impl Target for Blobs {
             // Who is refused is not read to the end.
             drop(near.write_all(&request).await);
             drop(near.shutdown().await);
-            let options = ServeOptions { stall: STALL };
+            let options = ServeOptions { stall: STALL, ..ServeOptions::default() };
             let mut answer = Vec::new();
             let (served, _) = tokio::join!(store.serve(far, async |_| true, &options), near.read_to_end(&mut answer));
             served

@@ -114,7 +114,7 @@ pub fn calls(_: &mut Random) -> Box<dyn Target> {
         call(method("wait"), codec::encode(&BTreeMap::from([("timeout_ms", 1_000)]))),
         call(method("cancel"), Vec::new()),
         Ask::Result { job: run().job },
-        Ask::Log { job: run().job, follow: true },
+        Ask::Log { job: run().job, follow: true, in_parts: true },
         Ask::Blob { id: BlobId([6; 32]) },
         Ask::Direct,
     ];

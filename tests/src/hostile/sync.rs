@@ -72,7 +72,7 @@ impl Talk<'_> {
                     let found = items.iter().map(|held| Some(item(held.place.saturating_sub(1))));
                     steps.extend(session.read(index, found.collect()));
                 }
-                Step::Store(items) => match session.stored(index, Stored { taken: items.len(), idle: 0, refused: 0 }) {
+                Step::Store(items) => match session.stored(index, Stored { taken: items.len(), ..Stored::default() }) {
                     Ok(more) => steps.extend(more),
                     Err(_) => return false,
                 },

@@ -157,6 +157,21 @@ async fn a_slow_provider_is_left_only_for_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_provider_below_the_floor_is_left_although_it_is_the_only_one() {
+    let bytes = content(1, MIB);
+    let (here, there) = (Site::new().await, Site::with(&bytes).await);
+    let server = Server::new(&there.store).await;
+    let slow = server.provider_through(ANNA, |stream| Slow(stream, None));
+    let options = FetchOptions { rate_floor: 100 * MIB as u64, stall: DEADLINE, durable: false, ..options() };
+    match here.store.fetch(BlobId::of(&bytes), vec![slow], options).await {
+        Err(FetchError::Nowhere { trials, .. }) => {
+            assert!(trials.iter().all(|trial| matches!(trial.end, End::Slow { .. })), "{trials:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_asks_for_the_same_blob_joins() {
     let bytes = content(1, 4 * MIB);
     let (here, there) = (Site::new().await, Site::with(&bytes).await);

@@ -135,7 +135,7 @@ async fn a_blob_is_shown_only_to_whom_the_caller_allows() {
 async fn a_peer_that_takes_its_time_is_left() {
     let bytes = content(1, MIB);
     let site = Site::with(&bytes).await;
-    let options = ServeOptions { stall: Duration::from_millis(100) };
+    let options = ServeOptions { stall: Duration::from_millis(100), ..ServeOptions::default() };
     // It never ends its request.
     let (mut near, far) = tokio::io::duplex(64 * KIB);
     near.write_all(&request(BlobId::of(&bytes))).await.unwrap();
@@ -145,6 +145,20 @@ async fn a_peer_that_takes_its_time_is_left() {
     near.write_all(&request(BlobId::of(&bytes))).await.unwrap();
     near.shutdown().await.unwrap();
     assert!(matches!(site.store.serve(far, async |_| true, &options).await, Err(ServeError::Stalled)));
+    // It reads a little again and again, and never stalls.
+    let options = ServeOptions { stall: DEADLINE, total: Duration::from_millis(300) };
+    let (mut near, far) = tokio::io::duplex(64);
+    let request = request(BlobId::of(&bytes));
+    let reading = async {
+        near.write_all(&request).await.unwrap();
+        near.shutdown().await.unwrap();
+        let mut pauses = tokio::time::interval(Duration::from_millis(1));
+        while near.read_u8().await.is_ok() {
+            pauses.tick().await;
+        }
+    };
+    let (served, ()) = tokio::join!(site.store.serve(far, async |_| true, &options), reading);
+    assert!(matches!(served, Err(ServeError::TooLong)), "{served:?}");
 }
 
 /// Numbers that look random and are the same in every run.

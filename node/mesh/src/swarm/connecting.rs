@@ -37,10 +37,12 @@ impl Driver {
             wanted.waiting.retain(|done| !done.is_closed());
             !wanted.waiting.is_empty()
         });
-        let peer = peer_id(node).filter(|_| wanted.len() < CONNECTING_MAX);
-        let Some(peer) = peer else { return reply(done, false) };
+        let Some(peer) = peer_id(node) else { return reply(done, false) };
         if self.swarm.is_connected(&peer) {
             return reply(done, true);
+        }
+        if wanted.len() >= CONNECTING_MAX && !wanted.contains_key(&peer) {
+            return reply(done, false);
         }
         self.connecting.wanted.entry(peer).or_default().waiting.push(done);
         if !self.dial(peer, Vec::new()) {

@@ -78,11 +78,6 @@ impl Driver {
             }
             _ => {}
         }
-        while let Some(peer) = self.swarm.behaviour_mut().gossip.flooding() {
-            if let Some(node) = node_id(&peer) {
-                self.block(node, "it floods gossip");
-            }
-        }
     }
 
     fn connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {

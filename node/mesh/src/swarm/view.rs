@@ -90,20 +90,66 @@ impl Driver {
     /// With room in the view, peers that were here and are away now are tried again.
     fn redial(&mut self, now: Instant) {
         let room = self.room().min(REDIALS_MAX);
-        let away: Vec<(PeerId, bool)> = {
+        let away: Vec<Away> = {
             let book = self.shared.book();
             let away = book.iter().filter(|(_, peer)| !peer.is_connected() && peer.was_identified());
-            let away = away.map(|(_, peer)| (peer.peer_id, now.duration_since(peer.since) < LATELY));
-            let gate = &self.swarm.behaviour().gate;
-            let rested = away.filter(|(peer, lately)| match lately {
-                true => !gate.is_resting_within(peer, now, LATELY_REST_MAX),
-                false => self.is_worth_a_dial(peer, now),
+            let away = away.map(|(node, peer)| Away {
+                redialled: peer.redialled,
+                node: *node,
+                peer: peer.peer_id,
+                lately: now.duration_since(peer.since) < LATELY,
             });
-            rested.take(room).collect()
+            let gate = &self.swarm.behaviour().gate;
+            let rested = away.filter(|away| match away.lately {
+                true => !gate.is_resting_within(&away.peer, now, LATELY_REST_MAX),
+                false => self.is_worth_a_dial(&away.peer, now),
+            });
+            longest_untried(rested.collect(), room)
         };
-        for (peer, lately) in away {
+        for Away { node, peer, lately, .. } in away {
+            if let Some(entry) = self.shared.book_mut().get_mut(&node) {
+                entry.redialled = Some(now);
+            }
             let condition = if lately { PeerCondition::Disconnected } else { PeerCondition::DisconnectedAndNotDialing };
             self.dial_if(condition, peer, Vec::new());
         }
+    }
+}
+
+/// A peer that was here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Away {
+    /// When it was last tried; none: it was not.
+    redialled: Option<Instant>,
+    node: NodeId,
+    peer: PeerId,
+    lately: bool,
+}
+
+/// So many of them: whoever is dead for good must not keep those from their turn who are back.
+fn longest_untried(mut away: Vec<Away>, max: usize) -> Vec<Away> {
+    away.sort_unstable();
+    away.truncate(max);
+    away
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_who_is_away_has_a_turn() {
+        let of =
+            |number: u8| Away { redialled: None, node: NodeId([number; 32]), peer: PeerId::random(), lately: true };
+        let (mut all, mut now, mut tried) = ((0..20).map(of).collect::<Vec<_>>(), Instant::now(), Vec::new());
+        for _ in 0..3 {
+            for next in longest_untried(all.clone(), REDIALS_MAX) {
+                tried.push(next.node.0[0]);
+                all[usize::from(next.node.0[0])].redialled = Some(now);
+            }
+            now += REDIAL_EVERY;
+        }
+        assert_eq!(tried[..20], (0..20).collect::<Vec<u8>>());
+        assert_eq!(tried[20..], [0, 1, 2, 3], "then again from the first");
     }
 }

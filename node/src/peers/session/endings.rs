@@ -18,6 +18,8 @@ use crate::runtime::read_job;
 const TRIES_MAX: u32 = 3;
 /// The pause before the second try; each further one is longer by as much.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often it is looked whether a run whose bytes are on their way still counts.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 impl Session {
     /// One ending. The peer repeats it until it hears that it is settled.
@@ -31,7 +33,12 @@ impl Session {
                 if *size > len_max {
                     return Err(End::Fault("it reports more bytes than the job allows"));
                 }
-                match self.fetch(*id, *size).await {
+                let fetched = tokio::select! {
+                    fetched = self.fetch(*id, *size) => fetched,
+                    // Nothing of it is needed any more: it would only hold a place. That it has ended is still told.
+                    () = self.superseded(run) => break,
+                };
+                match fetched {
                     Ok(blob) => held.push(blob),
                     // The run is worth nothing without its bytes: it runs again, elsewhere.
                     Err(why) => {
@@ -74,6 +81,17 @@ impl Session {
         let at = standing.attempts.last().and_then(|attempt| attempt.node);
         let current = standing.epoch == run.epoch && !standing.state.is_settled() && at == Some(self.peer);
         Ok(current.then(|| accepted.spec.limits.output_bytes()))
+    }
+
+    /// Returns once the run no longer counts: its job was cancelled, or runs elsewhere.
+    async fn superseded(&self, run: Run) {
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        loop {
+            looks.tick().await;
+            if matches!(self.output_max(run), Ok(None)) {
+                return;
+            }
+        }
     }
 
     /// Fetches from the peer. A disk that cannot be written is waited for: another run would not help.

@@ -1,6 +1,8 @@
 //! What the peer says, on its way to the kernel: bounded, and only where it has a place.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use shoal_kernel::{Input, PeerAttached};
@@ -74,7 +76,11 @@ impl Session {
             // Its endings have a way of their own.
             PeerMessage::Ended(..) => return Ok(()),
             PeerMessage::Welcome { lease_ms, drop } => {
-                self.guests().retain(|run, _| !drop.contains(run));
+                let dropped = dropped(&drop)?;
+                if self.welcomed.swap(true, Relaxed) {
+                    return Err(End::Fault("it says welcome twice"));
+                }
+                self.guests().retain(|run, _| !dropped.contains(run));
                 Input::HomeAttached { home, connection, lease_ms, drop }
             }
             PeerMessage::Hint(hint) => return self.hint(hint).await,
@@ -152,6 +158,14 @@ impl Session {
     }
 }
 
+/// The runs that a home does not want any more. It names none but those that this node has told it of.
+fn dropped(drop: &[Run]) -> Result<BTreeSet<Run>, End> {
+    if drop.len() > PEER_RUNS_MAX {
+        return Err(End::Fault("its welcome names too many runs"));
+    }
+    Ok(drop.iter().copied().collect())
+}
+
 /// The next message. What an ending comes to is looked at meanwhile, and takes nothing from a frame that has begun.
 async fn next(
     reader: &mut ReadHalf<Stream>,
@@ -189,4 +203,18 @@ pub(super) fn cut(mut text: String, max: usize) -> String {
         text.truncate(text.floor_char_boundary(max));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use shoal_protocol::ObjectId;
+
+    use super::*;
+
+    #[test]
+    fn a_welcome_drops_no_more_runs_than_there_may_be() {
+        let runs = |count: usize| vec![Run { job: ObjectId::MIN, epoch: 1 }; count];
+        assert_eq!(dropped(&runs(PEER_RUNS_MAX)).unwrap().len(), 1);
+        assert!(dropped(&runs(PEER_RUNS_MAX + 1)).unwrap_err().blame().is_some());
+    }
 }

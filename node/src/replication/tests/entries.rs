@@ -4,9 +4,9 @@ use shoal_protocol::key::PublicKey;
 
 use super::*;
 
-const TAKEN: Stored = Stored { taken: 1, idle: 0, refused: 0 };
-const IDLE: Stored = Stored { taken: 0, idle: 1, refused: 0 };
-const REFUSED: Stored = Stored { taken: 0, idle: 0, refused: 1 };
+const TAKEN: Stored = Stored { taken: 1, held: 0, idle: 0, refused: 0 };
+const IDLE: Stored = Stored { taken: 0, held: 0, idle: 1, refused: 0 };
+const REFUSED: Stored = Stored { taken: 0, held: 0, idle: 0, refused: 1 };
 
 /// Everything that two islands may write at one key, and what only one of them sees.
 fn contradictions(ada: &Person) -> Vec<SignedEntry> {

@@ -93,22 +93,26 @@ async fn bytes_that_are_no_messages_speak_against_the_peer_and_leaving_does_not(
 #[tokio::test]
 async fn gossip_is_passed_on_once_and_only_what_is_signed() {
     let (_folders, [a, b]) = nodes();
-    let ada = Person::new(1);
+    let mut ada = Person::new(1);
     let mut feed = b.sets.accepted_changes();
     ada.found(a.documents(), "ada").await;
-    let change = all(a.documents()).remove(0);
+    let function = ada.function(a.documents(), "f").await;
+    ada.rename(a.documents(), function, "g").await;
+    let (change, rename) = (all(a.documents()).remove(0), all(a.documents()).remove(2));
     let entry = signed(&ada, 1, "k", text("v"), 1);
     let judged = async |message: &Gossip| within(b.sets.judge(&codec::encode(message))).await;
 
     let early = judged(&Gossip::Entry(entry.clone())).await;
-    assert_eq!(early, Judgement::Ignore, "its namespace is not known yet");
+    assert_eq!(early, Judgement::Useless, "its namespace is not known yet");
+    let waits = judged(&Gossip::Change(rename.into())).await;
+    assert_eq!(waits, Judgement::Useless, "who knows what it follows may refuse it");
     let mut forged = change.clone();
     forged.signature.0[0] ^= 1;
     assert_eq!(judged(&Gossip::Change(forged.into())).await, Judgement::Reject);
     assert_eq!(judged(&Gossip::Change(change.clone().into())).await, Judgement::Accept);
-    assert_eq!(judged(&Gossip::Change(change.into())).await, Judgement::Ignore);
+    assert_eq!(judged(&Gossip::Change(change.into())).await, Judgement::Useless);
     assert_eq!(judged(&Gossip::Entry(entry.clone())).await, Judgement::Accept);
-    assert_eq!(judged(&Gossip::Entry(entry)).await, Judgement::Ignore);
+    assert_eq!(judged(&Gossip::Entry(entry)).await, Judgement::Useless);
     assert_eq!(within(b.sets.judge(b"noise")).await, Judgement::Reject);
     assert_eq!(within(b.sets.judge(&vec![0; GOSSIP_LEN_MAX + 1])).await, Judgement::Reject);
 

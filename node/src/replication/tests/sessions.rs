@@ -3,6 +3,7 @@
 use shoal_crdt::reconcile::Verdict;
 use shoal_protocol::change::DocumentClass;
 use shoal_protocol::wire::sync::{Claim, Fingerprint, VERSION};
+use tokio::io::DuplexStream;
 
 use super::*;
 
@@ -73,19 +74,34 @@ async fn both_send_many_large_batches_over_a_stream_that_holds_little() {
     close_all([a, b]).await;
 }
 
+/// The next message of a node under test.
+async fn next(peer: &mut DuplexStream) -> SyncMessage {
+    frames::expect(peer, SYNC_FRAME_LEN_MAX).await.unwrap()
+}
+
 #[tokio::test]
 async fn a_node_that_is_being_filled_has_no_time_for_another_peer() {
     let (_folders, [a, b]) = nodes();
-    fill(&a, 1, 1).await;
+    let ada = fill(&a, 1, 1).await;
     let (mut peer, stream) = tokio::io::duplex(64 * 1024);
     let (filling, ()) = within(async {
         tokio::join!(b.sets.respond(stream), async {
             let claim = Claim::Fingerprint(Fingerprint([7; 32]));
-            let version = VERSION;
-            let open = SyncMessage::Open { version, set: SetKind::Changes, count: 5000, claim };
+            let open = SyncMessage::Open { version: VERSION, set: SetKind::Entries, count: u64::MAX, claim };
             frames::write(&mut peer, &open, SYNC_FRAME_LEN_MAX).await.unwrap();
-            let answer: SyncMessage = frames::expect(&mut peer, SYNC_FRAME_LEN_MAX).await.unwrap();
-            assert_eq!(answer.name(), "opened");
+            assert_eq!(next(&mut peer).await.name(), "opened");
+            let claimed = reconcile(&a, &b).await;
+            let verdicts = claimed.map(|[ours, theirs]| (ours.verdict, theirs.verdict));
+            assert_eq!(verdicts, [(Verdict::Exchanged, Verdict::Exchanged); 2], "a claim keeps nobody away");
+
+            let transfer = SyncMessage::Transfer { wants: Vec::new() };
+            frames::write(&mut peer, &transfer, SYNC_FRAME_LEN_MAX).await.unwrap();
+            for batch in 0..2 {
+                let entry = |n| signed(&ada, 3, &format!("{batch}-{n}"), text("v"), 1).into();
+                let batch = SyncMessage::Batch { items: (0..600).map(entry).collect(), last: false };
+                frames::write(&mut peer, &batch, SYNC_FRAME_LEN_MAX).await.unwrap();
+                while next(&mut peer).await != SyncMessage::Taken {}
+            }
             let busy = reconcile(&a, &b).await;
             assert!(busy.iter().flatten().all(|report| report.verdict == Verdict::Busy), "{busy:?}");
             let (stream, _other) = tokio::io::duplex(1);

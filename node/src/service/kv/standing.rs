@@ -4,6 +4,8 @@
 //! with the highest (since, counter). Of two that are equal by that the one with the lower hash stands. A total that
 //! follows an older tombstone than the entry that stands can never count again, and is over. So what stands is a function
 //! of the entries that were seen, whatever their order and however often: nodes with the same entries hold the same rows.
+//! There is one exception: of more totals than a key has room for those stay that came first. Whichever other rule chose,
+//! somebody could make up nodes that win by it, and push out totals that count.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

@@ -97,6 +97,10 @@ impl<F: Bugs> Process<F> {
         for change in &commit.ask.changes {
             match self.replica.apply(change) {
                 Ok(Applied { outcome: Outcome::Duplicate, .. }) => commit.stored.idle += 1,
+                Ok(Applied { outcome: Outcome::HeldBack { .. }, .. }) => {
+                    commit.stored.held += 1;
+                    coverage.hit("changes held back");
+                }
                 Ok(applied) => {
                     commit.stored.taken += 1;
                     commit.accepted.extend(applied.accepted);
@@ -104,8 +108,9 @@ impl<F: Bugs> Process<F> {
                         Outcome::Counted => {
                             commit.counted = (commit.ask.origin == Origin::Client).then(|| change.hash());
                         }
-                        Outcome::HeldBack { .. } => coverage.hit("changes held back"),
-                        Outcome::DoesNotCount(_) | Outcome::Duplicate => coverage.hit("changes that do not count"),
+                        Outcome::DoesNotCount(_) | Outcome::Duplicate | Outcome::HeldBack { .. } => {
+                            coverage.hit("changes that do not count");
+                        }
                     }
                 }
                 Err(Refused::Full { .. } | Refused::Equivocates { .. }) => commit.stored.idle += 1,
