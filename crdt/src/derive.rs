@@ -14,7 +14,7 @@
 //! All values stand at the root, under the path as a JSON pointer. Nested maps would lose data: two concurrent
 //! changes that each write the first label would each create the map `labels`, and only one of the maps would win.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use automerge::transaction::{CommitOptions, Transactable as _};
 use automerge::{ActorId, Automerge, AutomergeError, ROOT, ReadDoc as _, ScalarValueRef, ValueRef};
@@ -35,6 +35,9 @@ pub(crate) struct Derived {
     whole: Automerge,
     /// Made on forks, and not yet in `whole`: bringing them in costs as much for many as for one.
     pending: Vec<automerge::Change>,
+    /// All changes, from the first fork on, so that a fork costs as much as what it stands on: taking them out of `whole` each
+    /// time, as automerge's own forks do, costs as much as all that it holds.
+    made: BTreeMap<automerge::ChangeHash, automerge::Change>,
     /// The heads of `whole` and `pending` together.
     heads: BTreeSet<automerge::ChangeHash>,
     /// What `whole` holds.
@@ -77,6 +80,7 @@ impl Default for Derived {
         Self {
             whole: Automerge::new(),
             pending: Vec::new(),
+            made: BTreeMap::new(),
             heads: BTreeSet::new(),
             state: State::default(),
             hashes: Vec::new(),
@@ -144,6 +148,9 @@ impl Derived {
         self.settle()?;
         let (made, state) = extend(&mut self.whole, entry, right, self.state.clone());
         self.state = state;
+        if !self.made.is_empty() {
+            self.made.extend(self.whole.get_change_by_hash(&made.0).map(|change| (made.0, change)));
+        }
         Ok(made)
     }
 
@@ -156,21 +163,47 @@ impl Derived {
     ) -> Result<Made, AutomergeError> {
         let mut fork = match self.tips.iter().position(|tip| is_at(tip, deps)) {
             Some(index) => self.tips.remove(index),
-            None => {
-                self.settle()?;
-                self.forks += 1;
-                let deps: Vec<_> = deps.iter().copied().collect();
-                self.whole.fork_at(&deps)?
-            }
+            None => self.fork(deps)?,
         };
         let state = read(&fork);
         let (made, _) = extend(&mut fork, entry, right, state);
-        self.pending.extend(fork.get_change_by_hash(&made.0));
+        if let Some(change) = fork.get_change_by_hash(&made.0) {
+            self.made.insert(made.0, change.clone());
+            self.pending.push(change);
+        }
         if self.tips.len() >= TIPS_MAX {
             self.tips.remove(0);
         }
         self.tips.push(fork);
         Ok(made)
+    }
+
+    /// A document of what these stand on, themselves included, and of nothing else.
+    fn fork(&mut self, deps: &BTreeSet<automerge::ChangeHash>) -> Result<Automerge, AutomergeError> {
+        self.forks += 1;
+        if self.made.is_empty() {
+            let all = self.whole.get_changes(&[]).into_iter().chain(self.pending.iter().cloned());
+            self.made = all.map(|change| (change.hash(), change)).collect();
+        }
+        let mut fork = Automerge::new();
+        fork.apply_changes(self.past(deps)?)?;
+        Ok(fork)
+    }
+
+    /// What these stand on and themselves, each change after those that it stands on.
+    fn past(&self, of: &BTreeSet<automerge::ChangeHash>) -> Result<Vec<automerge::Change>, AutomergeError> {
+        let (mut past, mut seen) = (Vec::new(), BTreeSet::new());
+        let mut open: Vec<(automerge::ChangeHash, bool)> = of.iter().map(|hash| (*hash, false)).collect();
+        while let Some((hash, all_before)) = open.pop() {
+            let change = self.made.get(&hash).ok_or(AutomergeError::InvalidHash(hash))?;
+            if all_before {
+                past.push(change.clone());
+            } else if seen.insert(hash) {
+                open.push((hash, true));
+                open.extend(change.deps().iter().map(|dep| (*dep, false)));
+            }
+        }
+        Ok(past)
     }
 }
 

@@ -68,7 +68,7 @@ async fn an_array_runs_each_of_its_elements_once_through_a_kill_of_its_node() {
     let job = ended(&client, slow).await;
     assert_eq!((job.state, job.elements.unwrap().succeeded), (State::Succeeded, 10));
     assert_eq!(ended(&client, after).await.state, State::Succeeded);
-    let counts = client.node().await.unwrap().jobs;
+    let counts = client.node().await.unwrap().jobs.unwrap();
     assert_eq!((counts.accepted, counts.settled), (17, 17), "elements count one by one");
 
     let never = submit(&node, &["--arg", "sleep", "--arg", "600000", "--array", "0-999999%1"]);
@@ -88,12 +88,15 @@ async fn an_array_runs_each_of_its_elements_once_through_a_kill_of_its_node() {
     assert_eq!((job.state, job.failure.unwrap().code), (State::Failed, FailureCode::Elements));
     let again: ObjectId = shoal(&node, &["job", "rerun", &format!("{bad}_1")]).trim().parse().unwrap();
     let job = ended(&client, again).await;
-    assert_eq!((job.state, job.array.unwrap().to_string(), job.rerun_of), (State::Failed, "1-1".into(), bad.element(1)));
+    assert_eq!(
+        (job.state, job.array.unwrap().to_string(), job.rerun_of),
+        (State::Failed, "1-1".into(), bad.element(1))
+    );
     assert!(refused(&node, &["submit", "sleeper", "--result-of", &bad.to_string()]).contains("is an array"));
     assert!(refused(&node, &["submit", "sleeper", "--array", "9-0"]).contains("has no element"));
     assert!(refused(&node, &["job", "rm", &format!("{bad}_1")]).contains("with its array"));
 
     shoal(&node, &["job", "rm", &bad.to_string()]);
-    assert!(refused(&node, &["job", "show", &format!("{bad}_1")]).contains("no job"));
+    assert!(refused(&node, &["job", "show", &format!("{bad}_1")]).contains("there is no job"));
     node.stop().await.unwrap();
 }
