@@ -4,6 +4,7 @@ use shoal_crdt::{Outcome, Refused, Replica, Wanted, limits, wanted};
 use shoal_protocol::change::{Change, ChangeHash, DocumentClass, Operation, Scalar, SignedChange};
 use shoal_protocol::id::IdSource;
 use shoal_protocol::key::{PublicKey, Purpose, SecretKey};
+use shoal_protocol::limits::GOSSIP_LEN_MAX;
 use shoal_protocol::object::function::NewFunction;
 use shoal_protocol::wire::peer::Gossip;
 use shoal_protocol::{BlobId, NodeId, ObjectId, codec};
@@ -201,6 +202,10 @@ impl Target for Changes {
     fn feed(&mut self, random: &mut Random, stopwatch: &mut Stopwatch) -> bool {
         let Some(signed) = self.input(random) else { return false };
         let envelope = codec::encode(&Gossip::Change(signed));
+        // What is longer never comes to the decoder: the mesh reads no longer message of gossip.
+        if envelope.len() > GOSSIP_LEN_MAX {
+            return false;
+        }
         let replica = &mut self.replica;
         let fed = stopwatch.time(|| match codec::decode(&envelope) {
             Ok(Gossip::Change(signed)) => Some((replica.apply(&signed), signed)),
