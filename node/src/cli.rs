@@ -16,6 +16,7 @@ mod deploy;
 mod document;
 mod failure;
 mod function;
+mod history;
 mod input;
 mod invite;
 mod job;

@@ -156,6 +156,8 @@ pub(crate) mod tests {
             usage: None,
             attempts: vec![],
             attempts_total: 1,
+            refusals: vec![],
+            refusals_total: 0,
             trace: "0".repeat(32),
             traceparent: None,
         }

@@ -273,6 +273,8 @@ fn job(state: &str) -> shoal_client::protocol::object::job::Job {
         usage: None,
         attempts: vec![],
         attempts_total: 1,
+        refusals: vec![],
+        refusals_total: 0,
         trace: "0".repeat(32),
         traceparent: None,
     }

@@ -1,10 +1,12 @@
 //! Jobs: what is submitted, what happens to it, what comes out.
 
 mod dependency;
+mod history;
 mod run;
 mod terms;
 
 pub use dependency::{After, When, check_after};
+pub use history::{Refusal, RefusalCode, Refusals};
 pub use run::{Attempt, Ending, Failure, FailureCode, Outcome, Progress, Usage};
 pub(crate) use terms::is_zero;
 pub use terms::{Retry, RetryOn, Terms, check_priority};
@@ -303,6 +305,30 @@ pub enum ReasonCode {
     FunctionGone,
     /// The worker does not take new jobs.
     Cordoned,
+    /// The node hands nothing over: it stops, or cannot write to its disk.
+    NodeClosed,
+}
+
+impl ReasonCode {
+    /// As it stands in JSON.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::NotBefore => "not_before",
+            Self::Dependency => "dependency",
+            Self::NoWorker => "no_worker",
+            Self::NoFit => "no_fit",
+            Self::Busy => "busy",
+            Self::Behind => "behind",
+            Self::Backoff => "backoff",
+            Self::WorkerUnreachable => "worker_unreachable",
+            Self::Recovering => "recovering",
+            Self::Starting => "starting",
+            Self::FunctionGone => "function_gone",
+            Self::Cordoned => "cordoned",
+            Self::NodeClosed => "node_closed",
+        }
+    }
 }
 
 /// Why a job does not run.
@@ -433,11 +459,22 @@ pub struct Job {
     pub attempts: Vec<Attempt>,
     /// Runs in all.
     pub attempts_total: u32,
+    /// Hand-overs that came to nothing before the guest had started, oldest first, at most the last 16. They are no runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refusals: Vec<Refusal>,
+    /// How many of these there were in all.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub refusals_total: u32,
     /// A W3C trace id: the same in every log line about this job.
     pub trace: String,
     /// The place in the submitter's trace, where the request said one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<Traceparent>,
+}
+
+/// For serde: a count of none is not written.
+fn is_none(count: &u32) -> bool {
+    *count == 0
 }
 
 /// What can be set of a job.

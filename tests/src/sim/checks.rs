@@ -3,6 +3,7 @@
 
 mod dependencies;
 mod guests;
+mod history;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -270,6 +271,7 @@ impl Checks {
             self.waits.changes(now, accepted, last, next)?;
         }
         self.ends.changes(accepted, next)?;
+        history::complete(accepted.id, next)?;
         *last = next.clone();
         Ok(())
     }

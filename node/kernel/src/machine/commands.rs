@@ -209,14 +209,15 @@ impl<F: Faults> Machine<F> {
     /// A job in memory, as its readers see it: without the bytes of its input, which the store has.
     fn view(&self, now: Now, job: &Job) -> View {
         let mut view = view::job(self.config.node, &job.accepted, &job.standing(), false);
-        view.progress = job.progress.clone();
+        view.progress = job.progress.as_deref().cloned();
         view.reason = match &job.phase {
             Phase::Held => Some(reason::held()),
             Phase::Blocked => Some(reason::blocked(&job.unmet)),
             Phase::Later { until_ms } => Some(reason::later(*until_ms, now.mono_ms)),
             Phase::Queued { .. } => {
                 let needs = &job.accepted.needs;
-                Some(reason::queued(&self.workers, needs, self.queue.is_behind(needs, job.rank()), now.mono_ms))
+                let behind = self.queue.is_behind(needs, job.rank());
+                Some(reason::queued(&self.workers, needs, behind, self.refusing.as_ref(), now.mono_ms))
             }
             Phase::Backoff { until_ms, .. } => {
                 Some(reason::backoff(*until_ms, now.mono_ms, job.attempts_total + job.fruitless))
