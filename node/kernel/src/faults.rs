@@ -33,6 +33,8 @@ pub trait Faults {
     const ANY_END_WILL_DO: bool = false;
     /// Nobody is told of the end of a job.
     const DEPENDENTS_UNTOLD: bool = false;
+    /// Subscribers are not told of the end of a job.
+    const END_UNTOLD: bool = false;
     /// A hand-over that came to nothing leaves no trace.
     const REFUSAL_FORGOTTEN: bool = false;
     /// A run of another home is taken without being journaled.

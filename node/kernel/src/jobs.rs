@@ -31,6 +31,8 @@ pub(crate) struct Job {
     /// Hand-overs that came to nothing.
     pub(crate) refusals: Option<Box<Refusals>>,
     pub(crate) cancelled: bool,
+    /// The state that subscribers were told last.
+    pub(crate) told: State,
     /// It has taken longer in all than it may: it settles when its run has stopped.
     pub(crate) out_of_time: bool,
     pub(crate) priority: i8,
@@ -120,6 +122,7 @@ impl Job {
             attempts_total: standing.attempts_total,
             refusals: standing.refusals,
             cancelled: standing.cancelled,
+            told: standing.state,
             out_of_time: standing.out_of_time,
             priority: standing.priority,
             unmet: standing.unmet,

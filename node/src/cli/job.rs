@@ -10,7 +10,7 @@ use super::connect::Context;
 use super::failure::{Failure, INTERRUPTED};
 use super::input::PageFlags;
 use super::table::{Table, age, details, labels, length, more, size, terminal_width};
-use super::{history, output, wait};
+use super::{history, output, wait, watch};
 use crate::config::Length;
 
 /// What can be done with jobs.
@@ -63,6 +63,8 @@ pub(crate) enum Job {
         #[arg(long, value_name = "LENGTH")]
         timeout: Option<Length>,
     },
+    /// Changes of a job as they come, or of all that you may see at the node: a table, or a line each in a pipe
+    Watch(watch::Watch),
     /// Cancel jobs that have not ended
     Cancel {
         /// The jobs
@@ -126,6 +128,7 @@ pub(crate) async fn run(context: &Context, client: &Client, command: Job) -> Res
             wait::collect(client, id, output.as_deref()).await.map_err(|failure| failure.or_next(unfinished(id)))
         }
         Job::Wait { ids, timeout } => wait_for(context, client, &ids, timeout).await,
+        Job::Watch(command) => watch::run(context, client, command).await,
         Job::Cancel { ids } => each(context, ids, |id| client.cancel(id)).await,
         Job::Hold { ids } => each(context, ids, |id| client.hold(id)).await,
         Job::Release { ids } => each(context, ids, |id| client.release(id)).await,
@@ -176,10 +179,17 @@ fn unfinished(id: ObjectId) -> String {
 async fn logs(client: &Client, id: ObjectId, follow: bool) -> Result<(), Failure> {
     let mut log = client.log(id, follow).await?;
     let reading = async {
+        let mut epoch = 0;
         while let Some(chunk) = log.chunk().await? {
+            let run = log.place().epoch;
+            if epoch > 0 && run != epoch {
+                wait::eprint(&format!("the job runs again, as run {run}: its log begins anew"));
+            }
+            epoch = run;
             output::write(&chunk)?;
         }
-        if let Some(cut) = wait::log_cut(&client.job(id, false).await?) {
+        // All of the log is there: who cannot be asked now takes nothing from it.
+        if let Some(cut) = client.job(id, false).await.ok().and_then(|job| wait::log_cut(&job)) {
             wait::eprint(&format!("the log of job {id} was {cut}"));
         }
         Ok(())

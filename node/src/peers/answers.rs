@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use shoal_blobs::exchange::ServeOptions;
 use shoal_mesh::Stream;
 use shoal_protocol::limits::CLIENT_FRAME_LEN_MAX;
-use shoal_protocol::object::job::Payload;
+use shoal_protocol::object::job::{LogPlace, Payload};
 use shoal_protocol::wire::client::{Call, Reply};
 use shoal_protocol::wire::peer::{self, Answered, Ask, BodyFormat, Forwarded};
 use shoal_protocol::{Kind, NodeId, ObjectId, Problem, Traceparent};
@@ -18,7 +18,7 @@ use super::Peers;
 use super::bytes::served;
 use crate::frames::{self, FrameError};
 use crate::metrics::BlobPath;
-use crate::service::{Body, Caller, Format, Service};
+use crate::service::{Body, Caller, Format, Service, framed, raw};
 
 /// How long a peer may take to say what it asks.
 const ASK_MAX: Duration = Duration::from_secs(10);
@@ -48,9 +48,9 @@ pub(super) async fn answer(
             let (reader, mut writer) = tokio::io::split(stream);
             unless_gone(reader, carry_out(service, &caller, call, format, body.0, &mut writer)).await
         }
-        Ask::Log { job, follow } => {
+        Ask::Log { job, follow, from } => {
             let (reader, mut writer) = tokio::io::split(stream);
-            unless_gone(reader, send_log(service, &caller, job, follow, &mut writer)).await
+            unless_gone(reader, send_log(service, &caller, job, from, follow, &mut writer)).await
         }
     }
 }
@@ -116,11 +116,13 @@ async fn send_log(
     service: &Service,
     caller: &Caller,
     job: ObjectId,
+    from: Option<LogPlace>,
     follow: bool,
     stream: &mut Writer,
 ) -> Result<(), FrameError> {
-    let mut log = match service.open_log_here(caller, job, follow).await {
-        Ok(log) => log,
+    let mut log = match service.open_log_here(caller, job, from.unwrap_or_default(), follow).await {
+        Ok(log) if from.is_some() => framed(log),
+        Ok(log) => raw(log),
         Err(problem) => return refuse(stream, problem).await,
     };
     frames::write(stream, &Reply::<()>::Ok(()), CLIENT_FRAME_LEN_MAX).await?;

@@ -1,23 +1,28 @@
 //! Jobs: what is submitted, what happens to it, what comes out.
 
 mod dependency;
+mod event;
 mod history;
+mod log;
 mod run;
 mod terms;
 
 pub use dependency::{After, When, check_after};
+pub use event::{AwaitEvents, Event, EventId, Events, Subscription, Told};
 pub use history::{Refusal, RefusalCode, Refusals};
+pub use log::{LogPart, LogPlace};
 pub use run::{Attempt, Ending, Failure, FailureCode, Outcome, Progress, Usage};
 pub(crate) use terms::is_zero;
 pub use terms::{Retry, RetryOn, Terms, check_priority};
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::function::{Needs, RunLimits};
 use crate::id::{BlobId, NodeId, ObjectId, WorkerId};
-use crate::limits::{INLINE_LEN_MAX, SUBMIT_BATCH_LEN_MAX};
+use crate::limits::{INLINE_LEN_MAX, SUBMIT_BATCH_LEN_MAX, WAIT_MS_MAX};
 use crate::name::Labels;
 use crate::{Octets, Traceparent};
 
@@ -501,6 +506,13 @@ pub struct Wait {
     pub timeout_ms: Option<u64>,
     /// Whether to send the short bytes of the result with the answer.
     pub inline: bool,
+}
+
+impl Wait {
+    /// How long to wait.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms.unwrap_or(WAIT_MS_MAX).min(WAIT_MS_MAX))
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{BlobId, ObjectId};
 use crate::limits::{LABELS_MAX, PEER_OFFERS_MAX};
 use crate::name::{self, Labels};
-use crate::object::job::{Outcome, Progress};
+use crate::object::job::{LogPlace, Outcome, Progress};
 use crate::object::worker::Offer;
 use crate::record::Accepted;
 use crate::wire::client::Call;
@@ -194,12 +194,16 @@ pub enum Ask {
         /// Which job.
         job: ObjectId,
     },
-    /// A job's log. Answered by `Reply<()>`, then the raw bytes as they come.
+    /// A job's log. Answered by `Reply<()>`, then the raw bytes as they come; with `from`, frames of
+    /// [`crate::object::job::LogPart`] instead.
     Log {
         /// Which job.
         job: ObjectId,
         /// Whether to wait for more until the job has ended.
         follow: bool,
+        /// What the asker has already; it gets what follows.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<LogPlace>,
     },
     /// A blob. Answered in the same way.
     Blob {

@@ -78,6 +78,8 @@ mutations! {
     kernel AnyEndWillDo = ANY_END_WILL_DO;
     /// Nobody tells dependents of an end.
     kernel DependentsUntold = DEPENDENTS_UNTOLD;
+    /// Subscribers do not hear of ends.
+    kernel EndUntold = END_UNTOLD;
     /// Hand-overs that came to nothing are forgotten.
     kernel RefusalForgotten = REFUSAL_FORGOTTEN;
     /// Runs of other homes are taken without being journaled.

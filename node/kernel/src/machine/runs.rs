@@ -8,6 +8,7 @@ use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{Kind, ObjectId, Problem, WorkerId};
 
 use super::Machine;
+use super::telling::noted;
 use crate::backoff::pause_ms;
 use crate::effect::Effect;
 use crate::faults::Faults;
@@ -299,6 +300,7 @@ impl<F: Faults> Machine<F> {
             });
         }
         self.counters.settle(state);
+        let told = noted(now, &job, state, outcome.as_ref());
         let (accepted, standing) = job.settled(state, outcome, now.wall_ms);
         if F::SETTLED_STAYS {
             let mut again = Job::new(accepted, standing.clone(), now.mono_ms);
@@ -308,6 +310,9 @@ impl<F: Faults> Machine<F> {
         }
         effects.push(Effect::Write(Record::Standing(id, Box::new(standing))));
         effects.push(Effect::Changed { job: id, settled: true });
+        if !F::END_UNTOLD {
+            effects.push(told);
+        }
     }
 
     /// A function was deleted: what waits to run it ends, what runs goes on, and is not tried again.
