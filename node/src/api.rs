@@ -9,6 +9,7 @@
 //! Invariant: everything that a request carries is bounded, in length and in the time that it may take.
 
 mod connection;
+mod events;
 mod host;
 mod logs;
 mod openapi;
@@ -146,7 +147,7 @@ async fn run(api: &Api, operation: &'static Operation, request: Request) -> Resu
         return system(api, operation.row, &query).await;
     };
     let object = match operation.row {
-        Row::List | Row::Create => String::new(),
+        Row::List | Row::Create | Row::Feed => String::new(),
         _ => request::object(class, request.uri())?,
     };
     let (parts, body) = request.into_parts();
@@ -154,6 +155,7 @@ async fn run(api: &Api, operation: &'static Operation, request: Request) -> Resu
     let caller = Caller { traceparent: request::traceparent(&parts.headers), ..caller };
     match operation.row {
         Row::Create if class == Class::Blob => transfer::put(&api.service, &caller, query, &parts.headers, body).await,
+        Row::Feed => events::send(&api.service, &caller, None, &query, &parts.headers).await,
         Row::Part(part) => {
             let known = |_| Problem::new(Kind::InvalidId, format!("{class} {object:?}: this is not an id"));
             match part {
@@ -164,6 +166,10 @@ async fn run(api: &Api, operation: &'static Operation, request: Request) -> Resu
                 Part::Result => {
                     let source = transfer::Source::Result(object.parse().map_err(known)?);
                     transfer::send(&api.service, &caller, source, &parts).await
+                }
+                Part::Events => {
+                    let job = object.parse().map_err(known)?;
+                    events::send(&api.service, &caller, Some(job), &query, &parts.headers).await
                 }
                 Part::Logs => {
                     let job = object.parse().map_err(known)?;
@@ -196,7 +202,7 @@ fn call(
         Row::Set => Call::Set { class, object, if_match: request::if_match(headers)? },
         Row::Delete => Call::Delete { class, object },
         Row::Method(method) => Call::Method { class, object, method: method.to_owned(), query },
-        Row::Part(_) | Row::System(_) => {
+        Row::Feed | Row::Part(_) | Row::System(_) => {
             return Err(Problem::new(Kind::Internal, "this row is no call to the service"));
         }
     })

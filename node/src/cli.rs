@@ -16,6 +16,7 @@ mod deploy;
 mod document;
 mod failure;
 mod function;
+mod history;
 mod input;
 mod invite;
 mod job;
@@ -32,6 +33,7 @@ mod table;
 mod terms;
 mod token;
 mod wait;
+mod watch;
 mod worker;
 
 use std::path::PathBuf;
@@ -308,6 +310,8 @@ mod tests {
             &format!("shoal job logs -f {id}"),
             &format!("shoal job result {id} -o out"),
             &format!("shoal job wait {id} {id} --timeout 5s"),
+            &format!("shoal job watch {id}"),
+            "shoal job watch --project p --function f --json",
             &format!("shoal job cancel {id}"),
             &format!("shoal job rm {id}"),
             "shoal blob put - --keep --name x",
@@ -344,6 +348,7 @@ mod tests {
             "shoal submit f --env K",
             "shoal submit f --wait --count 2",
             "shoal job show 123",
+            "shoal job watch 01HF7YAT00000NGVVFDNK6YS35 --project p",
             "shoal blob get xyz",
             "shoal kv get",
             "shoal kv set user key",

@@ -79,6 +79,14 @@ pub(crate) async fn expect_within<T: DeserializeOwned>(
     frame.ok_or(FrameError::Ended)
 }
 
+/// The same where a frame is due, whenever it comes.
+pub(crate) async fn expect_at_last<T: DeserializeOwned>(
+    stream: &mut (impl AsyncRead + Unpin),
+    max: usize,
+) -> Result<T, FrameError> {
+    read(stream, max).await?.ok_or(FrameError::Ended)
+}
+
 /// Writes one frame.
 pub(crate) async fn write<T: Serialize + ?Sized>(
     stream: &mut (impl AsyncWrite + Unpin),

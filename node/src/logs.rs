@@ -50,30 +50,32 @@ impl LogBook {
     }
 
     /// Adds what a worker says of a run's log. What is here already, leaves a gap, is above the limit, or is of a run that
-    /// counts no more, is ignored.
-    pub(crate) fn append(&self, run: Run, offset: u64, bytes: &[u8]) {
-        let log = {
+    /// counts no more, is ignored. Whether the log began with it: then those who watch the job want to know.
+    #[must_use]
+    pub(crate) fn append(&self, run: Run, offset: u64, bytes: &[u8]) -> bool {
+        let (log, begins) = {
             let mut logs = self.logs();
             let newer = logs.get(&run.job).is_none_or(|log| log.epoch < run.epoch);
             if newer {
                 if logs.len() >= LOGS_MAX && !logs.contains_key(&run.job) {
-                    return;
+                    return false;
                 }
                 // Asked under the lock: an ending becomes durable first and is forgotten here after that, so that either
                 // it is seen now, or the log that is begun now is forgotten.
                 if !(self.is_current)(run) {
-                    return;
+                    return false;
                 }
                 let log = Arc::new(Log { epoch: run.epoch, text: Mutex::default(), grown: Notify::new() });
                 if let Some(former) = logs.insert(run.job, log) {
                     former.end();
                 }
             }
-            logs.get(&run.job).filter(|log| log.epoch == run.epoch).cloned()
+            (logs.get(&run.job).filter(|log| log.epoch == run.epoch).cloned(), newer)
         };
         if let Some(log) = log {
             log.append(offset, bytes);
         }
+        begins
     }
 
     /// The log of a job's current run.
@@ -142,20 +144,20 @@ mod tests {
     #[test]
     fn repeated_and_overlapping_chunks_are_kept_once() {
         let book = book();
-        book.append(run(1), 0, b"hello ");
-        book.append(run(1), 0, b"hello world");
-        book.append(run(1), 20, b"a gap");
+        let _ = book.append(run(1), 0, b"hello ");
+        let _ = book.append(run(1), 0, b"hello world");
+        let _ = book.append(run(1), 20, b"a gap");
         assert_eq!(book.of(run(1).job).unwrap().read(0).0, "hello world");
     }
 
     #[test]
     fn a_newer_run_replaces_and_an_older_one_is_ignored() {
         let book = book();
-        book.append(run(2), 0, b"second");
+        let _ = book.append(run(2), 0, b"second");
         let second = book.of(run(2).job).unwrap();
-        book.append(run(1), 0, b"first");
+        let _ = book.append(run(1), 0, b"first");
         assert_eq!(second.read(0), (Bytes::from("second"), false));
-        book.append(run(3), 0, b"third");
+        let _ = book.append(run(3), 0, b"third");
         assert!(second.read(0).1);
         book.forget(run(3).job);
         assert!(book.of(run(1).job).is_none());
@@ -164,7 +166,7 @@ mod tests {
     #[test]
     fn a_log_is_bounded() {
         let book = book();
-        book.append(run(1), 0, &vec![b'x'; LOG_LEN_MAX + 5]);
+        let _ = book.append(run(1), 0, &vec![b'x'; LOG_LEN_MAX + 5]);
         assert_eq!(book.of(run(1).job).unwrap().read(0).0.len(), LOG_LEN_MAX);
     }
 
@@ -173,11 +175,11 @@ mod tests {
         let settled = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let seen = settled.clone();
         let book = LogBook::new(Box::new(move |_| !seen.load(std::sync::atomic::Ordering::Relaxed)));
-        book.append(run(1), 0, b"before");
+        let _ = book.append(run(1), 0, b"before");
         let log = book.of(run(1).job).unwrap();
         settled.store(true, std::sync::atomic::Ordering::Relaxed);
         book.forget(run(1).job);
-        book.append(run(1), 0, b"before and after");
+        let _ = book.append(run(1), 0, b"before and after");
         assert!(book.of(run(1).job).is_none(), "whoever follows it now would wait for ever");
         assert_eq!(log.read(0), (Bytes::from("before"), true));
     }

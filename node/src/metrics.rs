@@ -402,6 +402,7 @@ mod tests {
             epoch: 1,
             attempts: Vec::new(),
             attempts_total: 1,
+            refusals: None,
             cancelled: false,
             out_of_time: false,
             priority: 0,

@@ -13,7 +13,6 @@ mod bytes;
 mod calls;
 mod direct;
 mod known;
-mod parts;
 mod places;
 mod provide;
 mod rates;

@@ -8,6 +8,7 @@
 //! disconnected, and once the store writes again the kernel is restored from what is durable.
 
 mod driver;
+mod feed;
 mod outbox;
 mod posts;
 mod rows;
@@ -28,6 +29,7 @@ use crate::logs::LogBook;
 use crate::metrics::Metrics;
 use crate::store::Store;
 
+pub(crate) use feed::Feed;
 pub(crate) use outbox::ToPeer;
 pub(crate) use rows::{
     REFERENCE_PLACE, Referrer, ReferrerKind, begun_before, current_runs, job_counts, job_of_short, read_guest,
@@ -91,6 +93,7 @@ struct Shared {
     ids: Mutex<IdSource>,
     connections: AtomicU64,
     watchers: watch::Watchers,
+    feed: Feed,
     store: Store,
     logs: Arc<LogBook>,
     wishes: mpsc::Sender<Wish>,
@@ -112,6 +115,7 @@ impl Runtime {
             ids: Mutex::new(IdSource::new(&config.node.into(), newest)),
             connections: AtomicU64::new(1),
             watchers: watch::Watchers::default(),
+            feed: Feed::new(now().wall_ms),
             store: store.clone(),
             logs,
             wishes,
@@ -188,6 +192,11 @@ impl Runtime {
     /// Tells those who watch this id, of a job or of a KV namespace, that something has changed and is durable.
     pub(crate) fn changed(&self, id: ObjectId) {
         self.shared.watchers.changed(id);
+    }
+
+    /// What has changed of jobs, for those who subscribe.
+    pub(crate) fn feed(&self) -> &Feed {
+        &self.shared.feed
     }
 
     /// The store below.

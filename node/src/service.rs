@@ -7,11 +7,13 @@ mod answer;
 mod blob;
 mod document;
 mod elements;
+mod events;
 mod everywhere;
 mod function;
 mod job;
 mod kv;
 mod life;
+mod log;
 mod node;
 mod prefetch;
 mod project;
@@ -46,7 +48,9 @@ use crate::store::Store;
 
 pub(crate) use answer::{Answer, Body, Format};
 pub(crate) use blob::Door as BlobDoor;
+pub(crate) use events::EventStream;
 pub(crate) use kv::GlobalKv;
+pub(crate) use log::{LogPiece, LogStream, framed, raw};
 pub(crate) use node::{Facts as NodeFacts, Settings as NodeSettings, settings as node_settings};
 
 /// Who calls, as the edge authenticated it, and what for.
@@ -209,8 +213,7 @@ impl Service {
                 let (operation, class) = operation_of(&call);
                 caller.check(operation, class)?;
                 caller.user()?;
-                let home = self.0.peers.home_of(job).await?;
-                self.0.peers.call(home, caller, call, body).await
+                self.call_elsewhere(caller, job, call, body).await
             }
         }
     }
@@ -348,6 +351,7 @@ impl Service {
             (Class::Job, "release") => self.hold_job(caller, object, false, body.format).await,
             (Class::Job, "rerun") => self.rerun_job(caller, object, body.format).await,
             (Class::Job, "wait") => self.wait_job(caller, object, body).await,
+            (Class::Job, events::METHOD) => self.job_events(caller, object, body).await,
             (Class::Worker, "cordon") => self.cordon(caller, object, true, body.format).await,
             (Class::Worker, "uncordon") => self.cordon(caller, object, false, body.format).await,
             (Class::Blob, "keep") => self.keep_blob(caller, object, true, body.format).await,
@@ -365,7 +369,7 @@ fn operation_of(call: &Call) -> (Operation, Class) {
         Call::List { class, .. } | Call::Get { class, .. } => (Operation::Read, *class),
         Call::Create { class } | Call::Set { class, .. } | Call::Delete { class, .. } => (Operation::Write, *class),
         Call::Method { class, method, .. } => {
-            let reads = matches!(method.as_str(), "wait" | "get" | "list" | "watch" | "prepare");
+            let reads = matches!(method.as_str(), "wait" | "get" | "list" | "watch" | "prepare" | events::METHOD);
             (if reads { Operation::Read } else { Operation::Write }, *class)
         }
     }

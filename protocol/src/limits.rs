@@ -87,6 +87,9 @@ pub const MESSAGE_LEN_MAX: usize = 1024;
 /// Attempts that a job's record remembers; the oldest are dropped, their number stays.
 pub const ATTEMPTS_KEPT_MAX: usize = 16;
 
+/// Refusals that a job's record remembers; the oldest are dropped, their number stays.
+pub const REFUSALS_KEPT_MAX: usize = 16;
+
 /// A component, in bytes. Why 128 MiB: interpreters compiled to WebAssembly are 10 to 40 MiB.
 pub const COMPONENT_LEN_MAX: u64 = 128 * 1024 * 1024;
 

@@ -14,7 +14,7 @@ use crate::id::{BlobId, ObjectId};
 use crate::limits::{ARGS_LEN_MAX, ARGS_MAX};
 use crate::name::{self, Labels};
 use crate::object::function::{Grant, Needs, RunLimits};
-use crate::object::job::{After, Array, Attempt, Elements, Outcome, Payload, State, Terms, check_after};
+use crate::object::job::{After, Array, Attempt, Elements, Outcome, Payload, Refusals, State, Terms, check_after};
 use crate::{Kind, Problem, Traceparent};
 
 /// The version of [`Accepted`] and [`Standing`] that this package writes.
@@ -109,6 +109,7 @@ impl Accepted {
             epoch: 0,
             attempts: Vec::new(),
             attempts_total: 0,
+            refusals: None,
             cancelled: false,
             out_of_time: false,
             priority: self.terms.priority,
@@ -194,6 +195,9 @@ pub struct Standing {
     pub attempts: Vec<Attempt>,
     /// Runs in all.
     pub attempts_total: u32,
+    /// Hand-overs that came to nothing. Boxed, since few jobs have any and a million may wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusals: Option<Box<Refusals>>,
     /// Somebody has cancelled it; it settles when its run has stopped.
     pub cancelled: bool,
     /// It has taken longer in all than it may; it settles when its run has stopped.

@@ -251,6 +251,16 @@ fn an_end_that_dependents_are_not_told_of_is_found() {
 }
 
 #[test]
+fn an_end_that_subscribers_do_not_hear_of_is_found() {
+    assert_eq!(found::<mutations::EndUntold>().1.rule, "every change of state is told");
+}
+
+#[test]
+fn a_refusal_that_leaves_no_trace_is_found() {
+    assert_eq!(found::<mutations::RefusalForgotten>().1.rule, "every hand-over is a run or a refusal");
+}
+
+#[test]
 fn a_run_of_another_home_that_is_not_journaled_is_found() {
     let rule = found_in_a_mesh::<mutations::GuestUnwritten>().1.rule;
     assert_eq!(rule, "a guest is written before its home hears of it");

@@ -8,7 +8,7 @@
 //! [`ObjectId::of_node`]: on its wire they are `Welcome`, `Cancel`, `Settled`, and the end of the connection.
 
 use shoal_protocol::object::function::Needs;
-use shoal_protocol::object::job::{Job, Receipt};
+use shoal_protocol::object::job::{Event, Job, Receipt};
 use shoal_protocol::object::worker::Worker;
 use shoal_protocol::wire::peer::{PeerMessage, RunOffer};
 use shoal_protocol::wire::worker::{Run, Start};
@@ -110,6 +110,8 @@ pub enum Effect {
         /// Whether it is settled now.
         settled: bool,
     },
+    /// Tell those who subscribe that this job stands otherwise.
+    Told(Box<Noted>),
     /// Look into the store how this job of the home ended, and hand it in as [`crate::Input::Learned`]. It is not in memory:
     /// if it ever was, its end is durable by now.
     Learn {
@@ -121,6 +123,15 @@ pub enum Effect {
         /// By [`crate::Now::mono_ms`].
         at_ms: u64,
     },
+}
+
+/// A change of a job's state, and who may hear of it beside its owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Noted {
+    /// What subscribers are told.
+    pub event: Event,
+    /// Who owned the function when the job was accepted.
+    pub function_owner: ObjectId,
 }
 
 /// An answer.

@@ -35,6 +35,10 @@ pub trait Faults {
     const DEPENDENTS_UNTOLD: bool = false;
     /// The end of an array's element is journaled without how far the array is with that.
     const ELEMENT_UNCOUNTED: bool = false;
+    /// Subscribers are not told of the end of a job.
+    const END_UNTOLD: bool = false;
+    /// A hand-over that came to nothing leaves no trace.
+    const REFUSAL_FORGOTTEN: bool = false;
     /// A run of another home is taken without being journaled.
     const GUEST_UNWRITTEN: bool = false;
     /// A run of another home replaces the one that is here whatever their epochs.

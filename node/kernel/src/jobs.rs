@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_protocol::limits::ATTEMPTS_KEPT_MAX;
 use shoal_protocol::name::Labels;
-use shoal_protocol::object::job::{Attempt, Elements, Ending, Outcome, Payload, Progress, State};
+use shoal_protocol::object::job::{
+    Attempt, Elements, Ending, Outcome, Payload, Progress, Refusal, RefusalCode, Refusals, State, Usage,
+};
 use shoal_protocol::wire::peer::RunOffer;
 use shoal_protocol::wire::worker::{Run, Start};
 use shoal_protocol::{NodeId, ObjectId, WorkerId};
@@ -25,7 +27,11 @@ pub(crate) struct Job {
     pub(crate) epoch: u64,
     pub(crate) attempts: Vec<Attempt>,
     pub(crate) attempts_total: u32,
+    /// Hand-overs that came to nothing.
+    pub(crate) refusals: Option<Box<Refusals>>,
     pub(crate) cancelled: bool,
+    /// The state that subscribers were told last.
+    pub(crate) told: State,
     /// It has taken longer in all than it may: it settles when its run has stopped.
     pub(crate) out_of_time: bool,
     pub(crate) priority: i8,
@@ -118,7 +124,9 @@ impl Job {
             epoch: standing.epoch,
             attempts: standing.attempts,
             attempts_total: standing.attempts_total,
+            refusals: standing.refusals,
             cancelled: standing.cancelled,
+            told: standing.state,
             out_of_time: standing.out_of_time,
             priority: standing.priority,
             unmet: standing.unmet,
@@ -194,22 +202,27 @@ impl Job {
             started_ms: None,
             ended_ms: None,
             ending: None,
+            usage: None,
         });
     }
 
-    /// Writes down how the current run ended.
-    pub(crate) fn end_attempt(&mut self, ending: &Ending, wall_ms: u64) {
+    /// Writes down how the current run ended, and what it used where that is known.
+    pub(crate) fn end_attempt(&mut self, ending: &Ending, usage: Option<Usage>, wall_ms: u64) {
         if let Some(attempt) = self.attempts.last_mut() {
             attempt.ended_ms = Some(wall_ms);
             attempt.ending = Some(ending.clone());
+            attempt.usage = usage;
         }
     }
 
-    /// Strikes the current run from the books: it never began. Its epoch stays used.
-    pub(crate) fn strike_attempt(&mut self) {
-        if self.attempts.pop().is_some() {
-            self.attempts_total = self.attempts_total.saturating_sub(1);
-        }
+    /// Strikes the current run from the books, since it never began, and writes down why. Its epoch stays used.
+    pub(crate) fn strike_attempt(&mut self, code: RefusalCode, message: &str, wall_ms: u64) {
+        let Some(attempt) = self.attempts.pop() else { return };
+        self.attempts_total = self.attempts_total.saturating_sub(1);
+        let Attempt { epoch, worker, worker_name, node, .. } = attempt;
+        let message = message.to_owned();
+        let refusal = Refusal { epoch, worker, worker_name, node, at_ms: wall_ms, code, message, times: 1 };
+        self.refusals.get_or_insert_default().add(refusal);
     }
 
     /// What stands in the journal: a running job is `Offered` there.
@@ -229,6 +242,7 @@ impl Job {
             epoch: self.epoch,
             attempts: self.attempts.clone(),
             attempts_total: self.attempts_total,
+            refusals: self.refusals.clone(),
             cancelled: self.cancelled,
             out_of_time: self.out_of_time,
             priority: self.priority,
@@ -251,6 +265,7 @@ impl Job {
             epoch: self.epoch,
             attempts: self.attempts,
             attempts_total: self.attempts_total,
+            refusals: self.refusals,
             cancelled: self.cancelled,
             out_of_time: self.out_of_time,
             priority: self.priority,

@@ -43,7 +43,7 @@ mod workers;
 
 pub use config::{Config, Prefetch};
 pub use counters::Counters;
-pub use effect::{Effect, Load, PeerView, Reply};
+pub use effect::{Effect, Load, Noted, PeerView, Reply};
 pub use input::{Command, End, Input, NewJob, Now, PeerAttached, Principal, RequestId, WorkerAttached};
 pub use jobs::JOB_BYTES;
 pub use record::{Accepted, GuestEnd, GuestRun, Record, Spec, Standing};

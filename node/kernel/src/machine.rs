@@ -1,5 +1,5 @@
 //! What each input does. The parts: [`submit`] takes jobs in, [`schedule`] hands them to workers and peers, [`runs`]
-//! follows a run to its end, [`waiting`] what waits before and between runs, [`dependencies`] what waits for others, [`arrays`] jobs that stand for many, [`attachment`] follows workers, [`peers`] what peers do beyond that, [`seek`] looks for more
+//! follows a run to its end, [`waiting`] what waits before and between runs, [`dependencies`] what waits for others, [`arrays`] jobs that stand for many, [`telling`] tells subscribers, [`attachment`] follows workers, [`peers`] what peers do beyond that, [`seek`] looks for more
 //! of them, [`guests`] runs what other homes offer, [`homes`] talks with these homes, [`commands`] answers everything else.
 //!
 //! Invariant: a run is offered only after its epoch is written, in the same list of effects (`runs::offer`).
@@ -19,6 +19,7 @@ mod runs;
 mod schedule;
 mod seek;
 mod submit;
+mod telling;
 mod waiting;
 
 use std::collections::BTreeMap;
@@ -142,6 +143,7 @@ impl<F: Faults> Machine<F> {
 
     /// Handles one input. Effects are appended in the order in which they may be seen; see [`Effect`].
     pub fn handle(&mut self, now: Now, input: Input, effects: &mut Vec<Effect>) {
+        let first = effects.len();
         match input {
             Input::Tick => self.wake_ms = None,
             Input::Request { request, principal, command } => self.command(now, request, principal, command, effects),
@@ -166,6 +168,7 @@ impl<F: Faults> Machine<F> {
             other => self.handle_peer(now, other, effects),
         }
         self.finish(now, effects);
+        self.tell(now, first, effects);
     }
 
     /// The inputs that come from other nodes.

@@ -4,27 +4,29 @@ use std::collections::BTreeSet;
 
 use shoal_protocol::object::function::Needs;
 use shoal_protocol::object::job::{Candidate, Reason, ReasonCode};
-use shoal_protocol::{ObjectId, WorkerId};
+use shoal_protocol::{ObjectId, Problem, WorkerId};
 
 use crate::jobs::{Job, Placed};
 use crate::placement::{Obstacle, examine};
-use crate::workers::{Worker, Workers};
+use crate::workers::{Link, Worker, Workers};
 
 /// Workers and peers that a reason names, the node's own workers first. Why 16: what a person reads.
 const CANDIDATES_MAX: usize = 16;
 
-/// Why a job waits in the queue. `behind`: older jobs with the same needs wait too.
-pub(crate) fn queued(workers: &Workers, needs: &Needs, behind: bool, now_ms: u64) -> Reason {
-    let findings: Vec<(&Worker, Option<Obstacle<'_>>)> = workers
-        .own()
-        .chain(workers.peers())
-        .filter(|worker| worker.attached())
-        .map(|worker| (worker, examine(worker, needs, now_ms).err()))
-        .collect();
-    let candidates =
-        findings.iter().take(CANDIDATES_MAX).map(|(worker, obstacle)| candidate(worker, obstacle.as_ref()));
-    let candidates = candidates.collect();
-    let (code, message) = summary(&findings, behind);
+/// Why a job waits in the queue. `behind`: older jobs with the same needs wait too; `closed`: why nothing is handed over.
+pub(crate) fn queued(workers: &Workers, needs: &Needs, behind: bool, closed: Option<&Problem>, now_ms: u64) -> Reason {
+    // What has been here and is away is a candidate too: it may be what the job waits for.
+    let known = || workers.own().chain(workers.peers()).filter(|worker| worker.link != Link::Never);
+    let (there, away) = (known().filter(|worker| worker.attached()), known().filter(|worker| !worker.attached()));
+    let examined = |worker| (worker, examine(worker, needs, now_ms).err());
+    let findings: Vec<(&Worker, Option<Obstacle<'_>>)> = there.map(examined).collect();
+    let away: Vec<(&Worker, Option<Obstacle<'_>>)> = away.map(examined).collect();
+    let candidates = findings.iter().chain(&away).take(CANDIDATES_MAX);
+    let candidates = candidates.map(|(worker, obstacle)| candidate(worker, obstacle.as_ref())).collect();
+    let (code, message) = match closed {
+        Some(problem) => (ReasonCode::NodeClosed, format!("the node hands nothing over now: {}", problem.detail)),
+        None => summary(&findings, behind),
+    };
     Reason { code, message, candidates }
 }
 
@@ -43,7 +45,7 @@ fn summary(findings: &[(&Worker, Option<Obstacle<'_>>)], behind: bool) -> (Reaso
     } else if behind {
         (ReasonCode::Behind, "older jobs with the same needs are before it".into())
     } else if open().any(|(_, obstacle)| obstacle.is_none()) {
-        (ReasonCode::Behind, "a worker is free; older jobs are before it, or the node takes none at the moment".into())
+        (ReasonCode::Behind, "a worker is free; older jobs are before it".into())
     } else {
         let able = numbers(open().map(|(worker, _)| *worker));
         (ReasonCode::Busy, format!("the {able} that fit are busy"))

@@ -52,6 +52,8 @@ pub fn job(home: NodeId, accepted: &Accepted, standing: &Standing, inline: bool)
         usage: outcome.map(|outcome| outcome.usage),
         attempts: standing.attempts.clone(),
         attempts_total: standing.attempts_total,
+        refusals: standing.refusals.iter().flat_map(|refusals| &refusals.kept).cloned().collect(),
+        refusals_total: standing.refusals.as_ref().map_or(0, |refusals| refusals.total),
         trace: accepted.trace.clone(),
         traceparent: accepted.traceparent,
     }

@@ -1,7 +1,8 @@
 //! A job's log over HTTP: as plain text, or as server-sent events that follow it to its end.
 //!
-//! An event holds one or more lines; its id is the number of bytes of the log up to its end, so that a client that
-//! comes back with `Last-Event-ID` gets what it has not had. The last event is `end`, or `error` with a problem.
+//! An event holds one or more lines; its id is the place in the log behind it, `EPOCH-OFFSET`, so that a client that comes
+//! back with `Last-Event-ID` gets what it has not had. A job that is run again writes its log anew: an event `run` says so.
+//! The last event is `end`, or `error` with a problem.
 
 use std::time::Duration;
 
@@ -11,10 +12,11 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use shoal_protocol::object::ListQuery;
+use shoal_protocol::object::job::LogPlace;
 use shoal_protocol::{Kind, ObjectId, Problem};
 
 use super::respond;
-use crate::service::{ByteStream, Caller, Service};
+use crate::service::{Caller, LogPiece, LogStream, Service, raw};
 
 /// How long a followed log may be silent before a comment is sent. Why 15 s: proxies cut connections that are silent for
 /// 30 s or more, and a client that is gone shows only when something is written.
@@ -35,28 +37,28 @@ pub(super) async fn send(
     let wants_events = accept.contains("text/event-stream");
     let follow = query.filters.get("follow").map(|follow| follow == "true");
     let follows = follow.unwrap_or(wants_events);
-    let log = service.open_log(caller, job, follows).await?;
     let is_events = wants_events || (follows && !accept.contains("text/plain"));
-    let (media, body) = if is_events {
-        let seen = headers.get("last-event-id").and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);
-        ("text/event-stream", events(log, seen))
-    } else {
-        ("text/plain; charset=utf-8", Body::from_stream(log))
+    let seen = headers.get("last-event-id").filter(|_| is_events);
+    let place = seen.and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or_default();
+    let log = service.open_log(caller, job, place, follows).await?;
+    let (media, body) = match is_events {
+        true => ("text/event-stream", events(log, place)),
+        false => ("text/plain; charset=utf-8", Body::from_stream(raw(log))),
     };
     let mut response = respond::bytes_of(200, HeaderValue::from_static(media), body);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }
 
-/// The log as server-sent events, without its first `seen` bytes.
-fn events(log: ByteStream, seen: u64) -> Body {
-    let state = Some((log, Lines { passed: 0, seen, held: Vec::new() }));
+/// The log behind a place, as server-sent events.
+fn events(log: LogStream, place: LogPlace) -> Body {
+    let state = Some((log, Lines { place, held: Vec::new() }));
     Body::from_stream(stream::unfold(state, |state| async move {
         let (mut log, mut lines) = state?;
         let next = tokio::time::timeout(Duration::from_millis(SILENCE_MS_MAX), log.next()).await;
         let (event, goes_on) = match next {
             Err(_) => (String::from(": the job goes on\n\n"), true),
-            Ok(Some(Ok(chunk))) => (lines.event(&chunk), true),
+            Ok(Some(Ok(piece))) => (lines.event(&piece), true),
             Ok(Some(Err(why))) => (failed(&why), false),
             Ok(None) => (lines.end(), false),
         };
@@ -69,33 +71,45 @@ fn failed(why: &std::io::Error) -> String {
     format!("event: error\ndata: {}\n\n", serde_json::to_string(&problem).unwrap_or_default())
 }
 
-/// Makes events of chunks that may end anywhere.
+/// Makes events of pieces that may end anywhere.
 struct Lines {
-    /// Bytes of the log that have come.
-    passed: u64,
-    /// Bytes that the client has.
-    seen: u64,
-    /// The end of the last chunk, if it may be half a character or half a line end.
+    /// Where the next byte stands.
+    place: LogPlace,
+    /// The end of the last piece, if it may be half a character or half a line end.
     held: Vec<u8>,
 }
 
 impl Lines {
-    /// The event of the next chunk; empty if nothing can be said yet.
-    fn event(&mut self, chunk: &[u8]) -> String {
-        let skipped = usize::try_from(self.seen.saturating_sub(self.passed)).unwrap_or(usize::MAX).min(chunk.len());
-        self.passed = self.passed.saturating_add(chunk.len() as u64);
-        self.held.extend_from_slice(chunk.get(skipped..).unwrap_or_default());
+    /// The events of the next piece; empty if nothing can be said yet.
+    fn event(&mut self, piece: &LogPiece) -> String {
+        let mut events = self.run(piece.at);
+        self.place = piece.end();
+        self.held.extend_from_slice(&piece.bytes);
         let bytes = std::mem::take(&mut self.held);
         let (now, later) = bytes.split_at(bytes.len() - unfinished(&bytes));
         self.held = later.to_vec();
-        self.written(now)
+        events.push_str(&self.written(now));
+        events
+    }
+
+    /// What is to be said where a piece is of another run than the one before.
+    fn run(&mut self, at: LogPlace) -> String {
+        if self.place.epoch == at.epoch {
+            return String::new();
+        }
+        let rest = std::mem::take(&mut self.held);
+        let mut events = self.written(&rest);
+        if self.place.epoch > 0 {
+            events.push_str(&format!("event: run\ndata: {{\"epoch\":{}}}\n\n", at.epoch));
+        }
+        events
     }
 
     /// The events when the log has ended.
     fn end(&mut self) -> String {
         let rest = std::mem::take(&mut self.held);
         let mut events = self.written(&rest);
-        events.push_str(&format!("event: end\ndata: {{\"bytes\":{}}}\n\n", self.passed));
+        events.push_str(&format!("event: end\ndata: {{\"bytes\":{}}}\n\n", self.place.offset));
         events
     }
 
@@ -105,7 +119,9 @@ impl Lines {
         }
         let text = String::from_utf8_lossy(bytes);
         let text = text.replace("\r\n", "\n").replace('\r', "\n");
-        let mut event = format!("id: {}\n", self.passed.saturating_sub(self.held.len() as u64));
+        let held = self.held.len() as u64;
+        let place = LogPlace { offset: self.place.offset.saturating_sub(held), ..self.place };
+        let mut event = format!("id: {place}\n");
         for line in text.split('\n') {
             event.push_str("data: ");
             event.push_str(line);
@@ -138,11 +154,23 @@ mod tests {
     use super::*;
     use http_body_util::BodyExt as _;
 
-    async fn sent(chunks: &[&[u8]], seen: u64) -> String {
-        let chunks: Vec<_> = chunks.iter().map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
-        let body = events(Box::pin(stream::iter(chunks)), seen);
+    /// The events of pieces that follow each other, behind a place.
+    async fn sent(chunks: &[&[u8]], place: LogPlace) -> String {
+        let mut at = place;
+        let pieces = chunks.iter().map(|chunk| {
+            let piece = LogPiece { at, bytes: Bytes::copy_from_slice(chunk) };
+            at = piece.end();
+            piece
+        });
+        events_of(pieces.collect(), place).await
+    }
+
+    async fn events_of(pieces: Vec<LogPiece>, place: LogPlace) -> String {
+        let body = events(Box::pin(stream::iter(pieces.into_iter().map(Ok))), place);
         String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap()
     }
+
+    const START: LogPlace = LogPlace { epoch: 1, offset: 0 };
 
     /// What a client makes of events, by the rules of the HTML standard.
     fn received(events: &str) -> String {
@@ -161,7 +189,7 @@ mod tests {
         for first in 0..log.len() {
             for second in first..log.len() {
                 let chunks = [&log[..first], &log[first..second], &log[second..]];
-                let events = sent(&chunks, 0).await;
+                let events = sent(&chunks, START).await;
                 assert_eq!(received(&events), expected, "cut at {first} and {second}");
                 assert!(events.ends_with(&format!("event: end\ndata: {{\"bytes\":{}}}\n\n", log.len())));
             }
@@ -169,23 +197,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_comes_back_gets_the_rest() {
-        let log: [&[u8]; 3] = [b"one\n", b"two\n", b"three\n"];
-        assert!(sent(&log, 0).await.contains("id: 8\n"));
-        assert_eq!(received(&sent(&log, 8).await), "three\n");
-        assert_eq!(received(&sent(&log, 6).await), "o\nthree\n");
-        assert_eq!(received(&sent(&log, 99).await), "");
+    async fn an_event_says_where_it_ends_and_another_run_is_told() {
+        let events = sent(&[b"one\n", b"two\n"], LogPlace { epoch: 3, offset: 100 }).await;
+        assert!(events.contains("id: 3-104\n") && events.contains("id: 3-108\n"), "{events}");
+        let piece = |epoch, bytes: &'static [u8]| LogPiece {
+            at: LogPlace { epoch, offset: 0 },
+            bytes: Bytes::from_static(bytes),
+        };
+        let events = events_of(vec![piece(1, b"half\r"), piece(2, b"all\n")], LogPlace::default()).await;
+        assert_eq!(received(&events), "half\nall\n");
+        let told = events.find("event: run\ndata: {\"epoch\":2}").unwrap();
+        assert!(events.find("id: 1-5\n").unwrap() < told && told < events.find("id: 2-4\n").unwrap(), "{events}");
     }
 
     #[tokio::test]
     async fn what_is_no_text_is_shown_as_such_and_ends() {
-        assert_eq!(received(&sent(&[b"a\xff\xfeb", b"\xf0\x9f"], 0).await), "a\u{fffd}\u{fffd}b\u{fffd}");
+        assert_eq!(received(&sent(&[b"a\xff\xfeb", b"\xf0\x9f"], START).await), "a\u{fffd}\u{fffd}b\u{fffd}");
     }
 
     #[tokio::test]
     async fn a_log_that_fails_says_so() {
-        let chunks = vec![Ok(Bytes::from_static(b"one\n")), Err(std::io::Error::other("gone"))];
-        let body = events(Box::pin(stream::iter(chunks)), 0);
+        let one = LogPiece { at: START, bytes: Bytes::from_static(b"one\n") };
+        let body = events(Box::pin(stream::iter(vec![Ok(one), Err(std::io::Error::other("gone"))])), START);
         let events = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
         assert!(events.contains("event: error\ndata: {") && events.contains("gone"), "{events}");
         assert!(!events.contains("event: end"));

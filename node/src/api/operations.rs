@@ -34,6 +34,8 @@ pub(crate) enum Row {
     Method(&'static str),
     /// `GET /:class/:object_id/:part`: bytes that belong to an object. Beyond Table 1.
     Part(Part),
+    /// `GET /:class/events`: changes of all objects of the class at this node. Beyond Table 1; no id reads `events`.
+    Feed,
     /// `GET` of a page of the node itself. Beyond Table 1.
     System(System),
 }
@@ -47,6 +49,8 @@ pub(crate) enum Part {
     Result,
     /// The log of a job.
     Logs,
+    /// Changes of a job.
+    Events,
 }
 
 /// A page of the node itself.
@@ -124,6 +128,9 @@ pub(crate) enum Values {
     /// One of these.
     One(&'static [&'static str]),
 }
+
+/// Where the changes of a class stand.
+const FEED: &str = "events";
 
 /// A query parameter's value, in bytes. Why 1,024: a cursor is an id or a key, of at most 512 bytes, encoded.
 pub(crate) const TEXT_VALUE_LEN_MAX: usize = 1024;
@@ -209,6 +216,7 @@ impl Operation {
             Row::Get | Row::Set | Row::Delete => format!("/{class}/{{object_id}}"),
             Row::Method(method) => format!("/{class}/{{object_id}}/{method}"),
             Row::Part(part) => format!("/{class}/{{object_id}}/{}", part.text()),
+            Row::Feed => format!("/{class}/{FEED}"),
             Row::System(system) => system.path().to_owned(),
         }
     }
@@ -224,6 +232,7 @@ impl Operation {
             Row::Delete => format!("delete_{class}"),
             Row::Method(method) => format!("{class}_{method}"),
             Row::Part(part) => format!("read_{class}_{}", part.text()),
+            Row::Feed => format!("follow_{class}s"),
             Row::System(system) => format!("read_{}", system.text()),
         }
     }
@@ -231,7 +240,7 @@ impl Operation {
     /// The HTTP method.
     pub(crate) const fn method(&self) -> Method {
         match self.row {
-            Row::List | Row::Get | Row::Part(_) | Row::System(_) => Method::GET,
+            Row::List | Row::Get | Row::Part(_) | Row::Feed | Row::System(_) => Method::GET,
             Row::Create | Row::Set | Row::Method(_) => Method::POST,
             Row::Delete => Method::DELETE,
         }
@@ -240,7 +249,7 @@ impl Operation {
     /// The HTTP method, for the router. `GET` stands for `HEAD` too.
     pub(crate) const fn filter(&self) -> MethodFilter {
         match self.row {
-            Row::List | Row::Get | Row::Part(_) | Row::System(_) => MethodFilter::GET,
+            Row::List | Row::Get | Row::Part(_) | Row::Feed | Row::System(_) => MethodFilter::GET,
             Row::Create | Row::Set | Row::Method(_) => MethodFilter::POST,
             Row::Delete => MethodFilter::DELETE,
         }
@@ -255,8 +264,11 @@ impl Operation {
     fn stands_at(&self, path: &str) -> bool {
         let template = self.path();
         let mut given = path.split('/');
+        // Where the changes of a whole class stand, no object does.
+        let is_feed = |part: &str| self.class == Some(Class::Job) && part == FEED;
+        let is_object = |part: &str| !part.is_empty() && !is_feed(part);
         let fits = template.split('/').all(|segment| {
-            given.next().is_some_and(|part| part == segment || (segment == "{object_id}" && !part.is_empty()))
+            given.next().is_some_and(|part| part == segment || (segment == "{object_id}" && is_object(part)))
         });
         fits && given.next().is_none()
     }
@@ -269,6 +281,7 @@ impl Part {
             Self::Content => "content",
             Self::Result => "result",
             Self::Logs => "logs",
+            Self::Events => "events",
         }
     }
 }
@@ -407,6 +420,8 @@ mod tests {
         assert_eq!(allowed("/node"), "GET, HEAD");
         assert_eq!(allowed("/blob/x/content"), "GET, HEAD");
         assert_eq!(allowed("/job/x/cancel"), "POST");
+        assert_eq!(allowed("/job/events"), "GET, HEAD");
+        assert_eq!(allowed("/job/x/events"), "POST, GET, HEAD");
         assert_eq!(allowed("/nothing"), "");
     }
 

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use shoal_client::Client;
 use shoal_protocol::ObjectId;
-use shoal_protocol::object::job::{Accepted, After, Elements, Ending, Job as JobObject, State};
+use shoal_protocol::object::job::{Accepted, After, Elements, Job as JobObject, State};
 
 use super::connect::Context;
 use super::failure::{Failure, INTERRUPTED};
 use super::input::PageFlags;
-use super::table::{Table, age, details, labels, length, more, size};
-use super::{output, wait};
+use super::table::{Table, age, details, labels, length, more, size, terminal_width};
+use super::{history, output, wait, watch};
 use crate::config::Length;
 
 /// What can be done with jobs.
@@ -66,6 +66,8 @@ pub(crate) enum Job {
         #[arg(long, value_name = "LENGTH")]
         timeout: Option<Length>,
     },
+    /// Changes of a job as they come, or of all that you may see at the node: a table, or a line each in a pipe
+    Watch(watch::Watch),
     /// Cancel jobs that have not ended
     Cancel {
         /// The jobs
@@ -131,6 +133,7 @@ pub(crate) async fn run(context: &Context, client: &Client, command: Job) -> Res
             wait::collect(client, id, output.as_deref()).await.map_err(|failure| failure.or_next(unfinished(id)))
         }
         Job::Wait { ids, timeout } => wait_for(context, client, &ids, timeout).await,
+        Job::Watch(command) => watch::run(context, client, command).await,
         Job::Cancel { ids } => each(context, ids, |id| client.cancel(id)).await,
         Job::Hold { ids } => each(context, ids, |id| client.hold(id)).await,
         Job::Release { ids } => each(context, ids, |id| client.release(id)).await,
@@ -181,10 +184,17 @@ fn unfinished(id: ObjectId) -> String {
 async fn logs(client: &Client, id: ObjectId, follow: bool) -> Result<(), Failure> {
     let mut log = client.log(id, follow).await?;
     let reading = async {
+        let mut epoch = 0;
         while let Some(chunk) = log.chunk().await? {
+            let run = log.place().epoch;
+            if epoch > 0 && run != epoch {
+                wait::eprint(&format!("the job runs again, as run {run}: its log begins anew"));
+            }
+            epoch = run;
             output::write(&chunk)?;
         }
-        if let Some(cut) = wait::log_cut(&client.job(id, false).await?) {
+        // All of the log is there: who cannot be asked now takes nothing from it.
+        if let Some(cut) = client.job(id, false).await.ok().and_then(|job| wait::log_cut(&job)) {
             wait::eprint(&format!("the log of job {id} was {cut}"));
         }
         Ok(())
@@ -224,9 +234,18 @@ pub(crate) fn table(jobs: &[JobObject]) -> Table {
     for job in jobs {
         let run = job.usage.map(|usage| length(usage.run_us / 1000)).unwrap_or_default();
         let function = format!("{}@{}", job.function_name, job.version);
-        table.row([job.id_text(), job.state.text().into(), function, age(job.accepted_ms), run, about(job)]);
+        table.row([job.id_text(), state(job), function, age(job.accepted_ms), run, about(job)]);
     }
     table
+}
+
+/// The state, with the reason of a job that waits as squeue has it: `queued (busy)`.
+fn state(job: &JobObject) -> String {
+    let text = job.state.text();
+    match &job.reason {
+        Some(reason) if reason.code.text() != text => format!("{text} ({})", reason.code.text()),
+        _ => text.to_owned(),
+    }
 }
 
 /// What is most worth knowing about a job beside its state.
@@ -261,29 +280,19 @@ fn show(job: &JobObject) -> String {
         ("repeats", job.rerun_of.map(|id| id.to_string()).unwrap_or_default()),
         ("in the queue", job.limits.queue_ms.map(|ms| format!("{} at most", length(ms))).unwrap_or_default()),
         ("in all", job.limits.total_ms.map(|ms| format!("{} at most", length(ms))).unwrap_or_default()),
-        ("accepted", format!("{} ago at node {}", age(job.accepted_ms), job.home.short())),
+        ("reason", job.reason.as_ref().map(|reason| reason.code.text().to_owned()).unwrap_or_default()),
+        ("accepted", format!("{} ago at node {}, for user {}", age(job.accepted_ms), job.home.short(), job.owner)),
         ("ended", job.settled_ms.map(|at| format!("{} ago", age(at))).unwrap_or_default()),
         ("used", used.unwrap_or_default()),
         ("input", bytes(&job.input)),
         ("result", job.output.as_ref().map(bytes).unwrap_or_default()),
         ("log", job.log.as_ref().map(bytes).into_iter().chain(wait::log_cut(job)).collect::<Vec<_>>().join(", ")),
         ("runs", job.attempts_total.to_string()),
+        ("refused", if job.refusals_total == 0 { String::new() } else { format!("{} times", job.refusals_total) }),
         ("trace", job.trace.clone()),
     ]);
-    for candidate in job.reason.iter().flat_map(|reason| &reason.candidates) {
-        text.push_str(&format!("  {}: {}\n", output::safe(&candidate.name), output::safe(&candidate.message)));
-    }
-    for attempt in &job.attempts {
-        let ended = match &attempt.ending {
-            None => "runs".to_owned(),
-            Some(Ending::Succeeded) => "succeeded".into(),
-            Some(Ending::Failed(failure)) => format!("failed: {}", failure.message),
-            Some(Ending::Cancelled) => "cancelled".into(),
-            Some(Ending::TimedOut) => "timed out".into(),
-        };
-        let worker = &attempt.worker_name;
-        text.push_str(&format!("  run {} at {}: {}\n", attempt.epoch, output::safe(worker), output::safe(&ended)));
-    }
+    text.push_str(&history::candidates(job, terminal_width()));
+    text.push_str(&history::hand_overs(job, terminal_width()));
     text
 }
 

@@ -5,6 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The width of a terminal that does not say how wide it is.
 const WIDTH_DEFAULT: usize = 80;
+/// The height of a terminal that does not say how high it is.
+const HEIGHT_DEFAULT: usize = 24;
 /// What a column is never cut below.
 const COLUMN_WIDTH_MIN: usize = 8;
 /// Between two columns.
@@ -83,6 +85,13 @@ fn fit(cell: &str, width: usize) -> String {
     let mut text: String = cell.chars().take(width.saturating_sub(1)).collect();
     text.push('…');
     text
+}
+
+/// How wide and high standard output is, if it is a terminal.
+pub(crate) fn terminal_size() -> Option<(usize, usize)> {
+    let width = terminal_width()?;
+    let asked = rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| usize::from(size.ws_row));
+    Some((width, asked.filter(|&height| height > 0).unwrap_or(HEIGHT_DEFAULT)))
 }
 
 /// How wide standard output is, if it is a terminal. `$COLUMNS` overrides it.

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use shoal_client::Client;
-use shoal_protocol::ObjectId;
+use shoal_client::{Client, Error};
 use shoal_protocol::limits::LOG_LEN_MAX;
 use shoal_protocol::object::job::{Job, State};
+use shoal_protocol::{Kind, ObjectId};
 use tokio::time::Instant;
 
 use super::failure::{Failure, INTERRUPTED, JOB};
@@ -16,17 +16,32 @@ use super::table::{length, size};
 
 /// How often the shown state is renewed. Why 1 s: a person looks at it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long the node, or the job's home, may be out of reach. Why ten minutes: a node is restarted, or mended, in less.
+const AWAY_MAX: Duration = Duration::from_secs(600);
 
 /// Waits until the job is settled, or for `timeout`. Interrupted from the keyboard, the job goes on.
 pub(crate) async fn until_settled(client: &Client, id: ObjectId, timeout: Option<Duration>) -> Result<Job, Failure> {
     let mut progress = Progress::new(format!("job {id}"));
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let mut away: Option<Instant> = None;
     let waiting = async {
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let slice =
                 if progress.is_on() { Some(left.map_or(LOOK_EVERY, |left| left.min(LOOK_EVERY))) } else { left };
-            let job = client.wait(id, slice, false).await?;
+            let job = match client.wait(id, slice, false).await {
+                Ok(job) => job,
+                Err(error) if is_away(&error) && left.is_none_or(|left| !left.is_zero()) => {
+                    if away.get_or_insert_with(Instant::now).elapsed() >= AWAY_MAX {
+                        return Err(error.into());
+                    }
+                    progress.say(&format!("out of reach: {error}"));
+                    tokio::time::sleep(left.map_or(LOOK_EVERY, |left| left.min(LOOK_EVERY))).await;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            away = None;
             if job.state.is_settled() || left.is_some_and(|left| left <= slice.unwrap_or_default()) {
                 return Ok::<_, Failure>(job);
             }
@@ -37,6 +52,11 @@ pub(crate) async fn until_settled(client: &Client, id: ObjectId, timeout: Option
         job = waiting => job,
         _ = tokio::signal::ctrl_c() => Err(goes_on(id)),
     }
+}
+
+/// Whether the node, or the home of the job, may be back later.
+fn is_away(error: &Error) -> bool {
+    matches!(error, Error::Unreachable { .. } | Error::Disconnected) || error.kind() == Some(Kind::Unavailable)
 }
 
 /// What is said when somebody no longer waits.
@@ -160,6 +180,8 @@ pub(crate) mod tests {
             usage: None,
             attempts: vec![],
             attempts_total: 1,
+            refusals: vec![],
+            refusals_total: 0,
             trace: "0".repeat(32),
             traceparent: None,
         }

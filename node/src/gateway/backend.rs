@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use shoal_kernel::{Input, WorkerAttached};
+use shoal_protocol::object::job::{LogPlace, Subscription};
 use shoal_protocol::wire::client::{BlobStored, Call, Reply, Welcome};
 use shoal_protocol::wire::worker::{self, Run, ToWorker};
 use shoal_protocol::{BlobId, ObjectId, Problem, WorkerId};
@@ -11,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::logs::LogBook;
 use crate::runtime::Runtime;
-use crate::service::{Answer, Body, ByteStream, Caller, Opened, Service, Upload};
+use crate::service::{Answer, Body, ByteStream, Caller, EventStream, LogStream, Opened, Service, Upload};
 
 /// The operations that clients and workers are offered.
 pub(super) trait Backend: Clone + Send + Sync + 'static {
@@ -43,13 +44,20 @@ pub(super) trait Backend: Clone + Send + Sync + 'static {
         job: ObjectId,
         offset: u64,
     ) -> impl Future<Output = Result<Opened, Problem>> + Send;
-    /// Opens a job's log.
+    /// Opens a job's log behind a place.
     fn open_log(
         &self,
         caller: &Caller,
         job: ObjectId,
+        from: LogPlace,
         follow: bool,
-    ) -> impl Future<Output = Result<ByteStream, Problem>> + Send;
+    ) -> impl Future<Output = Result<LogStream, Problem>> + Send;
+    /// Subscribes to changes of jobs.
+    fn subscribe(
+        &self,
+        caller: &Caller,
+        wanted: Subscription,
+    ) -> impl Future<Output = Result<EventStream, Problem>> + Send;
 
     /// Counts a connection of a `client` or `worker` that begins (`true`) or ends.
     fn count_connection(&self, peer: &'static str, begins: bool);
@@ -118,8 +126,18 @@ impl Backend for Live {
         self.service.open_result(caller, job, offset).await
     }
 
-    async fn open_log(&self, caller: &Caller, job: ObjectId, follow: bool) -> Result<ByteStream, Problem> {
-        self.service.open_log(caller, job, follow).await
+    async fn open_log(
+        &self,
+        caller: &Caller,
+        job: ObjectId,
+        from: LogPlace,
+        follow: bool,
+    ) -> Result<LogStream, Problem> {
+        self.service.open_log(caller, job, from, follow).await
+    }
+
+    async fn subscribe(&self, caller: &Caller, wanted: Subscription) -> Result<EventStream, Problem> {
+        self.service.subscribe(caller, wanted).await
     }
 
     fn count_connection(&self, peer: &'static str, begins: bool) {
@@ -143,7 +161,9 @@ impl Backend for Live {
     }
 
     fn append_log(&self, run: Run, offset: u64, bytes: &[u8]) {
-        self.logs.append(run, offset, bytes);
+        if self.logs.append(run, offset, bytes) {
+            self.runtime.changed(run.job);
+        }
     }
 
     async fn ask(&self, worker: WorkerId, run: Run, ask: worker::Ask) -> Reply<worker::Answer> {

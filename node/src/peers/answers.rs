@@ -8,17 +8,17 @@ use futures_util::StreamExt as _;
 use shoal_blobs::exchange::ServeOptions;
 use shoal_mesh::Stream;
 use shoal_protocol::limits::CLIENT_FRAME_LEN_MAX;
-use shoal_protocol::object::job::Payload;
+use shoal_protocol::object::job::{LogPlace, Payload};
 use shoal_protocol::wire::client::{Call, Reply};
-use shoal_protocol::wire::peer::{self, Answered, Ask, BodyFormat, Forwarded, LogForm};
+use shoal_protocol::wire::peer::{self, Answered, Ask, BodyFormat, Forwarded};
 use shoal_protocol::{Kind, NodeId, ObjectId, Problem, Traceparent};
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
 
+use super::Peers;
 use super::bytes::served;
-use super::{Peers, parts};
 use crate::frames::{self, FrameError};
 use crate::metrics::BlobPath;
-use crate::service::{Body, Caller, Format, Service};
+use crate::service::{Body, Caller, Format, Service, framed, raw};
 
 /// How long a peer may take to say what it asks.
 const ASK_MAX: Duration = Duration::from_secs(10);
@@ -48,9 +48,9 @@ pub(super) async fn answer(
             let (reader, mut writer) = tokio::io::split(stream);
             unless_gone(reader, carry_out(service, &caller, call, format, body.0, &mut writer)).await
         }
-        Ask::Log { job, follow, in_parts } => {
+        Ask::Log { job, follow, from } => {
             let (reader, mut writer) = tokio::io::split(stream);
-            unless_gone(reader, send_log(service, &caller, job, follow, in_parts, &mut writer)).await
+            unless_gone(reader, send_log(service, &caller, job, from, follow, &mut writer)).await
         }
     }
 }
@@ -116,26 +116,20 @@ async fn send_log(
     service: &Service,
     caller: &Caller,
     job: ObjectId,
+    from: Option<LogPlace>,
     follow: bool,
-    in_parts: bool,
     stream: &mut Writer,
 ) -> Result<(), FrameError> {
-    let mut log = match service.open_log_here(caller, job, follow).await {
-        Ok(log) => log,
+    let mut log = match service.open_log_here(caller, job, from.unwrap_or_default(), follow).await {
+        Ok(log) if from.is_some() => framed(log),
+        Ok(log) => raw(log),
         Err(problem) => return refuse(stream, problem).await,
     };
-    let form = in_parts.then_some(LogForm::Parts);
-    frames::write(stream, &Reply::<Option<LogForm>>::Ok(form), CLIENT_FRAME_LEN_MAX).await?;
+    frames::write(stream, &Reply::<()>::Ok(()), CLIENT_FRAME_LEN_MAX).await?;
     while let Some(chunk) = log.next().await {
         // What cannot be read on here has no end: the other side sees that it is cut off.
         let Ok(chunk) = chunk else { return Ok(()) };
-        match form {
-            Some(LogForm::Parts) => parts::write(stream, &chunk).await?,
-            None => frames::write_all(stream, &chunk).await?,
-        }
-    }
-    if let Some(LogForm::Parts) = form {
-        parts::end(stream).await?;
+        frames::write_all(stream, &chunk).await?;
     }
     Ok(stream.shutdown().await?)
 }

@@ -9,18 +9,17 @@ use std::time::Duration;
 
 use shoal_mesh::{Lane, Stream};
 use shoal_protocol::limits::{CLIENT_FRAME_LEN_MAX, DIRECT_ADDRESSES_MAX};
-use shoal_protocol::object::job::Payload;
+use shoal_protocol::object::job::{LogPart, LogPlace, Payload};
 use shoal_protocol::wire::client::{Call, Reply};
-use shoal_protocol::wire::peer::{self, Answered, Ask, BodyFormat, Forwarded, LogForm};
+use shoal_protocol::wire::peer::{self, Answered, Ask, BodyFormat, Forwarded};
 use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem};
 use tokio::time::timeout;
-use tokio_util::io::ReaderStream;
 
-use super::{Peers, parts};
+use super::Peers;
 use crate::frames::{self, FrameError};
 use crate::identity::token::{Narrowing, attenuate};
 use crate::runtime::now;
-use crate::service::{Answer, Body, ByteStream, Caller, Format};
+use crate::service::{Answer, Body, Caller, Format, LogPiece, LogStream};
 
 /// How long a look-up in the DHT may take until somebody has answered.
 const FIND_MAX: Duration = Duration::from_secs(5);
@@ -30,8 +29,6 @@ const ANSWER_MAX: Duration = Duration::from_secs(20);
 const TOKEN_MS: u64 = 60_000;
 /// The answer to where the direct path of a node is, in bytes: some addresses, or a problem.
 const DIRECT_FRAME_LEN_MAX: usize = 4 * 1024;
-/// Bytes of a stream that are read at once.
-const CHUNK_LEN: usize = 64 * 1024;
 
 /// The home of a job, or a node that may have a blob: a connection to it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,21 +107,19 @@ impl Peers {
         Ok(Granted { payload, stream })
     }
 
-    /// Opens the log of a job of another home.
+    /// Opens the log of a job of another home behind a place.
     pub(crate) async fn open_log(
         &self,
         at: Home,
         caller: &Caller,
         job: ObjectId,
+        from: LogPlace,
         follow: bool,
-    ) -> Result<ByteStream, Problem> {
-        let mut stream = self.ask(at, caller, Ask::Log { job, follow, in_parts: true }).await?;
-        let opened = frames::expect::<Reply<Option<LogForm>>>(&mut stream, CLIENT_FRAME_LEN_MAX);
-        Ok(match opened.await.map_err(|error| gone(at, &error))?? {
-            Some(LogForm::Parts) => parts::read(stream),
-            // A node that knows of no other form.
-            None => Box::pin(ReaderStream::with_capacity(stream, CHUNK_LEN)),
-        })
+    ) -> Result<LogStream, Problem> {
+        let mut stream = self.ask(at, caller, Ask::Log { job, follow, from: Some(from) }).await?;
+        let opened = frames::expect::<Reply<()>>(&mut stream, CLIENT_FRAME_LEN_MAX);
+        opened.await.map_err(|error| gone(at, &error))??;
+        Ok(Box::pin(futures_util::stream::try_unfold(stream, next_piece)))
     }
 
     /// Where the node at the other end says that its direct path is.
@@ -173,8 +168,19 @@ fn shown(caller: &Caller, at: Home) -> Result<peer::Caller, Problem> {
 /// How much longer than others this call may take by its nature.
 fn longest_wait(call: &Call) -> Duration {
     match call {
-        Call::Method { method, .. } if method == "wait" => Duration::from_millis(shoal_protocol::limits::WAIT_MS_MAX),
+        Call::Method { method, .. } if method == "wait" || method == "events" => {
+            Duration::from_millis(shoal_protocol::limits::WAIT_MS_MAX)
+        }
         _ => Duration::ZERO,
+    }
+}
+
+/// The next piece of a log that comes in frames, and the stream after it; none: that was all.
+async fn next_piece(mut stream: Stream) -> std::io::Result<Option<(LogPiece, Stream)>> {
+    match frames::expect_at_last(&mut stream, CLIENT_FRAME_LEN_MAX).await {
+        Ok(LogPart::Written { at, bytes }) => Ok(Some((LogPiece { at, bytes: bytes.0 }, stream))),
+        Ok(LogPart::Ended) => Ok(None),
+        Err(error) => Err(std::io::Error::other(error)),
     }
 }
 

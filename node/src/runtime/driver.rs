@@ -283,6 +283,7 @@ impl Driver {
         match effect {
             Effect::Wake { at_ms } => self.wake_ms = Some(at_ms),
             Effect::Changed { job, settled } => outgoing.push(Outgoing::Changed(job, settled)),
+            Effect::Told(noted) => outgoing.push(Outgoing::Told(noted)),
             Effect::Reply { request, reply } => {
                 outgoing.extend(self.requests.remove(&request).map(|sender| Outgoing::Reply(sender, reply)));
             }

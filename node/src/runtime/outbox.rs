@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use shoal_kernel::Reply;
+use shoal_kernel::{Noted, Reply};
 use shoal_protocol::wire::peer::PeerMessage;
 use shoal_protocol::wire::worker::{Run, ToWorker};
 use shoal_protocol::{ObjectId, Problem};
@@ -17,6 +17,7 @@ pub(super) enum Outgoing {
     ToWorker(Outbox<ToWorker>, ToWorker),
     ToPeer(Outbox<ToPeer>, ToPeer),
     Changed(ObjectId, Settled),
+    Told(Box<Noted>),
     /// The run of another home has ended here.
     GuestEnded(Run),
     Wish(Wish),
@@ -115,6 +116,11 @@ impl Reports {
                         // From now on the log is read from the job's record.
                         shared.logs.forget(job);
                     }
+                    shared.watchers.changed(job);
+                }
+                Outgoing::Told(noted) => {
+                    let job = noted.event.job;
+                    shared.feed.push(*noted);
                     shared.watchers.changed(job);
                 }
                 Outgoing::GuestEnded(run) => shared.logs.forget(run.job),

@@ -28,6 +28,11 @@ pub(crate) struct Body {
 }
 
 impl Body {
+    /// A body of this node's own, for another one.
+    pub(super) fn new<T: Serialize>(format: Format, value: &T) -> Result<Self, Problem> {
+        Ok(Self { format, bytes: Answer::new(200, format, value)?.body.into() })
+    }
+
     /// Reads the body.
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, Problem> {
         match self.format {

@@ -1,12 +1,9 @@
 //! Jobs: submit, see, wait, cancel, collect.
 
-use std::time::Duration;
-
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use shoal_kernel::{Command, NewJob, Reply, rights, view};
-use shoal_protocol::limits::{INLINE_LEN_MAX, SUBMIT_BATCH_LEN_MAX, WAIT_MS_MAX};
+use shoal_protocol::limits::{INLINE_LEN_MAX, SUBMIT_BATCH_LEN_MAX};
 use shoal_protocol::name::{self, Labels};
 use shoal_protocol::object::Class;
 use shoal_protocol::object::job::{
@@ -17,7 +14,7 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, Body, Format, PageRequest};
 use super::blob::Found;
-use super::{ByteStream, Caller, Opened, Service, blob, everywhere, stream, target};
+use super::{Caller, Opened, Service, blob, everywhere, stream, target};
 use crate::identity::token::Operation;
 use crate::runtime::read_job;
 use crate::store::Table;
@@ -184,8 +181,7 @@ impl Service {
     pub(super) async fn wait_job(&self, caller: &Caller, object: &str, body: Body) -> Result<Answer, Problem> {
         let id = target::id(Class::Job, object)?;
         let wait: Wait = body.read_or_default()?;
-        let timeout = Duration::from_millis(wait.timeout_ms.unwrap_or(WAIT_MS_MAX).min(WAIT_MS_MAX));
-        let deadline = Instant::now() + timeout;
+        let deadline = Instant::now() + wait.timeout();
         let watch = self.0.runtime.watch(id);
         loop {
             let changed = watch.changed();
@@ -354,83 +350,6 @@ impl Service {
                 Ok(Opened { id, size, range, bytes: stream::once(bytes.0.slice(start..)) })
             }
             Payload::Blob { .. } => self.open_range(id, size, range).await,
-        }
-    }
-
-    /// The log of a job of this home: what the current run has written, then, if it is followed, what it writes until the job has settled.
-    pub(crate) async fn open_log_here(
-        &self,
-        caller: &Caller,
-        id: ObjectId,
-        follow: bool,
-    ) -> Result<ByteStream, Problem> {
-        self.job(caller, id, false).await?;
-        if follow {
-            let follower = Follower { service: self.clone(), job: id, seen: None, rest: None };
-            return Ok(Box::pin(futures_util::stream::try_unfold(follower, Follower::next)));
-        }
-        match self.0.logs.of(id) {
-            Some(log) => Ok(stream::once(log.read(0).0)),
-            None => Ok(self.stored_log(id, None).await?.unwrap_or_else(|| stream::once(Bytes::new()))),
-        }
-    }
-
-    /// The log of a settled job, without what was `seen` of the run that it is of; none: the job has not settled.
-    async fn stored_log(&self, id: ObjectId, seen: Option<(u64, usize)>) -> Result<Option<ByteStream>, Problem> {
-        let Some((_, standing)) = read_job(self.0.runtime.store(), id)? else {
-            // Forgotten meanwhile.
-            return Ok(Some(stream::once(Bytes::new())));
-        };
-        let Some(standing) = standing.filter(|standing| standing.state.is_settled()) else { return Ok(None) };
-        let Some(outcome) = standing.outcome else { return Ok(Some(stream::once(Bytes::new()))) };
-        let offset = seen.filter(|(epoch, _)| *epoch == standing.epoch).map_or(0, |(_, offset)| offset as u64);
-        let offset = offset.min(outcome.log.size());
-        Ok(Some(self.open_payload(&outcome.log, offset).await?.bytes))
-    }
-}
-
-/// Somebody who follows a log.
-struct Follower {
-    service: Service,
-    job: ObjectId,
-    /// The run whose log was read last, and how far.
-    seen: Option<(u64, usize)>,
-    /// What is left to read of a job that has settled.
-    rest: Option<ByteStream>,
-}
-
-impl Follower {
-    /// The next bytes, and the follower after them; none: the job has settled and all was said.
-    async fn next(mut self) -> std::io::Result<Option<(Bytes, Self)>> {
-        let service = self.service.clone();
-        loop {
-            if let Some(rest) = &mut self.rest {
-                let next = rest.next().await.transpose()?;
-                return Ok(next.map(|bytes| (bytes, self)));
-            }
-            let watch = service.0.runtime.watch(self.job);
-            let changed = watch.changed();
-            if let Some(log) = service.0.logs.of(self.job) {
-                let grown = log.grown();
-                // A new run writes its log from the start.
-                let offset = self.seen.filter(|(epoch, _)| *epoch == log.epoch()).map_or(0, |(_, offset)| offset);
-                let (bytes, ended) = log.read(offset);
-                self.seen = Some((log.epoch(), offset + bytes.len()));
-                if !bytes.is_empty() {
-                    return Ok(Some((bytes, self)));
-                }
-                if !ended {
-                    tokio::select! {
-                        () = grown => {}
-                        () = changed => {}
-                    }
-                }
-                continue;
-            }
-            self.rest = service.stored_log(self.job, self.seen).await.map_err(std::io::Error::other)?;
-            if self.rest.is_none() {
-                changed.await;
-            }
         }
     }
 }

@@ -1,15 +1,19 @@
 //! What is at other nodes: jobs of other homes, and blobs that are not here.
 
+use std::time::Duration;
+
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use shoal_blobs::Held;
 use shoal_blobs::exchange::{End, FetchError, FetchOptions, STALL, Trial, passing};
+use shoal_protocol::limits::WAIT_MS_MAX;
 use shoal_protocol::object::Class;
-use shoal_protocol::object::job::Payload;
+use shoal_protocol::object::job::{Payload, Wait};
 use shoal_protocol::wire::client::Call;
 use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem};
+use tokio::time::Instant;
 
 use super::blob::{Found, open_short, problem, range, unavailable};
-use super::{ByteStream, Caller, Opened, Service, Upload, everywhere};
+use super::{Answer, Body, ByteStream, Caller, Opened, Service, Upload, everywhere};
 use crate::identity::token::Operation;
 use crate::peers::{Granted, Home};
 use crate::runtime::Referrer;
@@ -22,11 +26,14 @@ const PAGE_LEN: usize = 64;
 /// Holders from the DHT that are asked.
 const HOLDERS_ASKED_MAX: usize = 4;
 
+/// How long after the home of a job that somebody waits for was not reached it is tried again.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
+
 /// Why a peer is kept out.
 const WRONG_BYTES: &str = "it sends other bytes than those that were asked for";
 
 /// The methods of jobs.
-const JOB_METHODS: [&str; 5] = ["cancel", "hold", "release", "rerun", "wait"];
+const JOB_METHODS: [&str; 6] = ["cancel", "events", "hold", "release", "rerun", "wait"];
 
 impl Service {
     /// The job that a call is about, if it has another home.
@@ -44,6 +51,38 @@ impl Service {
         }
         let job = object.parse().ok().filter(|_| *class == Class::Job)?;
         self.has_other_home(job).then_some(job)
+    }
+
+    /// Carries out a call at the home of its job. Who waits for a job's end waits for its home as well, while there is time.
+    pub(super) async fn call_elsewhere(
+        &self,
+        caller: &Caller,
+        job: ObjectId,
+        call: Call,
+        body: Body,
+    ) -> Result<Answer, Problem> {
+        let waits = matches!(&call, Call::Method { method, .. } if method == "wait");
+        if !waits {
+            let home = self.0.peers.home_of(job).await?;
+            return self.0.peers.call(home, caller, call, body).await;
+        }
+        let wait: Wait = body.read_or_default()?;
+        let deadline = Instant::now() + wait.timeout();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left_ms = u64::try_from(left.as_millis()).unwrap_or(WAIT_MS_MAX);
+            let body = Body::new(body.format, &Wait { timeout_ms: Some(left_ms), ..wait })?;
+            let answered = async {
+                let home = self.0.peers.home_of(job).await?;
+                self.0.peers.call(home, caller, call.clone(), body).await
+            };
+            match answered.await {
+                Err(problem) if problem.kind == Kind::Unavailable && Instant::now() + AGAIN_AFTER < deadline => {
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                }
+                answered => return answered,
+            }
+        }
     }
 
     /// Whether a call may come from another node: it is about one job, for its home to answer, or asks for the jobs that
@@ -64,7 +103,7 @@ impl Service {
         job.tag() != self.0.peers.node().tag()
     }
 
-    async fn home_of(&self, caller: &Caller, job: ObjectId) -> Result<Option<Home>, Problem> {
+    pub(super) async fn home_of(&self, caller: &Caller, job: ObjectId) -> Result<Option<Home>, Problem> {
         if !self.has_other_home(job) {
             return Ok(None);
         }
@@ -81,14 +120,6 @@ impl Service {
                 let granted = self.0.peers.ask_result(home, caller, job).await?;
                 self.pass_on(home, granted, offset, None).await
             }
-        }
-    }
-
-    /// Opens the log of a job, wherever its home is.
-    pub(crate) async fn open_log(&self, caller: &Caller, job: ObjectId, follow: bool) -> Result<ByteStream, Problem> {
-        match self.home_of(caller, job).await? {
-            None => self.open_log_here(caller, job, follow).await,
-            Some(home) => self.0.peers.open_log(home, caller, job, follow).await,
         }
     }
 

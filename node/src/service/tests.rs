@@ -2,6 +2,7 @@
 
 mod blobs;
 mod documents;
+mod events;
 mod health;
 mod jobs;
 mod kv;

@@ -8,6 +8,7 @@ mod bench;
 mod commands;
 mod demo;
 mod flood;
+mod following;
 mod life;
 mod local_worker;
 mod mesh;

@@ -24,6 +24,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub(crate) struct Mesh {
     pub(crate) clients: Vec<Client>,
     pub(crate) nodes: Vec<Node>,
+    /// That of the user, which counts at every node.
+    pub(crate) token: String,
 }
 
 impl Mesh {
@@ -49,14 +51,14 @@ impl Mesh {
             node.start().await.unwrap();
             nodes.push(node);
         }
-        let token = output(nodes[0].shoal(&["token", "mint"]));
+        let token = output(nodes[0].shoal(&["token", "mint"])).trim().to_owned();
         let mut clients = Vec::new();
         for node in &nodes {
             // The token counts where its user is known: that is what replication brings.
-            let (gateway, token) = (&node.gateway().unwrap(), token.trim());
-            clients.push(until_ok(|| Client::connect(gateway, Some(token.to_owned()))).await);
+            let gateway = &node.gateway().unwrap();
+            clients.push(until_ok(|| Client::connect(gateway, Some(token.clone()))).await);
         }
-        let mesh = Self { clients, nodes };
+        let mesh = Self { clients, nodes, token };
         for client in &mesh.clients {
             until(|| async {
                 let nodes = client.nodes(ListQuery::default()).await.unwrap().items;

@@ -22,6 +22,9 @@ use crate::link::{Link, Unanswered};
 
 /// Times that one request is sent. Why 8: a node that falls over each time it sees this request is not helped by more.
 pub(crate) const TRIES_MAX: u32 = 8;
+/// How long what is waited for or followed may be out of reach of the node that is asked. Why ten minutes: a node is
+/// restarted, or mended, in less.
+pub(crate) const AWAY_MAX: Duration = Duration::from_secs(600);
 /// The first pause before connecting again, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 /// Callers that wait for a new link. Why 64: they come by the thousand, but the channel is emptied at once.
@@ -207,7 +210,7 @@ fn changes_nothing(call: &Call) -> bool {
         Call::List { .. } | Call::Get { .. } => true,
         Call::Method { class, method, .. } => matches!(
             (class, method.as_str()),
-            (Class::Job, "wait") | (Class::Kv, "get" | "list" | "watch") | (_, "prepare")
+            (Class::Job, "wait" | "events") | (Class::Kv, "get" | "list" | "watch") | (_, "prepare")
         ),
         Call::Create { .. } | Call::Set { .. } | Call::Delete { .. } => false,
     }

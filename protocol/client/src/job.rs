@@ -8,12 +8,16 @@ use shoal_protocol::ObjectId;
 use shoal_protocol::limits::WAIT_MS_MAX;
 use shoal_protocol::object::job::{Job, JobPatch, Receipt, Submission, Submit, Wait};
 use shoal_protocol::object::{Class, ListQuery, Page};
+use shoal_protocol::problem::Kind;
 use shoal_protocol::wire::client::BlobStored;
 use tokio::time::Instant;
 
-use crate::client::method_call;
+use crate::client::{AWAY_MAX, method_call};
 use crate::transfer::{Download, Source};
 use crate::{Client, Error};
+
+/// How long after a job's home was not reached the node is asked again.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// What the node answers to one job.
 #[derive(Deserialize)]
@@ -59,14 +63,27 @@ impl Client {
     }
 
     /// Waits until the job is settled, or for `timeout`; without one, for ever. The job as it then stands: its state
-    /// says which it was. Goes on when the connection is lost and comes back. May be dropped halfway.
+    /// says which it was. Goes on when the connection is lost and comes back, and when the job's home is out of reach of
+    /// the node that is asked, for up to ten minutes. May be dropped halfway.
     pub async fn wait(&self, id: ObjectId, timeout: Option<Duration>, inline: bool) -> Result<Job, Error> {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let mut away: Option<Instant> = None;
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let left_ms = left.map_or(WAIT_MS_MAX, |left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
             let body = Wait { timeout_ms: Some(left_ms.min(WAIT_MS_MAX)), inline };
-            let job: Job = self.method(Class::Job, id, "wait", &[], &body).await?;
+            let job: Job = match self.method(Class::Job, id, "wait", &[], &body).await {
+                Ok(job) => job,
+                Err(error) if error.kind() == Some(Kind::Unavailable) && left_ms > 0 => {
+                    if away.get_or_insert_with(Instant::now).elapsed() >= AWAY_MAX {
+                        return Err(error);
+                    }
+                    tokio::time::sleep(AGAIN_AFTER.min(Duration::from_millis(left_ms))).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            away = None;
             if job.state.is_settled() || left_ms == 0 {
                 return Ok(job);
             }

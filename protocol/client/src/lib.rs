@@ -40,8 +40,8 @@
 //!
 //! The client connects again by itself, with growing pauses, for as long as [`Options::reconnect_for`] says. Requests
 //! that change nothing (reads, waits) are then repeated; of the others only those that were certainly never sent. What
-//! may or may not have been done ends in [`Error::Disconnected`], and the caller looks before they repeat it. Downloads
-//! and logs go on where they were cut.
+//! may or may not have been done ends in [`Error::Disconnected`], and the caller looks before they repeat it. Downloads,
+//! logs and subscriptions go on where they were cut.
 //!
 //! # Bounds
 //!
@@ -53,6 +53,7 @@ mod blob;
 mod client;
 pub mod document;
 mod error;
+mod events;
 mod job;
 mod kv;
 mod link;
@@ -63,6 +64,7 @@ mod transfer;
 pub use blob::Upload;
 pub use client::{Client, Options};
 pub use error::Error;
+pub use events::Events;
 pub use log::Log;
 pub use shoal_protocol as protocol;
 pub use shoal_transport::NodeAddr;

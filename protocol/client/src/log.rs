@@ -1,30 +1,38 @@
 //! A job's log, as it grows.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
 use shoal_protocol::ObjectId;
-use shoal_protocol::limits::BLOB_CHUNK_LEN_MAX;
+use shoal_protocol::limits::CLIENT_FRAME_LEN_MAX;
+use shoal_protocol::object::job::{LogPart, LogPlace};
+use shoal_protocol::problem::Kind;
 use shoal_protocol::wire::client::Opening;
+use shoal_transport::{FrameError, read_frame};
+use tokio::time::Instant;
 
-use crate::client::TRIES_MAX;
+use crate::client::AWAY_MAX;
 use crate::link::Link;
 use crate::{Client, Error};
 
-/// The bytes of a job's log. When the connection is lost it is opened again and goes on where it was.
+/// How long after the log was not reached it is asked for again.
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
+
+/// The bytes of a job's log. When the connection is lost, or the job's home is away for a while, it is opened again and goes
+/// on where it was; a job that is run again meanwhile is followed from the start of its new log.
 pub struct Log {
     client: Client,
     job: ObjectId,
     follow: bool,
-    seen: u64,
+    place: LogPlace,
     stream: Option<Stream>,
+    ended: bool,
 }
 
 struct Stream {
     receive: RecvStream,
-    /// Bytes that were already seen before the stream was opened again.
-    skip: u64,
     _send: SendStream,
     _link: Arc<Link>,
 }
@@ -32,47 +40,66 @@ struct Stream {
 impl Client {
     /// A job's log from its start; if `follow`, up to the job's end.
     pub async fn log(&self, job: ObjectId, follow: bool) -> Result<Log, Error> {
-        let mut log = Log { client: self.clone(), job, follow, seen: 0, stream: None };
+        self.log_from(job, LogPlace::default(), follow).await
+    }
+
+    /// The same behind a place that [`Log::place`] has said, of this client or of another one.
+    pub async fn log_from(&self, job: ObjectId, place: LogPlace, follow: bool) -> Result<Log, Error> {
+        let mut log = Log { client: self.clone(), job, follow, place, stream: None, ended: false };
         log.stream = Some(log.open().await?);
         Ok(log)
     }
 }
 
 impl Log {
+    /// Where the log stands behind what [`Log::chunk`] has returned. Its epoch is that of the run which wrote it.
+    pub fn place(&self) -> LogPlace {
+        self.place
+    }
+
     /// The next bytes; none at the end. May be dropped halfway without loss.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
-        let mut tries = 0;
-        loop {
-            if self.stream.is_none() {
-                self.stream = Some(self.open().await?);
-            }
-            let Some(stream) = &mut self.stream else { continue };
-            match stream.receive.read_chunk(BLOB_CHUNK_LEN_MAX, true).await {
-                Ok(Some(chunk)) => {
-                    let mut bytes = chunk.bytes;
-                    let skip = usize::try_from(stream.skip).unwrap_or(usize::MAX).min(bytes.len());
-                    stream.skip -= skip as u64;
-                    let new = bytes.split_off(skip);
-                    if !new.is_empty() {
-                        self.seen += new.len() as u64;
-                        return Ok(Some(new));
+        let mut away: Option<Instant> = None;
+        while !self.ended {
+            // Taken out while it is read: dropped in the middle of a frame it is opened anew.
+            let Some(mut stream) = self.stream.take() else {
+                let since = *away.get_or_insert_with(Instant::now);
+                match self.open().await {
+                    Ok(stream) => self.stream = Some(stream),
+                    Err(error) if !self.may_come_back(&error) || since.elapsed() >= AWAY_MAX => return Err(error),
+                    Err(_) => tokio::time::sleep(AGAIN_AFTER).await,
+                }
+                continue;
+            };
+            match read_frame::<LogPart>(&mut stream.receive, CLIENT_FRAME_LEN_MAX).await {
+                Ok(Some(LogPart::Written { at, bytes })) => {
+                    self.place = LogPlace { offset: at.offset.saturating_add(bytes.len() as u64), ..at };
+                    self.stream = Some(stream);
+                    if !bytes.is_empty() {
+                        return Ok(Some(bytes.0));
                     }
                 }
-                Ok(None) => return Ok(None),
-                Err(error) => {
-                    tries += 1;
-                    if tries >= TRIES_MAX {
-                        return Err(Error::Interrupted(error.to_string()));
+                Ok(Some(LogPart::Ended)) => self.ended = true,
+                Err(FrameError::Codec(error)) => return Err(Error::unexpected("a log", &error)),
+                Ok(None) | Err(_) => {
+                    // Once at once: the connection may be lost, and the node be there.
+                    if away.replace(away.unwrap_or_else(Instant::now)).is_some() {
+                        tokio::time::sleep(AGAIN_AFTER).await;
                     }
-                    self.stream = None;
                 }
             }
         }
+        Ok(None)
     }
 
     async fn open(&self) -> Result<Stream, Error> {
-        let opening = Opening::GetLog { job: self.job, follow: self.follow };
+        let opening = Opening::GetLog { job: self.job, follow: self.follow, from: Some(self.place) };
         let ((), link, send, receive) = self.client.open_answered::<()>(&opening).await?;
-        Ok(Stream { receive, skip: self.seen, _send: send, _link: link })
+        Ok(Stream { receive, _send: send, _link: link })
+    }
+
+    /// Whether what is followed may be in reach again later.
+    fn may_come_back(&self, error: &Error) -> bool {
+        self.follow && (error.is_cut() || error.kind() == Some(Kind::Unavailable))
     }
 }

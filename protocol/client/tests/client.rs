@@ -7,7 +7,7 @@ use std::time::Duration;
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use shoal_client::protocol::limits::{CLIENT_FRAME_LEN_MAX, CLIENT_REQUESTS_IN_FLIGHT_MAX};
 use shoal_client::protocol::object::Class;
-use shoal_client::protocol::object::job::{Input, Receipt, Submission, Submit, Wait};
+use shoal_client::protocol::object::job::{Input, LogPart, LogPlace, Receipt, Submission, Submit, Wait};
 use shoal_client::protocol::object::kv::{Entry, Key, Scope, Value};
 use shoal_client::protocol::wire::client::{
     ALPN, BlobOpened, BlobStored, Call, Opening, Reply, Request, Response, Welcome,
@@ -277,6 +277,8 @@ fn job(state: &str) -> shoal_client::protocol::object::job::Job {
         usage: None,
         attempts: vec![],
         attempts_total: 1,
+        refusals: vec![],
+        refusals_total: 0,
         trace: "0".repeat(32),
         traceparent: None,
     }
@@ -509,15 +511,30 @@ async fn a_log_goes_on_after_a_cut() {
     let serving = tokio::spawn(async move {
         let mut session = node.session().await;
         let (opening, mut send, _receive) = session.transfer().await;
-        assert_eq!(opening, Opening::GetLog { job: id(5), follow: true });
+        let asked = |epoch, offset| {
+            let from = Some(LogPlace { epoch, offset });
+            Opening::GetLog { job: id(5), follow: true, from }
+        };
+        let part = |epoch, offset, bytes: &[u8]| {
+            let at = LogPlace { epoch, offset };
+            LogPart::Written { at, bytes: bytes.into() }
+        };
+        assert_eq!(opening, asked(0, 0));
         write_frame(&mut send, &Reply::Ok(()), MAX).await.unwrap();
-        send.write_all(b"one\n").await.unwrap();
+        write_frame(&mut send, &part(1, 0, b"one\n"), MAX).await.unwrap();
         has_seen.recv().await.unwrap();
         session.connection.close(1u32.into(), b"cut");
+        // The home is away, then the job runs again: its new log is longer than what was seen of the old one.
         let mut session = node.session().await;
-        let (_, mut send, _receive) = session.transfer().await;
+        let (opening, mut send, _receive) = session.transfer().await;
+        assert_eq!(opening, asked(1, 4));
+        let away = Problem::new(Kind::Unavailable, "the home is away");
+        write_frame(&mut send, &Reply::<()>::Err(away), MAX).await.unwrap();
+        let (opening, mut send, _receive) = session.transfer().await;
+        assert_eq!(opening, asked(1, 4));
         write_frame(&mut send, &Reply::Ok(()), MAX).await.unwrap();
-        send.write_all(b"one\ntwo\n").await.unwrap();
+        write_frame(&mut send, &part(2, 0, b"again\n"), MAX).await.unwrap();
+        write_frame(&mut send, &LogPart::Ended, MAX).await.unwrap();
         send.finish().unwrap();
         session.connection.closed().await;
     });
@@ -528,7 +545,8 @@ async fn a_log_goes_on_after_a_cut() {
     while let Some(more) = within(log.chunk()).await.unwrap() {
         text.extend_from_slice(&more);
     }
-    assert_eq!(text, b"one\ntwo\n");
+    assert_eq!(text, b"one\nagain\n");
+    assert_eq!(log.place(), LogPlace { epoch: 2, offset: 6 });
     drop(log);
     client.close().await;
     within(serving).await.unwrap();

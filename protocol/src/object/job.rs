@@ -2,22 +2,29 @@
 
 mod array;
 mod dependency;
+mod event;
+mod history;
+mod log;
 mod run;
 mod terms;
 
 pub use array::{Array, Elements};
 pub use dependency::{After, When, check_after};
+pub use event::{AwaitEvents, Event, EventId, Events, Subscription, Told};
+pub use history::{Refusal, RefusalCode, Refusals};
+pub use log::{LogPart, LogPlace};
 pub use run::{Attempt, Ending, Failure, FailureCode, Outcome, Progress, Usage};
 pub(crate) use terms::is_zero;
 pub use terms::{Retry, RetryOn, Terms, check_priority};
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::function::{Needs, RunLimits};
 use crate::id::{BlobId, NodeId, ObjectId, WorkerId};
-use crate::limits::{INLINE_LEN_MAX, SUBMIT_BATCH_LEN_MAX};
+use crate::limits::{INLINE_LEN_MAX, SUBMIT_BATCH_LEN_MAX, WAIT_MS_MAX};
 use crate::name::Labels;
 use crate::{Octets, Traceparent};
 
@@ -310,6 +317,31 @@ pub enum ReasonCode {
     FunctionGone,
     /// The worker does not take new jobs.
     Cordoned,
+    /// The node hands nothing over: it stops, or cannot write to its disk.
+    NodeClosed,
+}
+
+impl ReasonCode {
+    /// As it stands in JSON.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::NotBefore => "not_before",
+            Self::Dependency => "dependency",
+            Self::NoWorker => "no_worker",
+            Self::NoFit => "no_fit",
+            Self::Busy => "busy",
+            Self::Behind => "behind",
+            Self::Backoff => "backoff",
+            Self::WorkerUnreachable => "worker_unreachable",
+            Self::Recovering => "recovering",
+            Self::Starting => "starting",
+            Self::FunctionGone => "function_gone",
+            Self::Elements => "elements",
+            Self::Cordoned => "cordoned",
+            Self::NodeClosed => "node_closed",
+        }
+    }
 }
 
 /// Why a job does not run.
@@ -452,6 +484,12 @@ pub struct Job {
     pub attempts: Vec<Attempt>,
     /// Runs in all.
     pub attempts_total: u32,
+    /// Hand-overs that came to nothing before the guest had started, oldest first, at most the last 16. They are no runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refusals: Vec<Refusal>,
+    /// How many of these there were in all.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub refusals_total: u32,
     /// A W3C trace id: the same in every log line about this job.
     pub trace: String,
     /// The place in the submitter's trace, where the request said one.
@@ -467,6 +505,11 @@ impl Job {
             None => self.id.to_string(),
         }
     }
+}
+
+/// For serde: a count of none is not written.
+fn is_none(count: &u32) -> bool {
+    *count == 0
 }
 
 /// What can be set of a job.
@@ -493,6 +536,13 @@ pub struct Wait {
     pub timeout_ms: Option<u64>,
     /// Whether to send the short bytes of the result with the answer.
     pub inline: bool,
+}
+
+impl Wait {
+    /// How long to wait.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms.unwrap_or(WAIT_MS_MAX).min(WAIT_MS_MAX))
+    }
 }
 
 #[cfg(test)]

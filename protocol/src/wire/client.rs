@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::{BlobId, NodeId, ObjectId};
+use crate::object::job::{LogPlace, Subscription};
 use crate::object::{Class, ListQuery};
 use crate::{Octets, Problem};
 
@@ -49,13 +50,20 @@ pub enum Opening {
         /// The first byte.
         offset: u64,
     },
-    /// Reads a job's log, up to its end if `follow`. Answered by `Reply<()>`, then the raw bytes as they come.
+    /// Reads a job's log, up to its end if `follow`. Answered by `Reply<()>`, then the raw bytes as they come; with `from`,
+    /// frames of [`crate::object::job::LogPart`] instead.
     GetLog {
         /// Which.
         job: ObjectId,
         /// Whether to wait for more until the job has ended.
         follow: bool,
+        /// What the client has already; it gets what follows.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<LogPlace>,
     },
+    /// Subscribes to changes of jobs. Answered by `Reply<()>`, then frames of [`crate::object::job::Told`] as they come. It
+    /// ends with the job that it is about, and else after a while: then the client comes back with the last id.
+    Subscribe(Subscription),
 }
 
 /// An answer that is a value or a problem.

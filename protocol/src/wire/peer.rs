@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{BlobId, ObjectId};
 use crate::limits::{LABELS_MAX, PEER_OFFERS_MAX};
 use crate::name::{self, Labels};
-use crate::object::job::{Outcome, Progress};
+use crate::object::job::{LogPlace, Outcome, Progress};
 use crate::object::worker::Offer;
 use crate::record::Accepted;
 use crate::wire::client::Call;
@@ -194,16 +194,16 @@ pub enum Ask {
         /// Which job.
         job: ObjectId,
     },
-    /// A job's log. Answered by `Reply<Option<LogForm>>`, then the bytes as they come; without a form they come raw, and a
-    /// break looks like their end.
+    /// A job's log. Answered by `Reply<()>`, then the raw bytes as they come; with `from`, frames of
+    /// [`crate::object::job::LogPart`] instead.
     Log {
         /// Which job.
         job: ObjectId,
         /// Whether to wait for more until the job has ended.
         follow: bool,
-        /// Whether the bytes may come as [`LogForm::Parts`].
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        in_parts: bool,
+        /// What the asker has already; it gets what follows.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<LogPlace>,
     },
     /// A blob. Answered in the same way.
     Blob {
@@ -213,14 +213,6 @@ pub enum Ask {
     /// Where the node's direct path for blobs is. Answered by `Reply<Vec<SocketAddr>>`, at most
     /// [`crate::limits::DIRECT_ADDRESSES_MAX`]; empty: it has none.
     Direct,
-}
-
-/// How a log comes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogForm {
-    /// In parts: the length of each as four bytes, the highest first, and its bytes. One of no bytes is the end.
-    Parts,
 }
 
 /// How a body is written: as the client sent it, since nothing is encoded anew on the way.

@@ -10,7 +10,9 @@ use shoal_protocol::entry::SignedEntry;
 use shoal_protocol::key::{PublicKey, SecretKey, Signature};
 use shoal_protocol::name::Labels;
 use shoal_protocol::object::function::{Grant, Needs, NewFunction, RunLimits};
-use shoal_protocol::object::job::{Ending, Outcome, Payload, Progress, Submission, Submit, Terms, Usage};
+use shoal_protocol::object::job::{
+    Ending, LogPlace, Outcome, Payload, Progress, Submission, Submit, Subscription, Terms, Usage,
+};
 use shoal_protocol::object::kv::{Increment, Key, ListKeys, Put, Scope, Value};
 use shoal_protocol::object::worker::Offer;
 use shoal_protocol::object::{Class, ListQuery};
@@ -114,7 +116,8 @@ pub fn calls(_: &mut Random) -> Box<dyn Target> {
         call(method("wait"), codec::encode(&BTreeMap::from([("timeout_ms", 1_000)]))),
         call(method("cancel"), Vec::new()),
         Ask::Result { job: run().job },
-        Ask::Log { job: run().job, follow: true, in_parts: true },
+        Ask::Log { job: run().job, follow: true, from: None },
+        Ask::Log { job: run().job, follow: true, from: Some(LogPlace { epoch: 2, offset: 9 }) },
         Ask::Blob { id: BlobId([6; 32]) },
         Ask::Direct,
     ];
@@ -189,7 +192,9 @@ pub fn client(_: &mut Random) -> Box<dyn Target> {
         Opening::PutBlob { size: Some(70_000), keep: true, name: "a name".into() },
         Opening::GetBlob { id: BlobId([6; 32]), offset: 3, len: Some(9) },
         Opening::GetResult { job: run().job, offset: 0 },
-        Opening::GetLog { job: run().job, follow: true },
+        Opening::GetLog { job: run().job, follow: true, from: None },
+        Opening::GetLog { job: run().job, follow: false, from: Some(LogPlace { epoch: 2, offset: 9 }) },
+        Opening::Subscribe(Subscription { function: Some("resize".into()), ..Subscription::default() }),
     ];
     let component = BlobId([5; 32]);
     let calls = [

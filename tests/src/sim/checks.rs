@@ -4,6 +4,8 @@
 pub(super) mod arrays;
 mod dependencies;
 mod guests;
+mod history;
+mod telling;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +19,7 @@ use shoal_protocol::wire::worker::{Run, Start};
 use shoal_protocol::{ObjectId, WorkerId, codec};
 
 use self::dependencies::Ends;
+use self::telling::Tellings;
 use self::waiting::Waits;
 use super::disk::Disk;
 use super::world::LEASE_MS;
@@ -50,6 +53,8 @@ pub struct Checks {
     waits: Waits,
     /// How jobs ended for which others may wait.
     ends: Ends,
+    /// What subscribers were told.
+    tellings: Tellings,
     /// When the kernel decides what is being looked at.
     now: Option<Now>,
     /// The runs of other homes that the kernel has written, durable or not, and how they ended.
@@ -95,6 +100,7 @@ impl Checks {
         self.emitted = disk.jobs.clone();
         self.waits.restarted(now, disk.unsettled());
         self.ends.restarted(disk);
+        self.tellings.restarted(&self.emitted);
         self.guests = disk.guests.clone();
         self.peers.clear();
         self.offers.clear();
@@ -116,6 +122,7 @@ impl Checks {
                 _ => self.effect(effect)?,
             }
         }
+        self.tellings.complete(effects, &self.emitted)?;
         self.books(now, load)
     }
 
@@ -205,6 +212,7 @@ impl Checks {
                 Some((_, standing)) if standing.state.is_settled() => Ok(()),
                 other => Err(("settled, then told", format!("{job} is told to be settled and stands as {other:?}"))),
             },
+            Effect::Told(noted) => self.tellings.told(&noted.event, &self.emitted),
             Effect::Detach { worker, .. } => {
                 self.offers.remove(worker);
                 self.peers.remove(worker);
@@ -278,6 +286,7 @@ impl Checks {
         }
         arrays::changes(accepted, last, next)?;
         self.ends.changes(accepted, next)?;
+        history::complete(accepted.id, next)?;
         *last = next.clone();
         Ok(())
     }

@@ -80,6 +80,10 @@ mutations! {
     kernel DependentsUntold = DEPENDENTS_UNTOLD;
     /// The end of an array's element is journaled without how far its array is.
     kernel ElementUncounted = ELEMENT_UNCOUNTED;
+    /// Subscribers do not hear of ends.
+    kernel EndUntold = END_UNTOLD;
+    /// Hand-overs that came to nothing are forgotten.
+    kernel RefusalForgotten = REFUSAL_FORGOTTEN;
     /// Runs of other homes are taken without being journaled.
     kernel GuestUnwritten = GUEST_UNWRITTEN;
     /// A run of another home gives way to any other epoch.

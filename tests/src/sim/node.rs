@@ -305,7 +305,7 @@ impl<F: Faults> World<F> {
             }
             Effect::Seek { needs } => self.outbox.push(Outgoing::Seek(needs)),
             Effect::Reach { node } => self.outbox.push(Outgoing::Reach(node)),
-            Effect::Write(_) | Effect::Changed { .. } | Effect::Wake { .. } => {}
+            Effect::Write(_) | Effect::Changed { .. } | Effect::Told(_) | Effect::Wake { .. } => {}
             // To a peer whose connection is gone.
             Effect::Greet { .. } | Effect::Offer { .. } | Effect::ToHome { .. } => {}
         }

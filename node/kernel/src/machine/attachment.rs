@@ -218,7 +218,7 @@ impl<F: Faults> Machine<F> {
         self.abandon(id, effects);
         match self.jobs.get_mut(id) {
             Some(job) => {
-                job.end_attempt(&ending, now.wall_ms);
+                job.end_attempt(&ending, None, now.wall_ms);
                 if ending == Ending::Cancelled {
                     self.settle_stopped(now, id, Some(empty_outcome(ending)), effects);
                 } else {

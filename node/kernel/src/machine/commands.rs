@@ -232,7 +232,8 @@ impl<F: Faults> Machine<F> {
             Phase::Later { until_ms } => Some(reason::later(*until_ms, now.mono_ms)),
             Phase::Queued { .. } => {
                 let needs = &job.accepted.spec.needs;
-                Some(reason::queued(&self.workers, needs, self.queue.is_behind(needs, job.rank()), now.mono_ms))
+                let behind = self.queue.is_behind(needs, job.rank());
+                Some(reason::queued(&self.workers, needs, behind, self.refusing.as_ref(), now.mono_ms))
             }
             Phase::Backoff { until_ms, .. } => {
                 Some(reason::backoff(*until_ms, now.mono_ms, job.attempts_total + job.fruitless))

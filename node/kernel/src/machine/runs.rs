@@ -1,16 +1,19 @@
 //! A run, from its offer to its end, and what its end does to the job.
 
 use shoal_protocol::limits::MESSAGE_LEN_MAX;
-use shoal_protocol::object::job::{Ending, Failure, FailureCode, Outcome, Payload, Progress, State, Usage};
+use shoal_protocol::object::job::{
+    Ending, Failure, FailureCode, Outcome, Payload, Progress, RefusalCode, State, Usage,
+};
 use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{Kind, ObjectId, Problem, WorkerId};
 
 use super::Machine;
+use super::telling::noted;
 use crate::backoff::pause_ms;
 use crate::effect::Effect;
 use crate::faults::Faults;
 use crate::input::{End, Now};
-use crate::jobs::{Phase, Placed};
+use crate::jobs::{Job, Phase, Placed};
 use crate::record::Record;
 use crate::timers::Timer;
 use crate::view::settled_state;
@@ -123,7 +126,7 @@ impl<F: Faults> Machine<F> {
         }
         self.release(run.job);
         let Some(job) = self.jobs.get_mut(run.job) else { return };
-        job.end_attempt(&outcome.ending, now.wall_ms);
+        job.end_attempt(&outcome.ending, Some(outcome.usage), now.wall_ms);
         self.functions.learn(job.accepted.spec.function, outcome.usage.run_us);
         let (stopping, id) = (job.is_stopping(), run.job);
         let again = job.accepted.terms.retry.as_ref().is_some_and(|retry| retry.takes(&outcome.ending));
@@ -154,11 +157,11 @@ impl<F: Faults> Machine<F> {
         let until_ms = match (&mut worker.peer, needs) {
             (Some(peer), Some(needs)) => {
                 self.counters.peer_declines += 1;
-                peer.declined(needs, problem.kind == Kind::Full, why, now.mono_ms)
+                peer.declined(needs, problem.kind == Kind::Full, why.clone(), now.mono_ms)
             }
             _ => {
                 let until_ms = now.mono_ms + DECLINE_PAUSE_MS;
-                worker.pause = Some(Pause { until_ms, why });
+                worker.pause = Some(Pause { until_ms, why: why.clone() });
                 until_ms
             }
         };
@@ -170,7 +173,7 @@ impl<F: Faults> Machine<F> {
         }
         self.release(run.job);
         let Some(job) = self.jobs.get_mut(run.job) else { return };
-        job.strike_attempt();
+        strike::<F>(job, RefusalCode::Declined, &why, now);
         // That a peer does not take it says nothing of the job, and the next one may: it is the peer that pauses.
         let pause = if by_peer {
             0
@@ -193,7 +196,8 @@ impl<F: Faults> Machine<F> {
         self.counters.lost += 1;
         job.losses = job.losses.saturating_add(1);
         if loss == Loss::NeverArrived || (!started && job.fruitless < FRUITLESS_MAX) {
-            job.strike_attempt();
+            let code = if loss == Loss::NeverArrived { RefusalCode::NeverArrived } else { RefusalCode::Lost };
+            strike::<F>(job, code, why, now);
             job.fruitless = job.fruitless.saturating_add(1);
             // The first time is nobody's fault: it waits for nothing.
             let pause =
@@ -203,7 +207,7 @@ impl<F: Faults> Machine<F> {
         }
         let failure = Failure { code: FailureCode::WorkerLost, message: why.to_owned() };
         let ending = Ending::Failed(failure);
-        job.end_attempt(&ending, now.wall_ms);
+        job.end_attempt(&ending, None, now.wall_ms);
         self.retry(now, id, State::Failed, empty_outcome(ending), effects);
     }
 
@@ -212,7 +216,7 @@ impl<F: Faults> Machine<F> {
         self.counters.withdrawn += 1;
         self.abandon(id, effects);
         if let Some(job) = self.jobs.get_mut(id) {
-            job.strike_attempt();
+            strike::<F>(job, RefusalCode::Withdrawn, "another place was free", now);
         }
         self.requeue(now, id, 0, effects);
     }
@@ -304,6 +308,7 @@ impl<F: Faults> Machine<F> {
                 Some(End { state, output })
             });
         }
+        let told = noted(now, &job, state, outcome.as_ref());
         let (accepted, mut standing) = job.settled(state, outcome, now.wall_ms);
         if let Some(elements) = &mut standing.elements {
             elements.cut = accepted.size().saturating_sub(elements.begun);
@@ -312,13 +317,16 @@ impl<F: Faults> Machine<F> {
         self.counters.settle(state, standing.elements.map_or(1, |elements| elements.cut));
         let array = accepted.array_id();
         if F::SETTLED_STAYS {
-            let mut again = crate::jobs::Job::new(accepted, standing.clone(), now.mono_ms);
+            let mut again = Job::new(accepted, standing.clone(), now.mono_ms);
             again.phase = Phase::Queued { since_ms: now.mono_ms };
             self.queue.insert(&again.accepted.spec.needs, again.rank());
             self.jobs.insert(again);
         }
         effects.push(Effect::Write(self.end_record(id, array, standing)));
         effects.push(Effect::Changed { job: id, settled: true });
+        if !F::END_UNTOLD {
+            effects.push(told);
+        }
         if let Some(array) = array {
             self.array_goes_on(now, array, effects);
         }
@@ -337,6 +345,14 @@ impl<F: Faults> Machine<F> {
         for id in waiting {
             self.settle_gone(now, id, effects);
         }
+    }
+}
+
+/// Strikes a run from the books that never began.
+fn strike<F: Faults>(job: &mut Job, code: RefusalCode, message: &str, now: Now) {
+    job.strike_attempt(code, message, now.wall_ms);
+    if F::REFUSAL_FORGOTTEN {
+        job.refusals = None;
     }
 }
 

@@ -9,6 +9,7 @@ use shoal_protocol::record::check_texts;
 use shoal_protocol::{Kind, ObjectId, Problem};
 
 use super::Machine;
+use super::telling::noted;
 use crate::effect::{Effect, Reply};
 use crate::faults::Faults;
 use crate::input::{NewJob, Now, Principal, RequestId};
@@ -49,7 +50,9 @@ impl<F: Faults> Machine<F> {
                 effects.push(Effect::Write(Record::Accepted(Box::new(accepted.clone()))));
                 self.counters.accepted += u64::from(accepted.size());
                 self.counters.held += u64::from(state == State::Held);
-                self.take_in(now, Job::new(accepted, standing, now.mono_ms));
+                let job = Job::new(accepted, standing, now.mono_ms);
+                effects.push(noted(now, &job, state, None));
+                self.take_in(now, job);
                 self.wait_as(now, id, state, None);
                 self.depend(id, effects);
                 Receipt::Accepted { id }

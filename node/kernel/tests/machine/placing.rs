@@ -5,6 +5,7 @@ use shoal_protocol::object::function::Needs;
 use shoal_protocol::object::job::{Ending, FailureCode, ReasonCode, State};
 use shoal_protocol::object::worker::{Offer, WorkerPatch};
 use shoal_protocol::wire::worker::Run;
+use shoal_protocol::{Kind, Problem};
 
 use super::harness::*;
 
@@ -74,6 +75,24 @@ fn a_reason_names_at_most_sixteen_workers() {
     node.submit(new_job(1));
     let reason = node.reason(1);
     assert_eq!((reason.code, reason.candidates.len()), (ReasonCode::NoFit, 16));
+}
+
+#[test]
+fn a_worker_that_is_away_and_a_node_that_is_closed_are_reasons() {
+    let mut node = Node::new();
+    let connection = node.attach(1, 1);
+    node.detach(1, connection, true);
+    node.submit(new_job(1));
+    let reason = node.reason(1);
+    assert_eq!((reason.code, reason.candidates.len()), (ReasonCode::NoWorker, 1));
+    assert_eq!(reason.candidates[0].code, ReasonCode::WorkerUnreachable, "it may be what the job waits for");
+    node.attach(2, 1);
+    node.submit(new_job(2));
+    node.handle(Input::Refuse(Problem::new(Kind::StorageUnavailable, "the disk is full")));
+    let reason = node.reason(2);
+    assert_eq!((reason.code, reason.message.contains("the disk is full")), (ReasonCode::NodeClosed, true));
+    node.handle(Input::Accept);
+    assert_eq!(node.reason(2).code, ReasonCode::Busy);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What the end of a run does to its job, and how a job is cancelled.
 
 use shoal_kernel::{Command, Effect, Input, Record, Reply};
-use shoal_protocol::object::job::{Ending, FailureCode, JobPatch, Progress, ReasonCode, State};
+use shoal_protocol::object::job::{Ending, FailureCode, JobPatch, Progress, ReasonCode, RefusalCode, State};
 use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{Kind, Problem};
 
@@ -32,6 +32,7 @@ fn a_job_settles_once() {
     assert_eq!(node.kernel.counters().fenced, 1);
     let attempt = &node.standing(1).attempts[0];
     assert!(attempt.started_ms.is_some() && attempt.ended_ms.is_some() && attempt.ending == Some(Ending::Succeeded));
+    assert_eq!(attempt.usage, Some(outcome(Ending::Succeeded).usage), "what it used stands in its history");
 }
 
 #[test]
@@ -125,6 +126,11 @@ fn a_declined_run_is_not_counted_and_goes_elsewhere() {
     let problem = Problem::new(Kind::Full, "no room");
     node.handle(Input::Declined { worker: worker_id(1), run, problem: problem.clone() });
     assert_eq!((node.state(1), node.standing(1).attempts_total, node.standing(1).epoch), (State::Queued, 0, 1));
+    let shown = node.show(1).unwrap();
+    let refusal = &shown.refusals[0];
+    assert_eq!((refusal.worker, refusal.epoch, refusal.code), (worker_id(1), 1, RefusalCode::Declined));
+    assert_eq!((refusal.message.as_str(), refusal.times, shown.refusals_total), ("no room", 1, 1));
+    assert_eq!(node.restarted().0.show(1).unwrap().refusals, shown.refusals, "it is journaled");
     node.submit(new_job(2));
     assert!(node.reason(2).candidates[0].message.contains("no room"), "the worker has its pause");
     node.attach(2, 1);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use shoal_protocol::object::blob::{Blob, BlobPatch};
-use shoal_protocol::object::job::{Accepted, Job, JobPatch, Submission, Wait};
+use shoal_protocol::object::job::{Accepted, AwaitEvents, Events, Job, JobPatch, Submission, Wait};
 use shoal_protocol::object::kv::{Entry, Increment, Key, ListKeys, Namespace, Put, Value};
 use shoal_protocol::object::node::{Node, NodePatch};
 use shoal_protocol::object::worker::{NewWorker, Ticket, Worker, WorkerPatch};
@@ -55,6 +55,36 @@ const FOLLOW: &[Parameter] = &[Parameter {
     what: "Wait for more until the job has ended; server-sent events unless `Accept` asks for text/plain",
     values: Values::Bool,
     required: false,
+}];
+
+/// Where a subscriber was.
+const AFTER: Parameter = Parameter {
+    name: "after",
+    what: "Only what came behind the event with this id; a header `Last-Event-ID` counts before it",
+    values: Values::Text,
+    required: false,
+};
+
+const CHANGES: &[Parameter] = &[
+    AFTER,
+    Parameter {
+        name: "function",
+        what: "Only of jobs that run this function, by id or name",
+        values: Values::Text,
+        required: false,
+    },
+    Parameter {
+        name: "project",
+        what: "Only of jobs whose function belongs to this project, by id or name",
+        values: Values::Text,
+        required: false,
+    },
+];
+
+const A_FEED: &[Success] = &[Success {
+    status: 200,
+    what: "An event for each change of state, with an id; `missed` where there were more, `end` with the job, `error` with a problem",
+    content: Content::Text("text/event-stream"),
 }];
 
 const A_JOB: &[Success] = &[json("The job", shape::<Job>)];
@@ -114,6 +144,15 @@ pub(super) static OPERATIONS: &[Operation] = &[
         Success { status: 200, what: "The log so far, or as it comes", content: Content::Text("text/plain") },
         Success { status: 200, what: "The log as it comes", content: Content::Text("text/event-stream") },
     ]),
+    Operation::new(Class::Job, Row::Method("events"), "What has changed of a job behind a place, as soon as there is something")
+        .takes(Request::OptionalJson(shape::<AwaitEvents>))
+        .answers(&[json("The changes; none when the time is over", shape::<Events>)]),
+    Operation::new(Class::Job, Row::Part(Part::Events), "Changes of a job as they come, up to its end, wherever its home is")
+        .query(&[AFTER])
+        .answers(A_FEED),
+    Operation::new(Class::Job, Row::Feed, "Changes of the jobs of this node that the caller may see, as they come")
+        .query(CHANGES)
+        .answers(A_FEED),
     Operation::new(Class::Worker, Row::List, "The workers of this node")
         .query(&[LIMIT, CURSOR, NAME])
         .answers(&[json("A page of workers", shape::<Page<Worker>>)]),

@@ -1,10 +1,15 @@
 //! The streams of one client beside the control stream: one transfer each.
 
+use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use futures_util::StreamExt as _;
 use quinn::{Connection, RecvStream, SendStream};
+use shoal_protocol::limits::CLIENT_FRAME_LEN_MAX;
+use shoal_protocol::object::job::{LogPlace, Subscription};
 use shoal_protocol::wire::client::{BlobOpened, Opening, Reply};
-use shoal_protocol::{Kind, ObjectId, Problem};
+use shoal_protocol::{Kind, ObjectId, Problem, codec};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -15,7 +20,7 @@ use super::super::transfer::{self, STALL_MAX};
 use super::super::{Ending, HELLO_MAX, close};
 use super::pass::Pass;
 use super::{OPENING_LEN_MAX, problem_of};
-use crate::service::{Caller, Opened, Upload};
+use crate::service::{Caller, Opened, Upload, framed, raw};
 
 /// Streams beside the control stream that one connection may have under way; more wait in the transport.
 const STREAMS_MAX: usize = 128;
@@ -126,7 +131,8 @@ impl<B: Backend> Session<B> {
             Opening::GetResult { job, offset } => {
                 self.get(send, self.backend.open_result(&caller, job, offset)).await;
             }
-            Opening::GetLog { job, follow } => self.log(&caller, job, follow, send).await,
+            Opening::Subscribe(wanted) => self.events(&caller, wanted, send).await,
+            Opening::GetLog { job, follow, from } => self.log(&caller, job, from, follow, send).await,
         }
         Ok(())
     }
@@ -154,15 +160,33 @@ impl<B: Backend> Session<B> {
         }
     }
 
-    async fn log(&self, caller: &Caller, job: ObjectId, follow: bool, mut send: SendStream) {
+    /// A log: frames for who says where they are, else its bytes alone.
+    async fn log(&self, caller: &Caller, job: ObjectId, from: Option<LogPlace>, follow: bool, mut send: SendStream) {
         let Ok(_place) = self.places.followed.try_acquire() else {
             let problem = Problem::new(Kind::Full, "too many logs are being read at this node").retry_after(1_000);
             return transfer::answer(send, &Reply::<()>::Err(problem)).await;
         };
-        match self.backend.open_log(caller, job, follow).await {
-            Ok(bytes) => {
+        match self.backend.open_log(caller, job, from.unwrap_or_default(), follow).await {
+            Ok(log) => {
                 if transfer::begin(&mut send, &Reply::Ok(())).await {
+                    let bytes = if from.is_some() { framed(log) } else { raw(log) };
                     transfer::outgoing(bytes, send).await;
+                }
+            }
+            Err(problem) => transfer::answer(send, &Reply::<()>::Err(problem)).await,
+        }
+    }
+
+    /// Changes of jobs, a frame each.
+    async fn events(&self, caller: &Caller, wanted: Subscription, mut send: SendStream) {
+        match self.backend.subscribe(caller, wanted).await {
+            Ok(events) => {
+                if transfer::begin(&mut send, &Reply::Ok(())).await {
+                    let frames = events.map(|told| {
+                        let frame = codec::frame(&told.map_err(io::Error::other)?, CLIENT_FRAME_LEN_MAX);
+                        frame.map(Bytes::from).map_err(io::Error::other)
+                    });
+                    transfer::outgoing(Box::pin(frames), send).await;
                 }
             }
             Err(problem) => transfer::answer(send, &Reply::<()>::Err(problem)).await,

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use shoal_protocol::limits::{CLIENT_FRAME_LEN_MAX, CLIENT_REQUESTS_IN_FLIGHT_MAX};
 use shoal_protocol::object::Class;
+use shoal_protocol::object::job::{LogPart, LogPlace};
 use shoal_protocol::wire::client::{BlobOpened, BlobStored, Call, Opening, Reply, Request, Response, Welcome};
 use shoal_protocol::{BlobId, Kind, ObjectId, Problem};
 
@@ -155,7 +156,8 @@ async fn who_is_not_let_in_hears_why() {
 async fn what_is_no_opening_is_answered_with_a_problem_and_a_code() {
     let running = Running::start().await;
     let frame = |bytes: &[u8]| [&(bytes.len() as u32).to_be_bytes()[..], bytes].concat();
-    let wrong_first = codec::frame(&Opening::GetLog { job: ObjectId::MAX, follow: false }, 1_000).expect("a frame");
+    let wrong_first =
+        codec::frame(&Opening::GetLog { job: ObjectId::MAX, follow: false, from: None }, 1_000).expect("a frame");
     for (name, bytes, kind) in [
         ("no CBOR", frame(&[0xff; 20]), Kind::Malformed),
         ("an unknown opening", frame(&codec::encode(&"telnet")), Kind::Malformed),
@@ -240,15 +242,22 @@ async fn bytes_go_in_and_out_whole_or_not_at_all() {
 async fn a_followed_log_comes_as_it_grows_and_ends_with_its_reader() {
     let running = Running::start().await;
     let client = client(&running).await;
-    let (_, mut from) = client.stream(&Opening::GetLog { job: ObjectId::MAX, follow: true }).await;
+    let (_, mut from) = client.stream(&Opening::GetLog { job: ObjectId::MAX, follow: true, from: None }).await;
     assert_eq!(receive::<Reply<()>>(&mut from).await, Some(Ok(())));
     let mut line = [0; 5];
     within(from.read_exact(&mut line)).await.expect("a line");
     assert_eq!(&line, b"line\n");
     from.stop(0u32.into()).expect("stopped");
-    let (_, mut from) = client.stream(&Opening::GetLog { job: ObjectId::MAX, follow: false }).await;
+    let (_, mut from) = client.stream(&Opening::GetLog { job: ObjectId::MAX, follow: false, from: None }).await;
     assert_eq!(receive::<Reply<()>>(&mut from).await, Some(Ok(())));
     assert_eq!(within(from.read_to_end(100)).await.expect("all"), b"line\n");
+    // Who says where they are is told where each part stands, and that it was all.
+    let at = LogPlace { epoch: 2, offset: 7 };
+    let (_, mut from) = client.stream(&Opening::GetLog { job: ObjectId::MAX, follow: false, from: Some(at) }).await;
+    assert_eq!(receive::<Reply<()>>(&mut from).await, Some(Ok(())));
+    let written = LogPart::Written { at, bytes: b"line\n".as_slice().into() };
+    assert_eq!(receive::<LogPart>(&mut from).await, Some(written));
+    assert_eq!(receive::<LogPart>(&mut from).await, Some(LogPart::Ended));
     running.stop().await;
 }
 

@@ -152,8 +152,8 @@ impl Session {
     fn log(&self, run: Run, offset: u64, bytes: &Octets) {
         let within = offset.saturating_add(bytes.len() as u64) <= LOG_LEN_MAX as u64;
         let has = self.placed().get(&run.job) == Some(&run);
-        if within && has {
-            self.parts.logs.append(run, offset, bytes);
+        if within && has && self.parts.logs.append(run, offset, bytes) {
+            self.parts.runtime.changed(run.job);
         }
     }
 }

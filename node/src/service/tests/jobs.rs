@@ -1,7 +1,7 @@
 //! Jobs: their logs after the end, their short bytes, their traces.
 
 use shoal_protocol::object::blob::Blob;
-use shoal_protocol::object::job::{After, Input, State, When};
+use shoal_protocol::object::job::{After, Input, LogPlace, State, When};
 use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{Kind, Traceparent};
 
@@ -16,17 +16,17 @@ async fn a_log_that_goes_on_after_the_end_is_dropped_and_its_followers_are_told(
     let job = world.submit(&world.operator, "f", Input::default()).await;
     let start = worker.start().await;
     let logs = &world.service.0.logs;
-    logs.append(Run { epoch: start.run.epoch + 1, ..start.run }, 0, b"of no run");
+    let _ = logs.append(Run { epoch: start.run.epoch + 1, ..start.run }, 0, b"of no run");
     assert!(logs.of(job).is_none(), "a run that was never given");
-    logs.append(start.run, 0, b"one ");
+    let _ = logs.append(start.run, 0, b"one ");
     assert!(logs.of(job).is_some());
     worker.end(&start, b"", b"one two").await;
     world.settled(job).await;
     // The worker has said it before it heard that the ending is durable.
-    logs.append(start.run, 0, b"one two");
+    let _ = logs.append(start.run, 0, b"one two");
     assert!(logs.of(job).is_none(), "this log would never be forgotten");
-    let followed = world.service.open_log(&world.operator, job, true).await.unwrap();
-    assert_eq!(all(followed).await, "one two");
+    let followed = world.service.open_log(&world.operator, job, LogPlace::default(), true).await.unwrap();
+    assert_eq!(all(raw(followed)).await, "one two");
 }
 
 #[tokio::test]

@@ -1,0 +1,48 @@
+//! What must hold of what subscribers are told: it is what is written, and every change of a job's state is told.
+
+use std::collections::BTreeMap;
+
+use shoal_kernel::{Accepted, Effect, Record, Standing};
+use shoal_protocol::ObjectId;
+use shoal_protocol::object::job::{Event, State};
+
+use super::Broken;
+
+type Emitted = BTreeMap<ObjectId, (Accepted, Standing)>;
+
+/// What subscribers were told last of each job.
+#[derive(Debug, Default)]
+pub(super) struct Tellings {
+    told: BTreeMap<ObjectId, State>,
+}
+
+impl Tellings {
+    /// A life of the node begins: subscribers begin anew, with how the jobs stand.
+    pub(super) fn restarted(&mut self, emitted: &Emitted) {
+        self.told = emitted.iter().map(|(id, (_, standing))| (*id, standing.state)).collect();
+    }
+
+    /// Subscribers are told of a change.
+    pub(super) fn told(&mut self, event: &Event, emitted: &Emitted) -> Result<(), Broken> {
+        // That a run has started is not journaled.
+        let state = if event.state == State::Running { State::Offered } else { event.state };
+        let written = emitted.get(&event.job).map(|(_, standing)| (standing.state, standing.epoch));
+        if written != Some((state, event.epoch)) {
+            return Err(("what is told of a job is written", format!("{event:?} and {written:?}")));
+        }
+        self.told.insert(event.job, state);
+        Ok(())
+    }
+
+    /// The kernel has said all that follows from an input.
+    pub(super) fn complete(&self, effects: &[Effect], emitted: &Emitted) -> Result<(), Broken> {
+        for effect in effects {
+            let Effect::Write(Record::Standing(id, _)) = effect else { continue };
+            let (told, stands) = (self.told.get(id), emitted.get(id).map(|(_, standing)| &standing.state));
+            if stands.is_some() && told != stands {
+                return Err(("every change of state is told", format!("{id} stands as {stands:?}, told was {told:?}")));
+            }
+        }
+        Ok(())
+    }
+}
