@@ -30,8 +30,8 @@ use crate::store::{Store, Table};
 
 pub(crate) use outbox::ToPeer;
 pub(crate) use rows::{
-    REFERENCE_PLACE, Referrer, ReferrerKind, current_runs, job_counts, job_of_short, read_guest, read_guest_end,
-    read_job, reference_key, reference_prefix,
+    CHECKPOINT_PLACE, REFERENCE_PLACE, Referrer, ReferrerKind, current_runs, job_counts, job_of_short, read_checkpoint,
+    read_guest, read_guest_checkpoint, read_guest_end, read_job, reference_key, reference_prefix,
 };
 pub(crate) use watch::Watch;
 

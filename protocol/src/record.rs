@@ -11,7 +11,7 @@ use crate::id::{BlobId, ObjectId};
 use crate::limits::{ARGS_LEN_MAX, ARGS_MAX};
 use crate::name::{self, Labels};
 use crate::object::function::{Grant, Needs, RunLimits};
-use crate::object::job::{After, Attempt, Outcome, Payload, State, Terms, check_after};
+use crate::object::job::{After, Attempt, Outcome, Payload, Saved, State, Terms, check_after};
 use crate::{Kind, Problem, Traceparent};
 
 /// The version of [`Accepted`] and [`Standing`] that this package writes.
@@ -99,6 +99,7 @@ impl Accepted {
             ready_ms: None,
             retry_ms: None,
             unmet: self.after.iter().map(|after| after.job).collect(),
+            saved: None,
             settled_ms: None,
             outcome: None,
         }
@@ -155,6 +156,9 @@ pub struct Standing {
     /// The jobs that it still waits for.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub unmet: BTreeSet<ObjectId>,
+    /// What a run of it has saved last, when this was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved: Option<Saved>,
     /// When it settled, in milliseconds since the Unix epoch.
     pub settled_ms: Option<u64>,
     /// What came out.

@@ -33,6 +33,12 @@ pub trait Faults {
     const ANY_END_WILL_DO: bool = false;
     /// Nobody is told of the end of a job.
     const DEPENDENTS_UNTOLD: bool = false;
+    /// A checkpoint counts whatever its epoch.
+    const CHECKPOINT_UNFENCED: bool = false;
+    /// A checkpoint is acknowledged without being journaled.
+    const CHECKPOINT_UNWRITTEN: bool = false;
+    /// A restarted kernel does not know what runs have saved.
+    const CHECKPOINT_FORGOTTEN: bool = false;
     /// A run of another home is taken without being journaled.
     const GUEST_UNWRITTEN: bool = false;
     /// A run of another home replaces the one that is here whatever their epochs.

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_protocol::limits::ATTEMPTS_KEPT_MAX;
 use shoal_protocol::name::Labels;
-use shoal_protocol::object::job::{Attempt, Ending, Outcome, Progress, State};
+use shoal_protocol::object::job::{Attempt, Checkpoint, Ending, Outcome, Progress, State};
 use shoal_protocol::wire::peer::RunOffer;
 use shoal_protocol::wire::worker::{Run, Start};
 use shoal_protocol::{NodeId, ObjectId, WorkerId};
@@ -44,6 +44,8 @@ pub(crate) struct Job {
     /// When it has taken as long in all as it may.
     pub(crate) total_until_ms: Option<u64>,
     pub(crate) progress: Option<Progress>,
+    /// What a run of it has saved last.
+    pub(crate) checkpoint: Option<Box<Checkpoint>>,
     /// Runs that were lost.
     pub(crate) losses: u32,
     /// Runs that were declined, or lost before their guest had started; they are not counted as attempts.
@@ -125,6 +127,7 @@ impl Job {
             queue_until_ms: None,
             total_until_ms: None,
             progress: None,
+            checkpoint: None,
             losses: 0,
             fruitless: 0,
             function_gone: false,
@@ -191,6 +194,7 @@ impl Job {
             started_ms: None,
             ended_ms: None,
             ending: None,
+            resumed: self.checkpoint.as_ref().map(|last| last.epoch),
         });
     }
 
@@ -232,6 +236,7 @@ impl Job {
             ready_ms: self.ready_ms,
             retry_ms,
             unmet: self.unmet.clone(),
+            saved: self.checkpoint.as_ref().map(|last| last.saved()),
             settled_ms: None,
             outcome: None,
         }
@@ -253,6 +258,7 @@ impl Job {
             ready_ms: self.ready_ms,
             retry_ms: None,
             unmet: self.unmet,
+            saved: self.checkpoint.map(|last| last.saved()),
             settled_ms: Some(wall_ms),
             outcome,
         };
@@ -261,17 +267,22 @@ impl Job {
 
     /// What the worker is sent.
     pub(crate) fn start(&self) -> Start {
-        start(&self.accepted, self.run(), self.attempts_total)
+        start(&self.accepted, self.run(), self.attempts_total, self.checkpoint.as_deref())
     }
 
     /// What a peer is sent.
     pub(crate) fn run_offer(&self) -> RunOffer {
-        RunOffer { run: self.run(), attempt: self.attempts_total, accepted: self.accepted.clone() }
+        RunOffer {
+            run: self.run(),
+            attempt: self.attempts_total,
+            accepted: self.accepted.clone(),
+            checkpoint: self.checkpoint.clone(),
+        }
     }
 }
 
 /// What a worker is sent of a job, whoever its home is.
-pub(crate) fn start(accepted: &Accepted, run: Run, attempt: u32) -> Start {
+pub(crate) fn start(accepted: &Accepted, run: Run, attempt: u32, checkpoint: Option<&Checkpoint>) -> Start {
     Start {
         run,
         attempt,
@@ -283,6 +294,7 @@ pub(crate) fn start(accepted: &Accepted, run: Run, attempt: u32) -> Start {
         memory_mb: accepted.needs.memory(),
         limits: accepted.limits,
         grants: accepted.grants.iter().copied().collect(),
+        checkpoint: checkpoint.map(|last| last.bytes.clone()),
         trace: accepted.trace.clone(),
         traceparent: accepted.traceparent,
     }

@@ -44,7 +44,7 @@ pub use config::{Config, Prefetch};
 pub use counters::Counters;
 pub use effect::{Effect, Load, PeerView, Reply};
 pub use input::{Command, End, Input, NewJob, Now, PeerAttached, Principal, RequestId, WorkerAttached};
-pub use record::{Accepted, GuestEnd, GuestRun, Record, Standing};
+pub use record::{Accepted, GuestEnd, GuestRun, Record, Saving, Standing};
 
 /// The kernel that production runs: the machine without any of the faults that the simulator can put in.
 pub type Kernel = machine::Machine<faults::Sound>;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use shoal_client::Client;
 use shoal_protocol::ObjectId;
-use shoal_protocol::object::job::{Accepted, After, Ending, Job as JobObject, State};
+use shoal_protocol::object::job::{Accepted, After, Ending, Job as JobObject, Saved, State};
 
 use super::connect::Context;
 use super::failure::{Failure, INTERRUPTED};
@@ -253,6 +253,7 @@ fn show(job: &JobObject) -> String {
         ("priority", if job.priority == 0 { String::new() } else { job.priority.to_string() }),
         ("after", after(job)),
         ("repeats", job.rerun_of.map(|id| id.to_string()).unwrap_or_default()),
+        ("saved", job.checkpoint.map(|saved| saved_text(&saved)).unwrap_or_default()),
         ("in the queue", job.limits.queue_ms.map(|ms| format!("{} at most", length(ms))).unwrap_or_default()),
         ("in all", job.limits.total_ms.map(|ms| format!("{} at most", length(ms))).unwrap_or_default()),
         ("accepted", format!("{} ago at node {}", age(job.accepted_ms), job.home.short())),
@@ -275,10 +276,21 @@ fn show(job: &JobObject) -> String {
             Some(Ending::Cancelled) => "cancelled".into(),
             Some(Ending::TimedOut) => "timed out".into(),
         };
+        let from = attempt.resumed.map(|epoch| format!(", from the checkpoint of run {epoch}")).unwrap_or_default();
         let worker = &attempt.worker_name;
-        text.push_str(&format!("  run {} at {}: {}\n", attempt.epoch, output::safe(worker), output::safe(&ended)));
+        text.push_str(&format!(
+            "  run {} at {}{from}: {}\n",
+            attempt.epoch,
+            output::safe(worker),
+            output::safe(&ended)
+        ));
     }
     text
+}
+
+fn saved_text(saved: &Saved) -> String {
+    let Saved { epoch, number, .. } = saved;
+    format!("{}, {} ago, checkpoint {number} of run {epoch}", size(saved.size), age(saved.saved_ms))
 }
 
 fn after(job: &JobObject) -> String {

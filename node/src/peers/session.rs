@@ -3,6 +3,7 @@
 //! What the kernel decides comes through its outbox, already durable. Hints and logs are this session's own: they are
 //! repeated or made good by what comes later, and wait for nothing.
 
+mod checkpoints;
 mod endings;
 mod listen;
 mod logs;
@@ -67,6 +68,8 @@ struct Session {
     placed: Mutex<HashMap<ObjectId, Run>>,
     /// Runs of the peer's jobs that are here, with how much of their logs it has heard.
     guests: Mutex<HashMap<Run, usize>>,
+    /// Checkpoints of runs at the peer that are being fetched: the last of each run.
+    fetching: Mutex<HashMap<Run, checkpoints::Fetching>>,
 }
 
 /// Runs a session until its stream ends, the peer misbehaves, or it is ended.
@@ -82,6 +85,7 @@ pub(super) async fn run(peers: Peers, parts: Parts, peer: NodeId, stream: Stream
         connection,
         placed: Mutex::default(),
         guests: Mutex::default(),
+        fetching: Mutex::default(),
     });
     let end = tokio::select! {
         end = Arc::clone(&session).tell(writer, says) => end,
@@ -103,6 +107,10 @@ impl Session {
 
     fn guests(&self) -> std::sync::MutexGuard<'_, HashMap<Run, usize>> {
         self.guests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fetching(&self) -> std::sync::MutexGuard<'_, HashMap<Run, checkpoints::Fetching>> {
+        self.fetching.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// There and back, in microseconds; 0 where it is not measured yet.

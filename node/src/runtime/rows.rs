@@ -1,5 +1,6 @@
 //! How the kernel's records stand in the store, and how they are read back.
 
+mod checkpoints;
 mod guests;
 
 use bytes::Bytes;
@@ -12,6 +13,8 @@ use shoal_protocol::{BlobId, Kind, ObjectId, Problem, codec};
 use crate::logs::IsCurrent;
 use crate::store::{Mutation, Store, Table};
 
+pub(super) use checkpoints::read_checkpoints;
+pub(crate) use checkpoints::{CHECKPOINT_PLACE, read_checkpoint, read_guest_checkpoint};
 pub(super) use guests::read_guests;
 pub(crate) use guests::{read_guest, read_guest_end};
 
@@ -167,6 +170,10 @@ pub(super) fn append(
         Record::GuestAccepted(guest) => guests::accepted(&guest, rows),
         Record::GuestEnded(run, end) => guests::ended(run, &end, rows),
         Record::GuestGone(run) => guests::gone(store, run, rows)?,
+        Record::Checkpoint(id, saving) => checkpoints::saved(Table::Checkpoints, Referrer::Job(id), &saving, rows),
+        Record::GuestCheckpoint(run, saving) => {
+            checkpoints::saved(Table::GuestCheckpoints, Referrer::Guest(run.job), &saving, rows);
+        }
     }
     Ok(())
 }

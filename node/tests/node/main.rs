@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bench;
+mod checkpoints;
 mod commands;
 mod demo;
 mod flood;

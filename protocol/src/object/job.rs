@@ -1,9 +1,11 @@
 //! Jobs: what is submitted, what happens to it, what comes out.
 
+mod checkpoint;
 mod dependency;
 mod run;
 mod terms;
 
+pub use checkpoint::{Checkpoint, Saved, check_len as check_checkpoint_len};
 pub use dependency::{After, When, check_after};
 pub use run::{Attempt, Ending, Failure, FailureCode, Outcome, Progress, Usage};
 pub(crate) use terms::is_zero;
@@ -408,6 +410,9 @@ pub struct Job {
     /// How far it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
+    /// What a run of it has saved last, for the next one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Saved>,
     /// The input.
     pub input: Bytes,
     /// The result. Of a failed job: what it had written.

@@ -1,6 +1,7 @@
 //! What must always hold. Looked at in two places: when the kernel decides (against all that it has written before,
 //! durable or not), and when something leaves the node (against what is durable by then).
 
+mod checkpoints;
 mod dependencies;
 mod guests;
 mod waiting;
@@ -15,6 +16,8 @@ use shoal_protocol::object::worker::Offer;
 use shoal_protocol::wire::worker::{Run, Start};
 use shoal_protocol::{ObjectId, WorkerId, codec};
 
+use self::checkpoints::Saves;
+pub use self::checkpoints::saved_by;
 use self::dependencies::Ends;
 use self::waiting::Waits;
 use super::disk::Disk;
@@ -34,6 +37,8 @@ pub enum Asked {
     Cancel(ObjectId),
     /// That this job be forgotten.
     Forget(ObjectId),
+    /// That this checkpoint be kept.
+    Save(Run, u64),
     /// Something without a promise in its answer.
     Other,
 }
@@ -49,6 +54,8 @@ pub struct Checks {
     waits: Waits,
     /// How jobs ended for which others may wait.
     ends: Ends,
+    /// What runs have saved.
+    saves: Saves,
     /// When the kernel decides what is being looked at.
     now: Option<Now>,
     /// The runs of other homes that the kernel has written, durable or not, and how they ended.
@@ -94,6 +101,7 @@ impl Checks {
         self.emitted = disk.jobs.clone();
         self.waits.restarted(now, disk.unsettled());
         self.ends.restarted(disk);
+        self.saves.restarted(disk);
         self.guests = disk.guests.clone();
         self.peers.clear();
         self.offers.clear();
@@ -182,7 +190,10 @@ impl Checks {
                 self.guest_starts(*worker, start)
             }
             Effect::Start { worker, start } => self.start(*worker, start),
-            Effect::Offer { peer, offer } => self.offer(WorkerId::of_node(peer), offer.run),
+            Effect::Offer { peer, offer } => {
+                self.saves.begins(offer.run.job, offer.checkpoint.as_ref().map(|given| &given.bytes))?;
+                self.offer(WorkerId::of_node(peer), offer.run)
+            }
             Effect::ToHome { home, message } => self.to_home(*home, message),
             Effect::Reply { reply: Ok(Reply::Receipts(receipts)), .. } => {
                 for receipt in receipts {
@@ -235,6 +246,8 @@ impl Checks {
                 None => Err(("accepted, then anything else", format!("{} was never accepted", accepted.id))),
             },
             Record::Standing(id, standing) => self.standing(*id, standing),
+            Record::Checkpoint(job, _) => self.saves.write(record, self.emitted.get(job).map(|(_, standing)| standing)),
+            Record::GuestCheckpoint(..) => self.saves.write(record, None),
             Record::GuestAccepted(_) | Record::GuestEnded(..) | Record::GuestGone(_) => self.guest_record(record),
         }
     }
@@ -276,6 +289,7 @@ impl Checks {
 
     fn start(&self, worker: WorkerId, start: &Start) -> Result<(), Broken> {
         let run = start.run;
+        self.saves.begins(run.job, start.checkpoint.as_ref())?;
         let accepted = self.run_of_ours(worker, run)?;
         self.fits(worker, run, &accepted.needs)
     }
@@ -322,8 +336,15 @@ impl Checks {
     pub fn leaves(&mut self, effect: &Effect, asked: Option<Asked>, disk: &Disk) -> Result<(), Broken> {
         match effect {
             Effect::Start { start, .. } if start.run.job.tag() != self.home => guests::start_leaves(start.run, disk),
-            Effect::Start { start, .. } => epoch_is_durable(start.run, disk),
-            Effect::Offer { offer, .. } => epoch_is_durable(offer.run, disk),
+            Effect::Start { start, .. } => {
+                self.saves.leaves(start.run.job, start.checkpoint.as_ref())?;
+                epoch_is_durable(start.run, disk)
+            }
+            Effect::Offer { offer, .. } => {
+                self.saves.leaves(offer.run.job, offer.checkpoint.as_ref().map(|given| &given.bytes))?;
+                epoch_is_durable(offer.run, disk)
+            }
+            Effect::Checkpointed { run, number, .. } => self.saves.told(*run, *number, disk),
             Effect::ToHome { home, message } => guests::message_leaves(*home, message, disk),
             Effect::Settled { worker, run } => match disk.jobs.get(&run.job) {
                 Some((_, standing))
@@ -376,6 +397,7 @@ impl Checks {
                 None if self.forgotten.contains(&id) || !self.acknowledged.contains(&id) => Ok(()),
                 other => Err(("an acknowledged job is never lost", format!("{id}: {other:?}"))),
             },
+            (Asked::Save(run, number), Reply::Done) => self.saves.told(run, number, disk),
             (Asked::Forget(id), Reply::Done) => {
                 self.forgotten.insert(id);
                 Ok(())

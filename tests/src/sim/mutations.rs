@@ -78,6 +78,12 @@ mutations! {
     kernel AnyEndWillDo = ANY_END_WILL_DO;
     /// Nobody tells dependents of an end.
     kernel DependentsUntold = DEPENDENTS_UNTOLD;
+    /// A checkpoint counts whatever its epoch.
+    kernel CheckpointUnfenced = CHECKPOINT_UNFENCED;
+    /// Checkpoints are acknowledged without being journaled.
+    kernel CheckpointUnwritten = CHECKPOINT_UNWRITTEN;
+    /// A restart forgets what runs have saved.
+    kernel CheckpointForgotten = CHECKPOINT_FORGOTTEN;
     /// Runs of other homes are taken without being journaled.
     kernel GuestUnwritten = GUEST_UNWRITTEN;
     /// A run of another home gives way to any other epoch.

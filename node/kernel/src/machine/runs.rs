@@ -11,7 +11,7 @@ use crate::effect::Effect;
 use crate::faults::Faults;
 use crate::input::{End, Now};
 use crate::jobs::{Phase, Placed};
-use crate::record::Record;
+use crate::record::{Record, Saving};
 use crate::timers::Timer;
 use crate::view::settled_state;
 use crate::workers::Pause;
@@ -45,6 +45,7 @@ impl<F: Faults> Machine<F> {
         job.phase = Phase::Placed(Placed::new(to, self.turn, now.mono_ms));
         worker.take(id, &job.accepted.needs);
         self.counters.offers += 1;
+        self.counters.resumed += u64::from(job.checkpoint.is_some());
         if !F::EPOCH_UNWRITTEN {
             effects.push(Effect::Write(Record::Standing(id, Box::new(job.standing()))));
         }
@@ -159,7 +160,7 @@ impl<F: Faults> Machine<F> {
         self.timers.set(until_ms, Timer::Place);
         self.counters.declined += 1;
         if !here {
-            return self.decline_guest(run.job, problem, effects);
+            return self.decline_guest(now, run.job, problem, effects);
         }
         self.release(run.job);
         let Some(job) = self.jobs.get_mut(run.job) else { return };
@@ -294,6 +295,10 @@ impl<F: Faults> Machine<F> {
                 let output = outcome.as_ref().map_or_else(Payload::empty, |outcome| outcome.output.clone());
                 Some(End { state, output })
             });
+        }
+        if let Some(last) = &job.checkpoint {
+            let saving = Saving { checkpoint: None, replaces: last.bytes.blob() };
+            effects.push(Effect::Write(Record::Checkpoint(id, Box::new(saving))));
         }
         self.counters.settle(state);
         let (accepted, standing) = job.settled(state, outcome, now.wall_ms);
