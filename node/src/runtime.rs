@@ -32,8 +32,8 @@ use crate::store::Store;
 pub(crate) use feed::Feed;
 pub(crate) use outbox::ToPeer;
 pub(crate) use rows::{
-    REFERENCE_PLACE, Referrer, ReferrerKind, begun_before, current_runs, job_counts, job_of_short, read_guest,
-    read_guest_end, read_job, reference_key, reference_prefix,
+    CHECKPOINT_PLACE, REFERENCE_PLACE, Referrer, ReferrerKind, begun_before, current_runs, job_counts, job_of_short,
+    read_checkpoint, read_guest, read_guest_checkpoint, read_guest_end, read_job, reference_key, reference_prefix,
 };
 pub(crate) use watch::Watch;
 

@@ -84,6 +84,10 @@ pub const LOG_LEN_MAX: usize = 1024 * 1024;
 /// A log line's or a progress message's length, in bytes.
 pub const MESSAGE_LEN_MAX: usize = 1024;
 
+/// A checkpoint of a run, in bytes. Why 16 MiB: state that a guest copies out in one call, and that a node writes while the
+/// guest waits; what is larger is a blob, which the checkpoint names.
+pub const CHECKPOINT_LEN_MAX: u64 = 16 * 1024 * 1024;
+
 /// Attempts that a job's record remembers; the oldest are dropped, their number stays.
 pub const ATTEMPTS_KEPT_MAX: usize = 16;
 

@@ -14,7 +14,9 @@ use crate::id::{BlobId, ObjectId};
 use crate::limits::{ARGS_LEN_MAX, ARGS_MAX};
 use crate::name::{self, Labels};
 use crate::object::function::{Grant, Needs, RunLimits};
-use crate::object::job::{After, Array, Attempt, Elements, Outcome, Payload, Refusals, State, Terms, check_after};
+use crate::object::job::{
+    After, Array, Attempt, Elements, Outcome, Payload, Refusals, Saved, State, Terms, check_after,
+};
 use crate::{Kind, Problem, Traceparent};
 
 /// The version of [`Accepted`] and [`Standing`] that this package writes.
@@ -117,6 +119,7 @@ impl Accepted {
             retry_ms: None,
             unmet: self.after.iter().map(|after| after.job).collect(),
             elements: self.is_array().then(Elements::default),
+            saved: None,
             settled_ms: None,
             outcome: None,
         }
@@ -218,6 +221,9 @@ pub struct Standing {
     /// Of an array: how far it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub elements: Option<Elements>,
+    /// What a run of it has saved last, when this was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved: Option<Saved>,
     /// When it settled, in milliseconds since the Unix epoch.
     pub settled_ms: Option<u64>,
     /// What came out.

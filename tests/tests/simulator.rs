@@ -261,6 +261,25 @@ fn a_refusal_that_leaves_no_trace_is_found() {
 }
 
 #[test]
+fn a_checkpoint_of_a_run_that_counts_no_more_is_found() {
+    let rule = found::<mutations::CheckpointUnfenced>().1.rule;
+    let rules = ["only the current run saves", "a checkpoint gives way to a later one only"];
+    assert!(rules.contains(&rule), "{rule}");
+}
+
+#[test]
+fn a_checkpoint_that_is_not_journaled_is_found() {
+    let rule = found::<mutations::CheckpointUnwritten>().1.rule;
+    let rules = ["a checkpoint is durable before it is acknowledged", "a run begins with what was saved last"];
+    assert!(rules.contains(&rule), "{rule}");
+}
+
+#[test]
+fn a_checkpoint_that_a_restart_forgets_is_found() {
+    assert_eq!(found::<mutations::CheckpointForgotten>().1.rule, "a run begins with what was saved last");
+}
+
+#[test]
 fn a_run_of_another_home_that_is_not_journaled_is_found() {
     let rule = found_in_a_mesh::<mutations::GuestUnwritten>().1.rule;
     assert_eq!(rule, "a guest is written before its home hears of it");

@@ -48,6 +48,12 @@ pub struct Counters {
     pub queue_limits: u64,
     /// Jobs that took longer in all than they may.
     pub total_limits: u64,
+    /// Checkpoints that runs here, or runs of this home, have saved.
+    pub checkpoints: u64,
+    /// Checkpoints of runs that no longer counted.
+    pub checkpoints_fenced: u64,
+    /// Runs that were handed the checkpoint of an earlier one.
+    pub resumed: u64,
     /// Runs that outlived their limit although their worker should have stopped them.
     pub overdue: u64,
     /// Leases that ended without renewal.

@@ -56,8 +56,8 @@ pub enum Effect {
         /// What.
         offer: Box<RunOffer>,
     },
-    /// Say something to a home about its runs, as their executor: `Taken`, `Declined`, `Started`, `Progress`, `Ended` or
-    /// `Heartbeat`.
+    /// Say something to a home about its runs, as their executor: `Taken`, `Declined`, `Started`, `Progress`, `Ended`,
+    /// `Checkpoint` or `Heartbeat`.
     ToHome {
         /// Which.
         home: NodeId,
@@ -95,6 +95,15 @@ pub enum Effect {
         worker: WorkerId,
         /// Which.
         run: Run,
+    },
+    /// Tell a peer that a checkpoint of a run of this home is durable, or counts for nothing.
+    Checkpointed {
+        /// Which.
+        peer: NodeId,
+        /// Whose.
+        run: Run,
+        /// Which one of that run.
+        number: u64,
     },
     /// Close a worker's or a peer's connection.
     Detach {

@@ -39,6 +39,12 @@ pub trait Faults {
     const END_UNTOLD: bool = false;
     /// A hand-over that came to nothing leaves no trace.
     const REFUSAL_FORGOTTEN: bool = false;
+    /// A checkpoint counts whatever its epoch.
+    const CHECKPOINT_UNFENCED: bool = false;
+    /// A checkpoint is acknowledged without being journaled.
+    const CHECKPOINT_UNWRITTEN: bool = false;
+    /// A restarted kernel does not know what runs have saved.
+    const CHECKPOINT_FORGOTTEN: bool = false;
     /// A run of another home is taken without being journaled.
     const GUEST_UNWRITTEN: bool = false;
     /// A run of another home replaces the one that is here whatever their epochs.

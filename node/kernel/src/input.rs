@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use shoal_protocol::name::Labels;
 use shoal_protocol::object::function::{Function, Needs, RunLimits};
-use shoal_protocol::object::job::{After, Array, JobPatch, Outcome, Payload, Progress, State, Terms};
+use shoal_protocol::object::job::{After, Array, Checkpoint, JobPatch, Outcome, Payload, Progress, State, Terms};
 use shoal_protocol::object::project::Project;
 use shoal_protocol::object::worker::{Offer, WorkerPatch};
 use shoal_protocol::wire::peer::{Hint, RunOffer};
@@ -153,6 +153,25 @@ pub enum Input {
         /// Which run.
         run: Run,
     },
+    /// A run at a peer has saved its state, and the bytes are durable at this node. Answered by
+    /// [`crate::Effect::Checkpointed`].
+    PeerCheckpoint {
+        /// Which.
+        node: NodeId,
+        /// Which run.
+        run: Run,
+        /// What.
+        checkpoint: Box<Checkpoint>,
+    },
+    /// To a home this checkpoint of a run that is here is durable, or counts for nothing.
+    HomeCheckpointed {
+        /// Which.
+        home: NodeId,
+        /// Which run.
+        run: Run,
+        /// Which one of that run.
+        number: u64,
+    },
     /// A home has welcomed this node on this connection, as the executor of its runs.
     HomeAttached {
         /// Which.
@@ -271,6 +290,17 @@ pub enum Command {
         job: ObjectId,
         /// Who submitted it.
         owner: ObjectId,
+    },
+    /// A guest at a worker of this node has saved its state; a blob is here and held until the reply, [`crate::Reply::Done`].
+    Checkpoint {
+        /// Which worker says so.
+        worker: WorkerId,
+        /// Which run.
+        run: Run,
+        /// Which one of that run, from 1 on.
+        number: u64,
+        /// What.
+        bytes: Payload,
     },
     /// The workers of this node. Answered by [`crate::Reply::Workers`].
     Workers,

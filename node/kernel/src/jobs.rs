@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use shoal_protocol::limits::ATTEMPTS_KEPT_MAX;
 use shoal_protocol::name::Labels;
 use shoal_protocol::object::job::{
-    Attempt, Elements, Ending, Outcome, Payload, Progress, Refusal, RefusalCode, Refusals, State, Usage,
+    Attempt, Checkpoint, Elements, Ending, Outcome, Payload, Progress, Refusal, RefusalCode, Refusals, State, Usage,
 };
 use shoal_protocol::wire::peer::RunOffer;
 use shoal_protocol::wire::worker::{Run, Start};
@@ -48,6 +48,8 @@ pub(crate) struct Job {
     pub(crate) total_until_ms: Option<u64>,
     /// Of an array: how far it is.
     pub(crate) elements: Option<Box<Elements>>,
+    /// What a run of it has saved last.
+    pub(crate) checkpoint: Option<Box<Checkpoint>>,
     /// Runs that were lost.
     pub(crate) losses: u32,
     /// Runs that were declined, or lost before their guest had started; they are not counted as attempts.
@@ -136,6 +138,7 @@ impl Job {
             queue_until_ms: None,
             total_until_ms: None,
             elements: standing.elements.map(Box::new),
+            checkpoint: None,
             losses: 0,
             fruitless: 0,
             function_gone: false,
@@ -203,6 +206,7 @@ impl Job {
             ended_ms: None,
             ending: None,
             usage: None,
+            resumed: self.checkpoint.as_ref().map(|last| last.epoch),
         });
     }
 
@@ -250,6 +254,7 @@ impl Job {
             retry_ms,
             unmet: self.unmet.clone(),
             elements: self.elements.as_deref().copied(),
+            saved: self.checkpoint.as_ref().map(|last| last.saved()),
             settled_ms: None,
             outcome: None,
         }
@@ -273,6 +278,7 @@ impl Job {
             retry_ms: None,
             unmet: self.unmet,
             elements: self.elements.map(|elements| *elements),
+            saved: self.checkpoint.map(|last| last.saved()),
             settled_ms: Some(wall_ms),
             outcome,
         };
@@ -281,17 +287,22 @@ impl Job {
 
     /// What the worker is sent.
     pub(crate) fn start(&self) -> Start {
-        start(&self.accepted, self.run(), self.attempts_total)
+        start(&self.accepted, self.run(), self.attempts_total, self.checkpoint.as_deref())
     }
 
     /// What a peer is sent.
     pub(crate) fn run_offer(&self) -> RunOffer {
-        RunOffer { run: self.run(), attempt: self.attempts_total, accepted: self.accepted.clone() }
+        RunOffer {
+            run: self.run(),
+            attempt: self.attempts_total,
+            accepted: self.accepted.clone(),
+            checkpoint: self.checkpoint.clone(),
+        }
     }
 }
 
 /// What a worker is sent of a job, whoever its home is.
-pub(crate) fn start(accepted: &Accepted, run: Run, attempt: u32) -> Start {
+pub(crate) fn start(accepted: &Accepted, run: Run, attempt: u32, checkpoint: Option<&Checkpoint>) -> Start {
     Start {
         run,
         attempt,
@@ -303,6 +314,7 @@ pub(crate) fn start(accepted: &Accepted, run: Run, attempt: u32) -> Start {
         memory_mb: accepted.spec.needs.memory(),
         limits: accepted.spec.limits,
         grants: accepted.spec.grants.iter().copied().collect(),
+        checkpoint: checkpoint.map(|last| last.bytes.clone()),
         trace: accepted.trace.clone(),
         traceparent: accepted.traceparent,
     }

@@ -46,7 +46,7 @@ pub use counters::Counters;
 pub use effect::{Effect, Load, Noted, PeerView, Reply};
 pub use input::{Command, End, Input, NewJob, Now, PeerAttached, Principal, RequestId, WorkerAttached};
 pub use jobs::JOB_BYTES;
-pub use record::{Accepted, GuestEnd, GuestRun, Record, Spec, Standing};
+pub use record::{Accepted, GuestEnd, GuestRun, Record, Saving, Spec, Standing};
 
 /// The kernel that production runs: the machine without any of the faults that the simulator can put in.
 pub type Kernel = machine::Machine<faults::Sound>;

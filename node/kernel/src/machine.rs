@@ -1,6 +1,6 @@
 //! What each input does. The parts: [`submit`] takes jobs in, [`schedule`] hands them to workers and peers, [`runs`]
 //! follows a run to its end, [`waiting`] what waits before and between runs, [`dependencies`] what waits for others, [`arrays`] jobs that stand for many, [`telling`] tells subscribers, [`attachment`] follows workers, [`peers`] what peers do beyond that, [`seek`] looks for more
-//! of them, [`guests`] runs what other homes offer, [`homes`] talks with these homes, [`commands`] answers everything else.
+//! of them, [`checkpoints`] keeps what runs save for the next, [`guests`] runs what other homes offer, [`homes`] talks with these homes, [`commands`] answers everything else.
 //!
 //! Invariant: a run is offered only after its epoch is written, in the same list of effects (`runs::offer`).
 //! Invariant: a job settles once: settling takes it out of memory, and what is not in memory cannot settle.
@@ -10,6 +10,7 @@
 
 mod arrays;
 mod attachment;
+mod checkpoints;
 mod commands;
 mod dependencies;
 mod guests;
@@ -180,12 +181,14 @@ impl<F: Faults> Machine<F> {
             Input::PeerHint { node, hint, rtt_us } => self.hint(node, *hint, rtt_us),
             Input::PeerTaken { node, run, worker } => self.taken(node, run, worker, effects),
             Input::Delivering { node, run } => self.delivering(now, node, run),
+            Input::PeerCheckpoint { node, run, checkpoint } => self.peer_checkpoint(node, run, *checkpoint, effects),
+            Input::HomeCheckpointed { home, run, number } => self.home_checkpointed(home, run, number, effects),
             Input::HomeAttached { home, connection, lease_ms, drop } => {
                 self.home_attached(now, home, connection, lease_ms, &drop, effects);
             }
             Input::Offered { home, connection, offer } => self.offered(now, home, connection, *offer, effects),
             Input::HomeCancel { home, run } => self.home_cancel(now, home, run, effects),
-            Input::HomeSettled { home, run } => self.home_settled(home, run, effects),
+            Input::HomeSettled { home, run } => self.home_settled(now, home, run, effects),
             _ => {}
         }
     }

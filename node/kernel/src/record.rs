@@ -11,9 +11,9 @@
 //! ended, and is forgotten when its home has said that it may be. Guest runs are no part of this home's counts.
 
 use serde::{Deserialize, Serialize};
-use shoal_protocol::object::job::Outcome;
+use shoal_protocol::object::job::{Checkpoint, Outcome};
 use shoal_protocol::wire::worker::Run;
-use shoal_protocol::{NodeId, ObjectId, WorkerId};
+use shoal_protocol::{BlobId, NodeId, ObjectId, WorkerId};
 
 pub use shoal_protocol::record::{Accepted, Spec, Standing, VERSION};
 
@@ -39,6 +39,19 @@ pub enum Record {
     GuestEnded(Run, Box<GuestEnd>),
     /// A run of another home is forgotten. Nothing when it is not there any more.
     GuestGone(Run),
+    /// What a run of this job of the home has saved for the next.
+    Checkpoint(ObjectId, Box<Saving>),
+    /// The same for a run of another home: it is kept as long as the run is here.
+    GuestCheckpoint(Run, Box<Saving>),
+}
+
+/// What becomes of the checkpoint of a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Saving {
+    /// The last from now on; none: it is needed no more.
+    pub checkpoint: Option<Checkpoint>,
+    /// The blob of the one before, which it refers to no more.
+    pub replaces: Option<BlobId>,
 }
 
 /// A run of another home's job that this node has taken. Never changes.
@@ -58,6 +71,9 @@ pub struct GuestRun {
     pub worker: WorkerId,
     /// That worker's name.
     pub worker_name: String,
+    /// What it was given of an earlier run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Box<Checkpoint>>,
 }
 
 /// How a guest run ended.

@@ -43,6 +43,7 @@ pub fn job(home: NodeId, accepted: &Accepted, standing: &Standing, inline: bool)
         after: accepted.after.clone(),
         input_of: accepted.input_of,
         progress: None,
+        checkpoint: standing.saved,
         input: bytes(&accepted.input, inline),
         output: outcome.map(|outcome| bytes(&outcome.output, inline)),
         log: outcome.map(|outcome| bytes(&outcome.log, inline)),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use shoal_client::Client;
 use shoal_protocol::ObjectId;
-use shoal_protocol::object::job::{Accepted, After, Elements, Job as JobObject, State};
+use shoal_protocol::object::job::{Accepted, After, Elements, Job as JobObject, Saved, State};
 
 use super::connect::Context;
 use super::failure::{Failure, INTERRUPTED};
@@ -278,6 +278,7 @@ fn show(job: &JobObject) -> String {
         ("priority", if job.priority == 0 { String::new() } else { job.priority.to_string() }),
         ("after", after(job)),
         ("repeats", job.rerun_of.map(|id| id.to_string()).unwrap_or_default()),
+        ("saved", job.checkpoint.map(|saved| saved_text(&saved)).unwrap_or_default()),
         ("in the queue", job.limits.queue_ms.map(|ms| format!("{} at most", length(ms))).unwrap_or_default()),
         ("in all", job.limits.total_ms.map(|ms| format!("{} at most", length(ms))).unwrap_or_default()),
         ("reason", job.reason.as_ref().map(|reason| reason.code.text().to_owned()).unwrap_or_default()),
@@ -313,6 +314,11 @@ fn array(job: &JobObject) -> String {
     ];
     let counts = counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
     format!("{array}: {}; `shoal job ls --array {}` lists them", counts.collect::<Vec<_>>().join(", "), job.id)
+}
+
+fn saved_text(saved: &Saved) -> String {
+    let Saved { epoch, number, .. } = saved;
+    format!("{}, {} ago, checkpoint {number} of run {epoch}", size(saved.size), age(saved.saved_ms))
 }
 
 fn after(job: &JobObject) -> String {

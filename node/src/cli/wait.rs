@@ -171,6 +171,7 @@ pub(crate) mod tests {
             after: vec![],
             input_of: None,
             progress: None,
+            checkpoint: None,
             input: Bytes { id: BlobId::of(b""), size: 0, inline: None },
             output: None,
             log: None,

@@ -86,6 +86,8 @@ impl Driver {
             tracing::info!(jobs = open.len(), "jobs restored from the store");
         }
         let guests = rows::read_guests(&self.store)?;
+        let saved = rows::read_checkpoints(&self.store, Table::Checkpoints)?;
+        let saved_by_guests = rows::read_checkpoints(&self.store, Table::GuestCheckpoints)?;
         let mut gone: BTreeSet<ObjectId> = open.iter().map(|(accepted, _)| accepted.spec.function).collect();
         let restored = open.into_iter().map(|(accepted, standing)| {
             let standing = standing.unwrap_or_else(|| accepted.standing());
@@ -93,6 +95,7 @@ impl Driver {
         });
         self.kernel.restore(now(), restored, &mut self.effects);
         self.kernel.restore_guests(now(), guests.into_iter(), &mut self.effects);
+        self.kernel.restore_checkpoints(saved.into_iter(), saved_by_guests.into_iter());
         for input in (self.known)() {
             if let Input::Function(function) = &input {
                 gone.remove(&function.id);

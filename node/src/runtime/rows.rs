@@ -1,6 +1,7 @@
 //! How the kernel's records stand in the store, and how they are read back.
 
 mod arrays;
+mod checkpoints;
 mod guests;
 
 use bytes::Bytes;
@@ -14,6 +15,8 @@ use crate::logs::IsCurrent;
 use crate::store::{Mutation, Store, Table};
 
 pub(crate) use arrays::begun_before;
+pub(super) use checkpoints::read_checkpoints;
+pub(crate) use checkpoints::{CHECKPOINT_PLACE, read_checkpoint, read_guest_checkpoint};
 pub(super) use guests::read_guests;
 pub(crate) use guests::{read_guest, read_guest_end};
 
@@ -151,6 +154,10 @@ pub(super) fn append(
         Record::GuestAccepted(guest) => guests::accepted(&guest, rows),
         Record::GuestEnded(run, end) => guests::ended(run, &end, rows),
         Record::GuestGone(run) => guests::gone(store, run, rows)?,
+        Record::Checkpoint(id, saving) => checkpoints::saved(Table::Checkpoints, Referrer::Job(id), &saving, rows),
+        Record::GuestCheckpoint(run, saving) => {
+            checkpoints::saved(Table::GuestCheckpoints, Referrer::Guest(run.job), &saving, rows);
+        }
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The operations over a real store, kernel, documents and blobs; tests play the worker.
 
 mod blobs;
+mod checkpoints;
 mod documents;
 mod events;
 mod health;

@@ -31,11 +31,15 @@ pub(crate) enum Table {
     Guests = 11,
     /// Id of another home's job → how that run ended.
     GuestEnds = 12,
+    /// Job id → what a run of it has saved last.
+    Checkpoints = 20,
+    /// Id of another home's job → what its run here has saved last.
+    GuestCheckpoints = 21,
 }
 
 impl Table {
     /// Every table.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Jobs,
         Self::Standings,
         Self::Changes,
@@ -48,6 +52,8 @@ impl Table {
         Self::Short,
         Self::Guests,
         Self::GuestEnds,
+        Self::Checkpoints,
+        Self::GuestCheckpoints,
     ];
 
     /// The name in redb.
@@ -65,6 +71,8 @@ impl Table {
             Self::Short => "short",
             Self::Guests => "guests",
             Self::GuestEnds => "guest_ends",
+            Self::Checkpoints => "checkpoints",
+            Self::GuestCheckpoints => "guest_checkpoints",
         }
     }
 

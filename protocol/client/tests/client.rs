@@ -268,6 +268,7 @@ fn job(state: &str) -> shoal_client::protocol::object::job::Job {
         after: vec![],
         input_of: None,
         progress: None,
+        checkpoint: None,
         input: Bytes { id: BlobId::of(b""), size: 0, inline: None },
         output: None,
         log: None,

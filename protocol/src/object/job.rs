@@ -1,6 +1,7 @@
 //! Jobs: what is submitted, what happens to it, what comes out.
 
 mod array;
+mod checkpoint;
 mod dependency;
 mod event;
 mod history;
@@ -9,6 +10,7 @@ mod run;
 mod terms;
 
 pub use array::{Array, Elements};
+pub use checkpoint::{Checkpoint, Saved, check_len as check_checkpoint_len};
 pub use dependency::{After, When, check_after};
 pub use event::{AwaitEvents, Event, EventId, Events, Subscription, Told};
 pub use history::{Refusal, RefusalCode, Refusals};
@@ -459,6 +461,9 @@ pub struct Job {
     /// How far it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
+    /// What a run of it has saved last, for the next one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Saved>,
     /// The input.
     pub input: Bytes,
     /// The result. Of a failed job: what it had written.

@@ -2,6 +2,7 @@
 //! durable or not), and when something leaves the node (against what is durable by then).
 
 pub(super) mod arrays;
+mod checkpoints;
 mod dependencies;
 mod guests;
 mod history;
@@ -18,6 +19,8 @@ use shoal_protocol::object::worker::Offer;
 use shoal_protocol::wire::worker::{Run, Start};
 use shoal_protocol::{ObjectId, WorkerId, codec};
 
+use self::checkpoints::Saves;
+pub use self::checkpoints::saved_by;
 use self::dependencies::Ends;
 use self::telling::Tellings;
 use self::waiting::Waits;
@@ -38,6 +41,8 @@ pub enum Asked {
     Cancel(ObjectId),
     /// That this job be forgotten.
     Forget(ObjectId),
+    /// That this checkpoint be kept.
+    Save(Run, u64),
     /// Something without a promise in its answer.
     Other,
 }
@@ -55,6 +60,8 @@ pub struct Checks {
     ends: Ends,
     /// What subscribers were told.
     tellings: Tellings,
+    /// What runs have saved.
+    saves: Saves,
     /// When the kernel decides what is being looked at.
     now: Option<Now>,
     /// The runs of other homes that the kernel has written, durable or not, and how they ended.
@@ -101,6 +108,7 @@ impl Checks {
         self.waits.restarted(now, disk.unsettled());
         self.ends.restarted(disk);
         self.tellings.restarted(&self.emitted);
+        self.saves.restarted(disk);
         self.guests = disk.guests.clone();
         self.peers.clear();
         self.offers.clear();
@@ -190,7 +198,10 @@ impl Checks {
                 self.guest_starts(*worker, start)
             }
             Effect::Start { worker, start } => self.start(*worker, start),
-            Effect::Offer { peer, offer } => self.offer(WorkerId::of_node(peer), offer.run),
+            Effect::Offer { peer, offer } => {
+                self.saves.begins(offer.run.job, offer.checkpoint.as_ref().map(|given| &given.bytes))?;
+                self.offer(WorkerId::of_node(peer), offer.run)
+            }
             Effect::ToHome { home, message } => self.to_home(*home, message),
             Effect::Reply { reply: Ok(Reply::Receipts(receipts)), .. } => {
                 for receipt in receipts {
@@ -250,6 +261,8 @@ impl Checks {
                 self.standing(*array, far)
             }
             Record::Standing(id, standing) => self.standing(*id, standing),
+            Record::Checkpoint(job, _) => self.saves.write(record, self.emitted.get(job).map(|(_, standing)| standing)),
+            Record::GuestCheckpoint(..) => self.saves.write(record, None),
             Record::GuestAccepted(_) | Record::GuestEnded(..) | Record::GuestGone(_) => self.guest_record(record),
         }
     }
@@ -293,6 +306,7 @@ impl Checks {
 
     fn start(&self, worker: WorkerId, start: &Start) -> Result<(), Broken> {
         let run = start.run;
+        self.saves.begins(run.job, start.checkpoint.as_ref())?;
         let accepted = self.run_of_ours(worker, run)?;
         self.fits(worker, run, &accepted.spec.needs)
     }
@@ -339,8 +353,15 @@ impl Checks {
     pub fn leaves(&mut self, effect: &Effect, asked: Option<Asked>, disk: &Disk) -> Result<(), Broken> {
         match effect {
             Effect::Start { start, .. } if start.run.job.tag() != self.home => guests::start_leaves(start.run, disk),
-            Effect::Start { start, .. } => epoch_is_durable(start.run, disk),
-            Effect::Offer { offer, .. } => epoch_is_durable(offer.run, disk),
+            Effect::Start { start, .. } => {
+                self.saves.leaves(start.run.job, start.checkpoint.as_ref())?;
+                epoch_is_durable(start.run, disk)
+            }
+            Effect::Offer { offer, .. } => {
+                self.saves.leaves(offer.run.job, offer.checkpoint.as_ref().map(|given| &given.bytes))?;
+                epoch_is_durable(offer.run, disk)
+            }
+            Effect::Checkpointed { run, number, .. } => self.saves.told(*run, *number, disk),
             Effect::ToHome { home, message } => guests::message_leaves(*home, message, disk),
             Effect::Settled { worker, run } => match disk.jobs.get(&run.job) {
                 Some((_, standing))
@@ -393,6 +414,7 @@ impl Checks {
                 None if self.forgotten.contains(&id) || !self.acknowledged.contains(&id) => Ok(()),
                 other => Err(("an acknowledged job is never lost", format!("{id}: {other:?}"))),
             },
+            (Asked::Save(run, number), Reply::Done) => self.saves.told(run, number, disk),
             (Asked::Forget(id), Reply::Done) => {
                 self.forgotten.insert(id);
                 Ok(())

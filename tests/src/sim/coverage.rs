@@ -8,6 +8,9 @@ use shoal_protocol::object::job::State;
 
 /// What the seeds together must have exercised at least once each.
 pub const REQUIRED: &[&str] = &[
+    "checkpoint restored",
+    "checkpoints fenced",
+    "checkpoints saved",
     "fault: clock jump",
     "fault: connection reset",
     "fault: connection stall",
@@ -68,6 +71,8 @@ pub const REQUIRED_OF_A_MESH: &[&str] = &[
     "changes held back",
     "changes lost in a crash",
     "changes that do not count",
+    "checkpoint restored",
+    "checkpoints told to homes",
     "commits that failed",
     "documents deleted or taken back",
     "equivocators in agreements",
@@ -157,6 +162,9 @@ impl Coverage {
         self.add("jobs out of time in all", counters.total_limits);
         self.add("runs tried again after a failure of their own", counters.retried);
         self.add("jobs swept", counters.swept);
+        self.add("checkpoints saved", counters.checkpoints);
+        self.add("checkpoints fenced", counters.checkpoints_fenced);
+        self.add("checkpoint restored", counters.resumed);
         self.add("leases ended", counters.leases_ended);
         self.add("runs offered", counters.offers);
         self.add("runs handed ahead", counters.prefetched);

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use shoal_kernel::{Accepted, GuestEnd, GuestRun, Record, Standing};
+use shoal_kernel::{Accepted, GuestEnd, GuestRun, Record, Saving, Standing};
 use shoal_protocol::ObjectId;
-use shoal_protocol::object::job::State;
+use shoal_protocol::object::job::{Checkpoint, State};
 
 use super::checks::arrays::element;
 
@@ -38,6 +38,10 @@ pub struct Disk {
     pub swept: u64,
     /// Epochs that are durable, the highest of each job: kept when the job is swept.
     pub epochs: BTreeMap<ObjectId, u64>,
+    /// What runs of jobs of this home have saved last.
+    pub saved: BTreeMap<ObjectId, Checkpoint>,
+    /// What runs of other homes have saved last.
+    pub guest_saved: BTreeMap<ObjectId, Checkpoint>,
     pending: VecDeque<Record>,
 }
 
@@ -155,11 +159,20 @@ impl Disk {
                 Some((guest, ended @ None)) if guest.run == run => *ended = Some(*end),
                 other => return Err(format!("{run:?} ended and stood as {other:?}")),
             },
+            Record::Checkpoint(job, saving) => keep(&mut self.saved, job, *saving),
+            Record::GuestCheckpoint(run, saving) => keep(&mut self.guest_saved, run.job, *saving),
             Record::GuestGone(run) => match self.guests.remove(&run.job) {
                 Some((guest, _)) if guest.run == run => {}
                 other => return Err(format!("{run:?} is gone and stood as {other:?}")),
             },
         }
         Ok(())
+    }
+}
+
+fn keep(saved: &mut BTreeMap<ObjectId, Checkpoint>, job: ObjectId, saving: Saving) {
+    match saving.checkpoint {
+        Some(checkpoint) => drop(saved.insert(job, checkpoint)),
+        None => drop(saved.remove(&job)),
     }
 }

@@ -84,6 +84,12 @@ mutations! {
     kernel EndUntold = END_UNTOLD;
     /// Hand-overs that came to nothing are forgotten.
     kernel RefusalForgotten = REFUSAL_FORGOTTEN;
+    /// A checkpoint counts whatever its epoch.
+    kernel CheckpointUnfenced = CHECKPOINT_UNFENCED;
+    /// Checkpoints are acknowledged without being journaled.
+    kernel CheckpointUnwritten = CHECKPOINT_UNWRITTEN;
+    /// A restart forgets what runs have saved.
+    kernel CheckpointForgotten = CHECKPOINT_FORGOTTEN;
     /// Runs of other homes are taken without being journaled.
     kernel GuestUnwritten = GUEST_UNWRITTEN;
     /// A run of another home gives way to any other epoch.

@@ -14,8 +14,8 @@ use shoal_kernel::{
 use shoal_protocol::id::IdSource;
 use shoal_protocol::key::PublicKey;
 use shoal_protocol::object::function::Function;
-use shoal_protocol::object::job::{Payload, State};
-use shoal_protocol::wire::worker::{FromWorker, Run, ToWorker};
+use shoal_protocol::object::job::{Checkpoint, Payload, State};
+use shoal_protocol::wire::worker::{Ask, FromWorker, Run, ToWorker};
 use shoal_protocol::{NodeId, ObjectId, WorkerId};
 
 use super::Violation;
@@ -45,6 +45,8 @@ pub struct Node<F> {
     restored: Vec<(Accepted, Standing)>,
     /// Runs of other homes that were here when this life began.
     restored_guests: Vec<(GuestRun, Option<GuestEnd>)>,
+    /// What runs had saved by then: of this home's jobs, and of others'.
+    restored_saves: [BTreeMap<ObjectId, Checkpoint>; 2],
     inputs: Vec<(Now, Input)>,
     effects: Vec<Effect>,
     started: Now,
@@ -79,6 +81,7 @@ impl<F: Faults> World<F> {
             syncing: false,
             restored,
             restored_guests: self.disk.guests.values().cloned().collect(),
+            restored_saves: [self.disk.saved.clone(), self.disk.guest_saved.clone()],
             inputs: Vec::new(),
             effects: Vec::new(),
             started: self.now(),
@@ -86,6 +89,8 @@ impl<F: Faults> World<F> {
         let mut effects = Vec::new();
         node.kernel.restore(node.started, node.restored.iter().cloned(), &mut effects);
         node.kernel.restore_guests(node.started, node.restored_guests.iter().cloned(), &mut effects);
+        let [own, guests] = node.restored_saves.clone();
+        node.kernel.restore_checkpoints(own.into_iter(), guests.into_iter());
         self.checks.restarted(&self.disk, self.now());
         self.node = Some(node);
         self.decided(None, effects)?;
@@ -137,6 +142,8 @@ impl<F: Faults> World<F> {
         let mut effects = Vec::new();
         kernel.restore(node.started, node.restored.iter().cloned(), &mut effects);
         kernel.restore_guests(node.started, node.restored_guests.iter().cloned(), &mut effects);
+        let [own, guests] = node.restored_saves.clone();
+        kernel.restore_checkpoints(own.into_iter(), guests.into_iter());
         for (now, input) in &node.inputs {
             kernel.handle(*now, input.clone(), &mut effects);
         }
@@ -176,6 +183,7 @@ impl<F: Faults> World<F> {
             Command::Submit(_) => Asked::Submit,
             Command::Show(id) => Asked::Show(*id),
             Command::Cancel(id) => Asked::Cancel(*id),
+            Command::Checkpoint { run, number, .. } => Asked::Save(*run, *number),
             Command::Forget { job, .. } => {
                 self.checks.may_vanish(*job);
                 Asked::Forget(*job)
@@ -307,7 +315,7 @@ impl<F: Faults> World<F> {
             Effect::Reach { node } => self.outbox.push(Outgoing::Reach(node)),
             Effect::Write(_) | Effect::Changed { .. } | Effect::Told(_) | Effect::Wake { .. } => {}
             // To a peer whose connection is gone.
-            Effect::Greet { .. } | Effect::Offer { .. } | Effect::ToHome { .. } => {}
+            Effect::Greet { .. } | Effect::Offer { .. } | Effect::ToHome { .. } | Effect::Checkpointed { .. } => {}
         }
         Ok(())
     }
@@ -392,6 +400,12 @@ impl<F: Faults> World<F> {
             FromWorker::Ended(run, outcome) => Input::Ended { worker: id, run, outcome },
             FromWorker::Declined(run, problem) => Input::Declined { worker: id, run, problem },
             FromWorker::Leaving => Input::Leaving { worker: id },
+            FromWorker::Ask { run, ask: Ask::Checkpoint { number, bytes }, .. } => {
+                self.requests += 1;
+                let nobody = Principal { user: None, operator: false };
+                let command = Command::Checkpoint { worker: id, run, number, bytes };
+                return self.request(None, self.requests, nobody, command);
+            }
             FromWorker::Log { .. } | FromWorker::Ask { .. } => return Ok(()),
         };
         self.input(input)

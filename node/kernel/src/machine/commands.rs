@@ -24,6 +24,9 @@ impl<F: Faults> Machine<F> {
     ) {
         let reply = match command {
             Command::Submit(jobs) => return self.submit(now, request, principal, jobs, effects),
+            Command::Checkpoint { worker, run, number, bytes } => {
+                return self.checkpoint(now, request, (worker, run), (number, bytes), effects);
+            }
             Command::Show(id) => self.show(now, &principal, id),
             Command::Describe(ids) => {
                 let known = ids.into_iter().filter_map(|id| self.jobs.get(id));

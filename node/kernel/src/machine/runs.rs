@@ -14,7 +14,7 @@ use crate::effect::Effect;
 use crate::faults::Faults;
 use crate::input::{End, Now};
 use crate::jobs::{Job, Phase, Placed};
-use crate::record::Record;
+use crate::record::{Record, Saving};
 use crate::timers::Timer;
 use crate::view::settled_state;
 use crate::workers::Pause;
@@ -48,6 +48,7 @@ impl<F: Faults> Machine<F> {
         job.phase = Phase::Placed(Box::new(Placed::new(to, self.turn, now.mono_ms)));
         worker.take(id, &job.accepted.spec.needs);
         self.counters.offers += 1;
+        self.counters.resumed += u64::from(job.checkpoint.is_some());
         if !F::EPOCH_UNWRITTEN {
             let standing = Box::new(job.standing());
             let begins = job.accepted.index.is_some() && job.epoch == 1;
@@ -169,7 +170,7 @@ impl<F: Faults> Machine<F> {
         self.timers.set(until_ms, Timer::Place);
         self.counters.declined += 1;
         if !here {
-            return self.decline_guest(run.job, problem, effects);
+            return self.decline_guest(now, run.job, problem, effects);
         }
         self.release(run.job);
         let Some(job) = self.jobs.get_mut(run.job) else { return };
@@ -307,6 +308,10 @@ impl<F: Faults> Machine<F> {
                 let output = outcome.as_ref().map_or_else(Payload::empty, |outcome| outcome.output.clone());
                 Some(End { state, output })
             });
+        }
+        if let Some(last) = &job.checkpoint {
+            let saving = Saving { checkpoint: None, replaces: last.bytes.blob() };
+            effects.push(Effect::Write(Record::Checkpoint(id, Box::new(saving))));
         }
         let told = noted(now, &job, state, outcome.as_ref());
         let (accepted, mut standing) = job.settled(state, outcome, now.wall_ms);

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use shoal_kernel::{
     Accepted, Command, Config, Effect, GuestEnd, GuestRun, Input, Kernel, NewJob, Now, PeerAttached, Principal, Record,
-    Reply, Standing, WorkerAttached,
+    Reply, Saving, Standing, WorkerAttached,
 };
 use shoal_protocol::object::function::{Function, Needs, RunLimits, Version};
-use shoal_protocol::object::job::{Ending, Failure, FailureCode, Job, Outcome, Payload, Reason, Receipt, State, Usage};
+use shoal_protocol::object::job::{
+    Checkpoint, Ending, Failure, FailureCode, Job, Outcome, Payload, Reason, Receipt, State, Usage,
+};
 use shoal_protocol::object::worker::Offer;
 use shoal_protocol::wire::peer::{Hint, PeerMessage, WorkerHint};
 use shoal_protocol::wire::worker::Run;
@@ -111,6 +113,8 @@ pub(crate) struct Node {
     pub(crate) journal: Vec<Record>,
     pub(crate) jobs: BTreeMap<ObjectId, (Accepted, Standing)>,
     pub(crate) guests: BTreeMap<ObjectId, (GuestRun, Option<GuestEnd>)>,
+    /// Of the home's jobs, and of guest runs.
+    pub(crate) saved: [BTreeMap<ObjectId, Checkpoint>; 2],
     config: Config,
     connections: u64,
     /// The connection to each peer.
@@ -137,6 +141,7 @@ impl Node {
             kernel: Kernel::new(config.clone()),
             config,
             guests: BTreeMap::new(),
+            saved: Default::default(),
             now: Now { mono_ms: 10_000, wall_ms: 1_000_000 },
             journal: Vec::new(),
             jobs: BTreeMap::new(),
@@ -151,10 +156,13 @@ impl Node {
         node.now = self.now;
         node.jobs = self.jobs.clone();
         node.guests = self.guests.clone();
+        node.saved = self.saved.clone();
         node.connections = self.connections;
         let mut effects = Vec::new();
         node.kernel.restore(node.now, self.jobs.values().cloned(), &mut effects);
         node.kernel.restore_guests(node.now, self.guests.values().cloned(), &mut effects);
+        let [own, guests] = self.saved.clone();
+        node.kernel.restore_checkpoints(own.into_iter(), guests.into_iter());
         node.apply(&effects);
         node.handle(Input::Function(Box::new(function(FUNCTION))));
         (node, effects)
@@ -199,6 +207,8 @@ impl Node {
                     assert_eq!((guest.run, ended.is_none()), (*run, true));
                     *ended = Some((**end).clone());
                 }
+                Record::Checkpoint(job, saving) => keep(&mut self.saved[0], *job, saving),
+                Record::GuestCheckpoint(run, saving) => keep(&mut self.saved[1], run.job, saving),
                 Record::GuestGone(run) => assert_eq!(self.guests.remove(&run.job).unwrap().0.run, *run),
             }
         }
@@ -313,6 +323,16 @@ impl Node {
         let placed = self.jobs.values().filter(|(_, standing)| standing.state == State::Offered).count() as u64;
         assert_eq!(load.running, placed);
     }
+}
+
+fn keep(saved: &mut BTreeMap<ObjectId, Checkpoint>, job: ObjectId, saving: &Saving) {
+    let before = match &saving.checkpoint {
+        Some(checkpoint) => saved.insert(job, checkpoint.clone()),
+        None => saved.remove(&job),
+    };
+    let before = before.and_then(|before| before.bytes.blob());
+    let stays = saving.checkpoint.as_ref().and_then(|next| next.bytes.blob()) == before;
+    assert_eq!(saving.replaces, before.filter(|_| !stays), "the blob before it is let go, and no other");
 }
 
 /// A peer's node id.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod arrays;
+mod checkpoints;
 mod dependencies;
 mod guests;
 mod harness;

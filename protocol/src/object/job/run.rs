@@ -135,4 +135,7 @@ pub struct Attempt {
     /// What it used, where its worker has said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
+    /// The epoch of the run whose checkpoint it was given; none: it began anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<u64>,
 }
