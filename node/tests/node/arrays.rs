@@ -59,7 +59,7 @@ async fn an_array_runs_each_of_its_elements_once_through_a_kill_of_its_node() {
     let after = submit(&node, &["--arg", "sleep", "--arg", "1", "--after", &format!("{slow}_9")]);
     ended(&client, slow.element(1).unwrap()).await;
     let job = client.job(slow, false).await.unwrap();
-    assert_eq!((job.state, job.array_id), (State::Running, None));
+    assert_eq!((job.state, job.array_id), (State::Queued, None));
     assert_eq!(client.job(slow.element(9).unwrap(), false).await.unwrap().state, State::Queued);
     assert!(refused(&node, &["job", "cancel", &format!("{slow}_9")]).contains("has not begun"));
     node.kill().unwrap();
