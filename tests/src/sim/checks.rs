@@ -116,7 +116,9 @@ impl Checks {
         self.guests_go_for_a_reason(input, effects)?;
         for effect in effects {
             match effect {
-                Effect::Write(Record::Standing(id, standing)) if late == Some(*id) && standing.state.is_settled() => {
+                Effect::Write(Record::Standing(id, standing) | Record::Ended(id, standing, ..))
+                    if late == Some(*id) && standing.state.is_settled() =>
+                {
                     return Err(("a late result never counts", format!("{id} was settled by {input:?}")));
                 }
                 _ => self.effect(effect)?,
