@@ -103,6 +103,7 @@ impl<F: Faults> Machine<F> {
     /// so when it attaches. [`Self::restore_guests`] follows. Afterwards the edges hand in what they know again: [`Input::Function`] and
     /// [`Input::Project`] for each that is there, [`Input::FunctionGone`] for each deleted one.
     pub fn restore(&mut self, now: Now, jobs: impl Iterator<Item = (Accepted, Standing)>, effects: &mut Vec<Effect>) {
+        let first = effects.len();
         let (mut blocked, mut arrays, mut stopped) = (Vec::new(), Vec::new(), Vec::new());
         for (accepted, standing) in jobs.filter(|(_, standing)| !standing.state.is_settled()) {
             let at = standing.attempts.last().map(|at| (at.worker, at.worker_name.clone(), at.node));
@@ -140,6 +141,7 @@ impl<F: Faults> Machine<F> {
         arrays.into_iter().for_each(|id| self.array_restored(now, id, effects));
         blocked.into_iter().for_each(|id| self.depend(id, effects));
         self.finish(now, effects);
+        self.tell(now, first, effects);
     }
 
     /// Handles one input. Effects are appended in the order in which they may be seen; see [`Effect`].

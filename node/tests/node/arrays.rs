@@ -59,7 +59,7 @@ async fn an_array_runs_each_of_its_elements_once_through_a_kill_of_its_node() {
     let after = submit(&node, &["--arg", "sleep", "--arg", "1", "--after", &format!("{slow}_9")]);
     ended(&client, slow.element(1).unwrap()).await;
     let job = client.job(slow, false).await.unwrap();
-    assert_eq!((job.state, job.array_id), (State::Running, None));
+    assert_eq!((job.state, job.array_id), (State::Queued, None));
     assert_eq!(client.job(slow.element(9).unwrap(), false).await.unwrap().state, State::Queued);
     assert!(refused(&node, &["job", "cancel", &format!("{slow}_9")]).contains("has not begun"));
     node.kill().unwrap();
@@ -83,7 +83,7 @@ async fn an_array_runs_each_of_its_elements_once_through_a_kill_of_its_node() {
     assert_eq!((job.state, job.elements.unwrap().cut), (State::Cancelled, 999_999));
     assert_eq!(client.job(never.element(999_999).unwrap(), false).await.unwrap().state, State::Cancelled);
 
-    let bad = submit(&node, &["--arg", "exit", "--array", "0-2"]);
+    let bad = submit(&node, &["--arg", "panic", "--array", "0-2"]);
     let job = ended(&client, bad).await;
     assert_eq!((job.state, job.failure.unwrap().code), (State::Failed, FailureCode::Elements));
     let again: ObjectId = shoal(&node, &["job", "rerun", &format!("{bad}_1")]).trim().parse().unwrap();

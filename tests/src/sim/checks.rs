@@ -124,7 +124,9 @@ impl Checks {
         self.guests_go_for_a_reason(input, effects)?;
         for effect in effects {
             match effect {
-                Effect::Write(Record::Standing(id, standing)) if late == Some(*id) && standing.state.is_settled() => {
+                Effect::Write(Record::Standing(id, standing) | Record::Ended(id, standing, ..))
+                    if late == Some(*id) && standing.state.is_settled() =>
+                {
                     return Err(("a late result never counts", format!("{id} was settled by {input:?}")));
                 }
                 _ => self.effect(effect)?,
@@ -285,7 +287,9 @@ impl Checks {
         if last.cancelled && !next.cancelled {
             return Err(("a cancellation stays", format!("{id} is no longer cancelled")));
         }
-        if let Some(outcome) = next.outcome.as_ref().filter(|outcome| outcome.ending == Ending::Succeeded) {
+        // An array has no result of its own.
+        let outcome = next.outcome.as_ref().filter(|_| !accepted.is_array());
+        if let Some(outcome) = outcome.filter(|outcome| outcome.ending == Ending::Succeeded) {
             let run = Run { job: id, epoch: next.epoch };
             if outcome.output != output_of(run) {
                 return Err((

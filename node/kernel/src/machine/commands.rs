@@ -224,9 +224,6 @@ impl<F: Faults> Machine<F> {
     /// A job in memory, as its readers see it: without the bytes of its input, which the store has.
     fn view(&self, now: Now, job: &Job) -> View {
         let mut view = view::job(self.config.node, &job.accepted, &job.standing(), false);
-        if job.elements.as_ref().is_some_and(|elements| elements.under_way() > 0) {
-            view.state = State::Running;
-        }
         view.progress = job.placed().and_then(|placed| placed.progress.clone());
         view.reason = match &job.phase {
             Phase::Held => Some(reason::held()),

@@ -31,9 +31,6 @@ impl<F: Faults> Machine<F> {
 
 /// Where a job of the table stands.
 fn state(job: &Job) -> State {
-    if job.elements.as_ref().is_some_and(|elements| elements.under_way() > 0) {
-        return State::Running;
-    }
     match &job.phase {
         Phase::Held => State::Held,
         Phase::Blocked => State::Blocked,

@@ -55,7 +55,7 @@ fn elements_begin_in_their_order_and_no_more_than_may_be_under_way_at_once() {
     assert_eq!(env(&started[1], "SHOAL_ARRAY_INDEX"), "12");
     assert_eq!((env(&started[1], "SHOAL_ARRAY_SIZE"), env(&started[1], "SHOAL_ARRAY_LAST")), ("5".into(), "18".into()));
     assert_eq!(node.reason(1).code, ReasonCode::Elements);
-    assert_eq!(node.show(1).unwrap().state, State::Running);
+    assert_eq!(node.show(1).unwrap().state, State::Queued, "it waits for its elements");
     let load = node.kernel.load();
     assert_eq!((load.waiting, load.running), (3, 2), "elements count one by one");
     node.assert_conserved();

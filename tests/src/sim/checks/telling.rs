@@ -36,9 +36,13 @@ impl Tellings {
 
     /// The kernel has said all that follows from an input.
     pub(super) fn complete(&self, effects: &[Effect], emitted: &Emitted) -> Result<(), Broken> {
-        for effect in effects {
-            let Effect::Write(Record::Standing(id, _)) = effect else { continue };
-            let (told, stands) = (self.told.get(id), emitted.get(id).map(|(_, standing)| &standing.state));
+        let written = effects.iter().flat_map(|effect| match effect {
+            Effect::Write(Record::Standing(id, _)) => [Some(*id), None],
+            Effect::Write(Record::Ended(element, _, array, _)) => [Some(*element), Some(*array)],
+            _ => [None, None],
+        });
+        for id in written.flatten() {
+            let (told, stands) = (self.told.get(&id), emitted.get(&id).map(|(_, standing)| &standing.state));
             if stands.is_some() && told != stands {
                 return Err(("every change of state is told", format!("{id} stands as {stands:?}, told was {told:?}")));
             }
