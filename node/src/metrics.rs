@@ -306,6 +306,7 @@ impl Metrics {
             Record::GuestEnded(..) => {
                 self.guests_ended.inc();
             }
+            Record::Retained(_) => {}
             Record::Checkpoint(_, saving) | Record::GuestCheckpoint(_, saving) => {
                 self.checkpoints.inc_by(u64::from(saving.checkpoint.is_some()));
             }
@@ -410,6 +411,7 @@ mod tests {
             ready_ms: None,
             retry_ms: None,
             unmet: Default::default(),
+            duplicate_of: None,
             saved: None,
             settled_ms,
             outcome: None,

@@ -79,7 +79,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let logs = Arc::new(LogBook::new(current_runs(store.clone())));
     let known = Box::new(documents.known());
     let Started { runtime, thread: kernel_thread, wishes } =
-        Runtime::start(identity.node_id(), store.clone(), known, metrics.clone(), logs.clone())?;
+        Runtime::start((identity.node_id(), config.keep), store.clone(), known, metrics.clone(), logs.clone())?;
     documents.connect(runtime.clone());
     let kv = GlobalKv::open(mesh_key, runtime.clone(), documents.clone())?;
 

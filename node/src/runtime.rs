@@ -16,7 +16,7 @@ mod watch;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use shoal_kernel::{Command, Input, Now, Principal, Reply, WorkerAttached};
+use shoal_kernel::{Command, Input, Now, Principal, Reply, Retention, WorkerAttached};
 use shoal_protocol::id::IdSource;
 use shoal_protocol::object::function::Needs;
 use shoal_protocol::wire::peer::WorkerHint;
@@ -100,7 +100,7 @@ struct Shared {
 impl Runtime {
     /// Restores the kernel from the store and starts its thread.
     pub(crate) fn start(
-        node: NodeId,
+        (node, retention): (NodeId, Retention),
         store: Store,
         known: Known,
         metrics: Arc<Metrics>,
@@ -119,7 +119,7 @@ impl Runtime {
             hint: latest::Sender::default(),
         });
         let (inputs, receiver) = mpsc::channel(INPUTS_WAITING_MAX);
-        let driver = driver::Driver::new(node, store, known, metrics, shared.clone())?;
+        let driver = driver::Driver::new((node, retention), store, known, metrics, shared.clone())?;
         let thread = std::thread::Builder::new()
             .name("kernel".into())
             .spawn(move || driver.run(receiver))

@@ -11,7 +11,7 @@ use crate::id::{BlobId, ObjectId};
 use crate::limits::{ARGS_LEN_MAX, ARGS_MAX};
 use crate::name::{self, Labels};
 use crate::object::function::{Grant, Needs, RunLimits};
-use crate::object::job::{After, Attempt, Outcome, Payload, Saved, State, Terms, check_after};
+use crate::object::job::{After, Attempt, IdempotencyKey, Outcome, Payload, Saved, State, Terms, check_after};
 use crate::{Kind, Problem, Traceparent};
 
 /// The version of [`Accepted`] and [`Standing`] that this package writes.
@@ -67,6 +67,9 @@ pub struct Accepted {
     /// When it may run, in which order, and after which failures it is tried again, as it was submitted.
     #[serde(default, skip_serializing_if = "Terms::is_usual")]
     pub terms: Terms,
+    /// The key that it was submitted with. Boxed, since few jobs have one and a million may wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Box<IdempotencyKey>>,
     /// The job that it repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rerun_of: Option<ObjectId>,
@@ -79,6 +82,11 @@ pub struct Accepted {
 }
 
 impl Accepted {
+    /// Among whose jobs it counts and is kept: its function's project, or where there is none the function's owner.
+    pub fn group(&self) -> ObjectId {
+        self.project.unwrap_or(self.function_owner)
+    }
+
     /// Where a job stands that has only this record: it waits, and was never offered. Accepting writes one record, not two.
     pub fn standing(&self) -> Standing {
         Standing {
@@ -100,6 +108,7 @@ impl Accepted {
             retry_ms: None,
             unmet: self.after.iter().map(|after| after.job).collect(),
             saved: None,
+            duplicate_of: None,
             settled_ms: None,
             outcome: None,
         }
@@ -118,6 +127,7 @@ impl Accepted {
         self.limits.check()?;
         self.terms.check()?;
         check_after(&self.after, self.input_of)?;
+        self.key.as_ref().map_or(Ok(()), |key| key.check())?;
         check_texts(&self.name, &self.labels, &self.input, &self.args, &self.env)
     }
 }
@@ -156,6 +166,9 @@ pub struct Standing {
     /// The jobs that it still waits for.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub unmet: BTreeSet<ObjectId>,
+    /// It ends as a duplicate of this job, which was submitted under the same key before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duplicate_of: Option<ObjectId>,
     /// What a run of it has saved last, when this was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saved: Option<Saved>,

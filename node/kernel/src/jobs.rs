@@ -44,6 +44,8 @@ pub(crate) struct Job {
     /// When it has taken as long in all as it may.
     pub(crate) total_until_ms: Option<u64>,
     pub(crate) progress: Option<Progress>,
+    /// It ends as a duplicate of this job.
+    pub(crate) duplicate_of: Option<Box<ObjectId>>,
     /// What a run of it has saved last.
     pub(crate) checkpoint: Option<Box<Checkpoint>>,
     /// Runs that were lost.
@@ -127,6 +129,7 @@ impl Job {
             queue_until_ms: None,
             total_until_ms: None,
             progress: None,
+            duplicate_of: standing.duplicate_of.map(Box::new),
             checkpoint: None,
             losses: 0,
             fruitless: 0,
@@ -236,6 +239,7 @@ impl Job {
             ready_ms: self.ready_ms,
             retry_ms,
             unmet: self.unmet.clone(),
+            duplicate_of: self.duplicate_of.as_deref().copied(),
             saved: self.checkpoint.as_ref().map(|last| last.saved()),
             settled_ms: None,
             outcome: None,
@@ -258,6 +262,7 @@ impl Job {
             ready_ms: self.ready_ms,
             retry_ms: None,
             unmet: self.unmet,
+            duplicate_of: self.duplicate_of.map(|first| *first),
             saved: self.checkpoint.map(|last| last.saved()),
             settled_ms: Some(wall_ms),
             outcome,
@@ -358,6 +363,6 @@ mod tests {
     #[test]
     fn a_waiting_job_is_small() {
         // With two allocator blocks for names, an id in the table and a rank in the queue it is some 1,100 bytes.
-        assert!(size_of::<Job>() <= 960, "{} bytes", size_of::<Job>());
+        assert!(size_of::<Job>() <= 976, "{} bytes", size_of::<Job>());
     }
 }

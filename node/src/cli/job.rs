@@ -1,5 +1,7 @@
 //! `shoal job`.
 
+mod dead;
+
 use std::path::PathBuf;
 
 use shoal_client::Client;
@@ -21,6 +23,12 @@ pub(crate) enum Job {
         /// Only those in this state, such as queued, running, succeeded, failed
         #[arg(long, value_parser = parse_state)]
         state: Option<State>,
+        /// Only the dead letters: those that have failed for good
+        #[arg(long, conflicts_with = "state")]
+        dead: bool,
+        /// Only those of functions of this project, by name or id
+        #[arg(long)]
+        project: Option<String>,
         /// Only those of this function, by name or id
         #[arg(long)]
         function: Option<String>,
@@ -84,8 +92,17 @@ pub(crate) enum Job {
     /// Hand the same jobs over once more; prints an id for each
     Rerun {
         /// The jobs
-        #[arg(required = true)]
+        #[arg(required_unless_present = "dead", conflicts_with = "dead")]
         ids: Vec<ObjectId>,
+        /// All of your dead letters at the node; each is forgotten as soon as its successor is durable
+        #[arg(long)]
+        dead: bool,
+        /// Of these only those of functions of this project, by name or id
+        #[arg(long, requires = "dead")]
+        project: Option<String>,
+        /// Of these only those of this function, by name or id
+        #[arg(long, requires = "dead")]
+        function: Option<String>,
     },
     /// Forget jobs that have ended
     Rm {
@@ -102,10 +119,18 @@ fn parse_state(text: &str) -> Result<State, String> {
 
 pub(crate) async fn run(context: &Context, client: &Client, command: Job) -> Result<(), Failure> {
     match command {
-        Job::Ls { state, function, name, mesh, page } => {
+        Job::Ls { state, dead, project, function, name, mesh, page } => {
             let state = state.map(|state| state.text().to_owned());
             let scope = mesh.then(|| "mesh".to_owned());
-            let filters = [("state", state), ("function", function), ("name", name), ("scope", scope)];
+            let dead = dead.then(|| "true".to_owned());
+            let filters = [
+                ("state", state),
+                ("dead", dead),
+                ("project", project),
+                ("function", function),
+                ("name", name),
+                ("scope", scope),
+            ];
             let page = client.jobs(page.query(filters)).await?;
             if context.json {
                 return output::json(&page);
@@ -129,13 +154,13 @@ pub(crate) async fn run(context: &Context, client: &Client, command: Job) -> Res
         Job::Cancel { ids } => each(context, ids, |id| client.cancel(id)).await,
         Job::Hold { ids } => each(context, ids, |id| client.hold(id)).await,
         Job::Release { ids } => each(context, ids, |id| client.release(id)).await,
-        Job::Rerun { ids } => {
+        Job::Rerun { ids, dead: false, .. } => {
             for id in ids {
-                let id = client.rerun(id).await?;
-                if context.json { output::json(&Accepted { id })? } else { output::line(&id.to_string())? }
+                rerun(context, client, id).await?;
             }
             Ok(())
         }
+        Job::Rerun { dead: true, project, function, .. } => dead::send_again(context, client, project, function).await,
         Job::Rm { ids } => {
             for id in ids {
                 // `DELETE` of a job that has not ended cancels it; `rm` promises no such thing.
@@ -152,6 +177,12 @@ pub(crate) async fn run(context: &Context, client: &Client, command: Job) -> Res
             Ok(())
         }
     }
+}
+
+/// Hands a job over once more, and prints the id of the new one.
+async fn rerun(context: &Context, client: &Client, id: ObjectId) -> Result<(), Failure> {
+    let id = client.rerun(id).await?;
+    if context.json { output::json(&Accepted { id }) } else { output::line(&id.to_string()) }
 }
 
 /// Asks the same of each job; says how each stands then if somebody reads it.
@@ -252,6 +283,8 @@ fn show(job: &JobObject) -> String {
         ("needs", needs(job)),
         ("priority", if job.priority == 0 { String::new() } else { job.priority.to_string() }),
         ("after", after(job)),
+        ("key", job.idempotency_key.clone().unwrap_or_default()),
+        ("duplicate of", job.duplicate_of.map(|id| id.to_string()).unwrap_or_default()),
         ("repeats", job.rerun_of.map(|id| id.to_string()).unwrap_or_default()),
         ("saved", job.checkpoint.map(|saved| saved_text(&saved)).unwrap_or_default()),
         ("in the queue", job.limits.queue_ms.map(|ms| format!("{} at most", length(ms))).unwrap_or_default()),

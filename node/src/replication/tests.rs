@@ -41,7 +41,8 @@ impl Node {
         let known = Box::new(library.documents.known());
         let node = node_key(1).public().into();
         let Started { runtime, thread: kernel, .. } =
-            Runtime::start(node, library.store.clone(), known, Arc::new(Metrics::new()), logs).unwrap();
+            Runtime::start((node, Default::default()), library.store.clone(), known, Arc::new(Metrics::new()), logs)
+                .unwrap();
         library.documents.connect(runtime.clone());
         let kv = GlobalKv::open(mesh(), runtime.clone(), library.documents.clone()).unwrap();
         Self { sets: Sets::new(library.documents.clone(), kv), library, runtime, kernel }

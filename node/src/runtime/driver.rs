@@ -4,14 +4,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_kernel::{Command, Effect, End, Input, Kernel, Record, Reply, RequestId, WorkerAttached};
+use shoal_kernel::{Command, Effect, End, Group, Input, Kernel, Record, Reply, RequestId, Retention, WorkerAttached};
 use shoal_protocol::object::job::Payload;
 use shoal_protocol::{Kind, NodeId, ObjectId, Problem, WorkerId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::outbox::{Outgoing, Reports};
 use super::posts::Posts;
-use super::rows::{self, Counts};
+use super::rows::{self, Counts, Groups};
 use super::{Known, Message, OwnHint, Shared, Wish, now};
 use crate::metrics::Metrics;
 use crate::store::{Mutation, Store, Table};
@@ -26,7 +26,7 @@ const PROBE: &[u8] = b"probe";
 
 /// The kernel and all that its thread owns.
 pub(super) struct Driver {
-    node: NodeId,
+    config: shoal_kernel::Config,
     kernel: Kernel,
     store: Store,
     known: Known,
@@ -34,6 +34,7 @@ pub(super) struct Driver {
     shared: Arc<Shared>,
     reports: Arc<Reports>,
     counts: Counts,
+    settled: Groups,
     requests: HashMap<RequestId, oneshot::Sender<Result<Reply, Problem>>>,
     next_request: RequestId,
     posts: Posts,
@@ -47,15 +48,16 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(
-        node: NodeId,
+        (node, retention): (NodeId, Retention),
         store: Store,
         known: Known,
         metrics: Arc<Metrics>,
         shared: Arc<Shared>,
     ) -> Result<Self, Problem> {
+        let config = shoal_kernel::Config { retention, ..shoal_kernel::Config::new(node) };
         let mut driver = Self {
-            node,
-            kernel: Kernel::new(shoal_kernel::Config::new(node)),
+            kernel: Kernel::new(config.clone()),
+            config,
             generation: store.generation(),
             store,
             known,
@@ -63,6 +65,7 @@ impl Driver {
             shared,
             reports: Arc::default(),
             counts: Counts::default(),
+            settled: Groups::default(),
             requests: HashMap::new(),
             next_request: 0,
             posts: Posts::new(node),
@@ -76,9 +79,10 @@ impl Driver {
 
     /// Builds the kernel from what is durable.
     fn restore(&mut self) -> Result<(), Problem> {
-        self.kernel = Kernel::new(shoal_kernel::Config::new(self.node));
+        self.kernel = Kernel::new(self.config.clone());
         self.generation = self.store.generation();
         self.counts = rows::read_counts(&self.store)?;
+        self.settled = Groups::read(&self.store)?;
         self.wake_ms = None;
         self.effects.clear();
         let open = rows::read_open(&self.store)?;
@@ -95,6 +99,8 @@ impl Driver {
         });
         self.kernel.restore(now(), restored, &mut self.effects);
         self.kernel.restore_guests(now(), guests.into_iter(), &mut self.effects);
+        self.kernel.restore_keys(rows::read_keys(&self.store)?.into_iter());
+        self.kernel.restore_settled(now(), self.settled.iter());
         self.kernel.restore_checkpoints(saved.into_iter(), saved_by_guests.into_iter());
         for input in (self.known)() {
             if let Input::Function(function) = &input {
@@ -115,6 +121,7 @@ impl Driver {
             Err(error) => return tracing::error!(%error, "the kernel's thread cannot run"),
         };
         runtime.block_on(async {
+            self.index_settled().await;
             let mut messages = Vec::with_capacity(INPUTS_PER_COMMIT_MAX);
             self.commit().await;
             loop {
@@ -167,6 +174,9 @@ impl Driver {
         }
         for job in self.reports.take_learn() {
             self.learn(job);
+        }
+        for group in self.reports.take_oldest() {
+            self.look_for_oldest(group);
         }
         if self.failing.is_none() && self.wake_ms.is_some_and(|at| at <= now().mono_ms) {
             self.wake_ms = None;
@@ -243,6 +253,30 @@ impl Driver {
         }
     }
 
+    /// Tells the kernel which settled jobs of a group are the oldest, as they are durable.
+    fn look_for_oldest(&mut self, group: Group) {
+        if self.failing.is_some() {
+            // The kernel asks again when it is restored.
+            return;
+        }
+        match rows::read_oldest(&self.store, group) {
+            Ok(jobs) => self.handle(Input::Oldest { group, jobs }),
+            Err(problem) => self.fail(Vec::new(), &problem),
+        }
+    }
+
+    /// Before anything else: what an older program has settled gets its place among what is kept.
+    async fn index_settled(&mut self) {
+        match rows::index_settled(&self.store).await {
+            Ok(false) => {}
+            Ok(true) => match self.restore() {
+                Ok(()) => tracing::info!("settled jobs have their places among what is kept"),
+                Err(problem) => self.fail(Vec::new(), &problem),
+            },
+            Err(problem) => tracing::warn!(%problem, "settled jobs of before are kept until the next start"),
+        }
+    }
+
     /// Sends the records to the store, and the other effects after them.
     async fn commit(&mut self) {
         if self.effects.is_empty() {
@@ -257,7 +291,9 @@ impl Driver {
                 if let Record::GuestEnded(run, _) | Record::GuestGone(run) = &record {
                     outgoing.push(Outgoing::GuestEnded(*run));
                 }
-                if let Err(problem) = rows::append(record, &self.store, &mut self.counts, &mut mutations) {
+                if let Err(problem) =
+                    rows::append(record, &self.store, &mut self.counts, &mut self.settled, &mut mutations)
+                {
                     return self.fail(outgoing, &problem);
                 }
             } else {
@@ -267,6 +303,7 @@ impl Driver {
         if self.counts != before {
             mutations.push(rows::counts_row(self.counts));
         }
+        mutations.extend(self.settled.take_rows());
         if mutations.is_empty() && self.reports.outstanding() == 0 {
             self.reports.release(&self.shared, outgoing);
         } else {
@@ -290,6 +327,7 @@ impl Driver {
                 outgoing.extend(self.requests.remove(&request).map(|sender| Outgoing::Reply(sender, reply)));
             }
             Effect::Learn { job } => outgoing.push(Outgoing::Learn(job)),
+            Effect::Oldest { group } => outgoing.push(Outgoing::Oldest(group)),
             Effect::Seek { needs } => outgoing.push(Outgoing::Wish(Wish::Seek(needs))),
             Effect::Reach { node } => outgoing.push(Outgoing::Wish(Wish::Reach(node))),
             said => outgoing.extend(self.posts.address(said)),

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use shoal_kernel::Reply;
+use shoal_kernel::{Group, Reply};
 use shoal_protocol::wire::peer::PeerMessage;
 use shoal_protocol::wire::worker::{Run, ToWorker};
 use shoal_protocol::{ObjectId, Problem};
@@ -22,6 +22,8 @@ pub(super) enum Outgoing {
     Wish(Wish),
     /// The driver is to look how this job ended.
     Learn(ObjectId),
+    /// The driver is to look which settled jobs of this group are the oldest.
+    Oldest(Group),
 }
 
 /// What a connection to a peer is told.
@@ -65,6 +67,8 @@ struct State {
     stuck: Vec<u64>,
     /// Jobs whose end the kernel wants to know, and that is durable by now.
     learn: Vec<ObjectId>,
+    /// Groups of settled jobs whose oldest the kernel wants to know.
+    oldest: Vec<Group>,
 }
 
 impl Reports {
@@ -86,6 +90,10 @@ impl Reports {
 
     pub(super) fn take_learn(&self) -> Vec<ObjectId> {
         std::mem::take(&mut self.state().learn)
+    }
+
+    pub(super) fn take_oldest(&self) -> Vec<Group> {
+        std::mem::take(&mut self.state().oldest)
     }
 
     /// A commit has ended: its effects leave, or are answered with the problem.
@@ -122,6 +130,10 @@ impl Reports {
                 Outgoing::Wish(wish) => drop(shared.wishes.try_send(wish)),
                 Outgoing::Learn(job) => {
                     self.state().learn.push(job);
+                    self.wake.notify_one();
+                }
+                Outgoing::Oldest(group) => {
+                    self.state().oldest.push(group);
                     self.wake.notify_one();
                 }
                 Outgoing::ToWorker(outbox, message) => self.put(&outbox, message),

@@ -2,6 +2,8 @@
 
 mod checkpoints;
 mod guests;
+mod keys;
+mod settled;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -17,6 +19,8 @@ pub(super) use checkpoints::read_checkpoints;
 pub(crate) use checkpoints::{CHECKPOINT_PLACE, read_checkpoint, read_guest_checkpoint};
 pub(super) use guests::read_guests;
 pub(crate) use guests::{read_guest, read_guest_end};
+pub(super) use keys::read_keys;
+pub(super) use settled::{Groups, index as index_settled, read_oldest};
 
 /// The row of [`Counts`].
 const COUNTS: &[u8] = b"job_counts";
@@ -130,12 +134,14 @@ pub(super) fn append(
     record: Record,
     store: &Store,
     counts: &mut Counts,
+    settled: &mut Groups,
     rows: &mut Vec<Mutation>,
 ) -> Result<(), Problem> {
     match record {
         Record::Accepted(accepted) => {
             counts.accepted += 1;
             rows.push(Mutation::put(Table::Open, key_of(accepted.id), Bytes::new()));
+            rows.extend(keys::row(&accepted));
             put_accepted(&accepted, rows);
         }
         Record::Supplied(accepted) => put_accepted(&accepted, rows),
@@ -154,9 +160,10 @@ pub(super) fn append(
             rows.push(Mutation::put(Table::Standings, key, codec::encode(&*standing)));
         }
         Record::Swept(id) => {
-            counts.swept += 1;
-            counts.settled = counts.settled.saturating_sub(1);
             if let Some((accepted, standing)) = read_job(store, id)? {
+                counts.swept += 1;
+                counts.settled = counts.settled.saturating_sub(1);
+                standing.iter().for_each(|standing| settled.remove(&accepted, standing, rows));
                 let outcome = standing.iter().filter_map(|s| s.outcome.as_ref());
                 for blob in accepted.input.blob().into_iter().chain(outcome.clone().flat_map(blobs_of)) {
                     rows.push(Mutation::delete(Table::References, reference_key(blob, Referrer::Job(id), &[])));
@@ -166,7 +173,9 @@ pub(super) fn append(
             }
             rows.push(Mutation::delete(Table::Jobs, key_of(id)));
             rows.push(Mutation::delete(Table::Standings, key_of(id)));
+            rows.push(Mutation::delete(Table::Keys, key_of(id)));
         }
+        Record::Retained(retained) => settled.add(&retained, rows),
         Record::GuestAccepted(guest) => guests::accepted(&guest, rows),
         Record::GuestEnded(run, end) => guests::ended(run, &end, rows),
         Record::GuestGone(run) => guests::gone(store, run, rows)?,

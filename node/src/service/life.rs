@@ -85,6 +85,7 @@ impl Service {
             name: job.name,
             labels: job.labels,
             terms: Terms { hold: false, not_before_ms: None, priority, retry: job.terms.retry },
+            key: None,
             rerun_of: Some(job.id),
             after: Vec::new(),
             input_of: None,

@@ -54,8 +54,13 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::keeping(Default::default()).await
+    }
+
+    /// One that keeps these settled jobs.
+    async fn keeping(keep: shoal_kernel::Retention) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = config(folder.path());
+        let config = Config { keep, ..config(folder.path()) };
         let identity = Arc::new(Identity::open(&config.data).unwrap());
         let metrics = Arc::new(Metrics::new());
         let (store, _threads) = Store::open(&config.data, Box::new(|_, _, _| {})).unwrap();
@@ -66,7 +71,7 @@ impl World {
         let logs = Arc::new(LogBook::new(current_runs(store.clone())));
         let known = Box::new(documents.known());
         let Started { runtime, .. } =
-            Runtime::start(identity.node_id(), store, known, metrics.clone(), logs.clone()).unwrap();
+            Runtime::start((identity.node_id(), config.keep), store, known, metrics.clone(), logs.clone()).unwrap();
         documents.connect(runtime.clone());
         let kv = GlobalKv::open(key, runtime.clone(), documents.clone()).unwrap();
         let node = NodeFacts {
@@ -178,6 +183,7 @@ fn config(folder: &std::path::Path) -> Config {
         memory_mb: 1024,
         worker: false,
         blob_grace_ms: 0,
+        keep: Default::default(),
         log: LogFormat::Text,
         mesh: MeshConfig {
             listen,

@@ -320,6 +320,7 @@ mod tests {
             name: String::new(),
             labels: Labels::default(),
             terms: Default::default(),
+            key: None,
             rerun_of: None,
             after: Vec::new(),
             input_of: None,

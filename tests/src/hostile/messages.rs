@@ -9,7 +9,9 @@ use shoal_protocol::entry::SignedEntry;
 use shoal_protocol::key::{PublicKey, SecretKey, Signature};
 use shoal_protocol::name::Labels;
 use shoal_protocol::object::function::{Grant, Needs, NewFunction, RunLimits};
-use shoal_protocol::object::job::{Checkpoint, Ending, Outcome, Payload, Progress, Submission, Submit, Terms, Usage};
+use shoal_protocol::object::job::{
+    Checkpoint, Ending, IdempotencyKey, Outcome, Payload, Progress, Submission, Submit, Terms, Usage,
+};
 use shoal_protocol::object::kv::{Increment, Key, ListKeys, Put, Scope, Value};
 use shoal_protocol::object::worker::Offer;
 use shoal_protocol::object::{Class, ListQuery};
@@ -289,6 +291,7 @@ fn accepted() -> Accepted {
         name: String::new(),
         labels: Labels::default(),
         terms: Terms::default(),
+        key: Some(Box::new(IdempotencyKey { key: "order 7".into(), body: BlobId([8; 32]) })),
         rerun_of: None,
         after: Vec::new(),
         input_of: None,

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use shoal_kernel::{Accepted, GuestEnd, GuestRun, Record, Saving, Standing};
-use shoal_protocol::ObjectId;
-use shoal_protocol::object::job::{Checkpoint, State};
+use shoal_kernel::{Accepted, Group, GuestEnd, GuestRun, Record, SWEEP_LEN_MAX, Saving, Standing};
+use shoal_protocol::object::job::{Checkpoint, KeyId, State};
+use shoal_protocol::{BlobId, ObjectId};
 
 /// How many jobs there are, by what became of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -83,6 +83,34 @@ impl Disk {
         census
     }
 
+    /// The keys that jobs were submitted under, with the hashes of what was.
+    pub fn keys(&self) -> Vec<(KeyId, ObjectId, BlobId)> {
+        let keyed = self.jobs.values().filter_map(|(job, _)| Some((KeyId::of(job)?, job.id, job.key.as_ref()?.body)));
+        keyed.collect()
+    }
+
+    /// How many jobs have settled, by group.
+    pub fn settled(&self) -> BTreeMap<Group, u64> {
+        let mut counts = BTreeMap::new();
+        for (accepted, standing) in self.jobs.values().filter(|(_, standing)| standing.state.is_settled()) {
+            *counts.entry(Group::of(accepted, standing.state)).or_default() += 1;
+        }
+        counts
+    }
+
+    /// The oldest settled jobs of a group, with when they settled.
+    pub fn oldest(&self, group: Group) -> Vec<(u64, ObjectId)> {
+        let settled = self
+            .jobs
+            .values()
+            .filter(|(accepted, standing)| standing.state.is_settled() && Group::of(accepted, standing.state) == group);
+        let mut settled: Vec<_> =
+            settled.map(|(accepted, standing)| (standing.settled_ms.unwrap_or_default(), accepted.id)).collect();
+        settled.sort_unstable();
+        settled.truncate(SWEEP_LEN_MAX);
+        settled
+    }
+
     /// Jobs that have not ended.
     pub fn unsettled(&self) -> impl Iterator<Item = &(Accepted, Standing)> {
         self.jobs.values().filter(|(_, standing)| !standing.state.is_settled())
@@ -135,6 +163,7 @@ impl Disk {
                 Some((guest, ended @ None)) if guest.run == run => *ended = Some(*end),
                 other => return Err(format!("{run:?} ended and stood as {other:?}")),
             },
+            Record::Retained(_) => {}
             Record::Checkpoint(job, saving) => keep(&mut self.saved, job, *saving),
             Record::GuestCheckpoint(run, saving) => keep(&mut self.guest_saved, run.job, *saving),
             Record::GuestGone(run) => match self.guests.remove(&run.job) {

@@ -11,7 +11,7 @@ use crate::effect::Effect;
 use crate::faults::Faults;
 use crate::input::{End, Now};
 use crate::jobs::{Phase, Placed};
-use crate::record::{Record, Saving};
+use crate::record::{Group, Record, Saving};
 use crate::timers::Timer;
 use crate::view::settled_state;
 use crate::workers::Pause;
@@ -302,6 +302,7 @@ impl<F: Faults> Machine<F> {
         }
         self.counters.settle(state);
         let (accepted, standing) = job.settled(state, outcome, now.wall_ms);
+        let group = Group::of(&accepted, state);
         if F::SETTLED_STAYS {
             let mut again = crate::jobs::Job::new(accepted, standing.clone(), now.mono_ms);
             again.phase = Phase::Queued { since_ms: now.mono_ms };
@@ -309,6 +310,7 @@ impl<F: Faults> Machine<F> {
             self.jobs.insert(again);
         }
         effects.push(Effect::Write(Record::Standing(id, Box::new(standing))));
+        self.keep_settled(now, group, id, effects);
         effects.push(Effect::Changed { job: id, settled: true });
     }
 

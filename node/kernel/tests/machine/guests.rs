@@ -43,6 +43,7 @@ pub(crate) fn accepted(job: ObjectId) -> Accepted {
         name: String::new(),
         labels: Default::default(),
         terms: Default::default(),
+        key: None,
         rerun_of: None,
         after: Vec::new(),
         input_of: None,

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use shoal_kernel::{
-    Accepted, Command, Config, Effect, GuestEnd, GuestRun, Input, Kernel, NewJob, Now, PeerAttached, Principal, Record,
-    Reply, Saving, Standing, WorkerAttached,
+    Accepted, Command, Config, Effect, Group, GuestEnd, GuestRun, Input, Kernel, NewJob, Now, PeerAttached, Principal,
+    Record, Reply, Saving, Standing, WorkerAttached,
 };
 use shoal_protocol::object::function::{Function, Needs, RunLimits, Version};
 use shoal_protocol::object::job::{
-    Checkpoint, Ending, Failure, FailureCode, Job, Outcome, Payload, Reason, Receipt, State, Usage,
+    Checkpoint, Ending, Failure, FailureCode, Job, KeyId, Outcome, Payload, Reason, Receipt, State, Usage,
 };
 use shoal_protocol::object::worker::Offer;
 use shoal_protocol::wire::peer::{Hint, PeerMessage, WorkerHint};
@@ -76,6 +76,7 @@ pub(crate) fn new_job(n: u64) -> NewJob {
         name: String::new(),
         labels: Default::default(),
         terms: Default::default(),
+        key: None,
         rerun_of: None,
         after: Vec::new(),
         input_of: None,
@@ -160,6 +161,13 @@ impl Node {
         let mut effects = Vec::new();
         node.kernel.restore(node.now, self.jobs.values().cloned(), &mut effects);
         node.kernel.restore_guests(node.now, self.guests.values().cloned(), &mut effects);
+        let mut counts: BTreeMap<Group, u64> = BTreeMap::new();
+        for (accepted, standing) in self.jobs.values().filter(|(_, standing)| standing.state.is_settled()) {
+            *counts.entry(Group::of(accepted, standing.state)).or_default() += 1;
+        }
+        node.kernel.restore_settled(node.now, counts.into_iter());
+        let keyed = self.jobs.values().filter_map(|(job, _)| Some((KeyId::of(job)?, job.id, job.key.as_ref()?.body)));
+        node.kernel.restore_keys(keyed);
         let [own, guests] = self.saved.clone();
         node.kernel.restore_checkpoints(own.into_iter(), guests.into_iter());
         node.apply(&effects);
@@ -184,6 +192,7 @@ impl Node {
                 }
                 Record::Supplied(accepted) => self.jobs.get_mut(&accepted.id).unwrap().0 = (**accepted).clone(),
                 Record::Standing(job, standing) => self.jobs.get_mut(job).unwrap().1 = (**standing).clone(),
+                Record::Retained(_) => {}
                 Record::Swept(job) => {
                     self.jobs.remove(job);
                 }

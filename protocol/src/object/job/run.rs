@@ -33,6 +33,8 @@ pub enum FailureCode {
     TotalLimit,
     /// A job that it waited for has ended otherwise than it must.
     Dependency,
+    /// Another job was submitted under the same key before.
+    Duplicate,
 }
 
 impl FailureCode {
