@@ -45,6 +45,12 @@ pub trait Faults {
     const CHECKPOINT_UNWRITTEN: bool = false;
     /// A restarted kernel does not know what runs have saved.
     const CHECKPOINT_FORGOTTEN: bool = false;
+    /// A restarted kernel does not know which keys jobs were submitted under.
+    const KEYS_FORGOTTEN: bool = false;
+    /// A restarted kernel does not know that there are settled jobs.
+    const SETTLED_UNCOUNTED: bool = false;
+    /// An element of an array is kept for itself, not with its array.
+    const ELEMENT_RETAINED: bool = false;
     /// A run of another home is taken without being journaled.
     const GUEST_UNWRITTEN: bool = false;
     /// A run of another home replaces the one that is here whatever their epochs.

@@ -90,6 +90,12 @@ mutations! {
     kernel CheckpointUnwritten = CHECKPOINT_UNWRITTEN;
     /// A restart forgets what runs have saved.
     kernel CheckpointForgotten = CHECKPOINT_FORGOTTEN;
+    /// A restart forgets which keys jobs have.
+    kernel KeysForgotten = KEYS_FORGOTTEN;
+    /// A restart forgets that there are settled jobs.
+    kernel SettledUncounted = SETTLED_UNCOUNTED;
+    /// Elements of arrays are kept, and go, for themselves.
+    kernel ElementRetained = ELEMENT_RETAINED;
     /// Runs of other homes are taken without being journaled.
     kernel GuestUnwritten = GUEST_UNWRITTEN;
     /// A run of another home gives way to any other epoch.

@@ -9,7 +9,7 @@ use crate::effect::{Effect, Reply};
 use crate::faults::Faults;
 use crate::input::{Command, Now, Principal, RequestId};
 use crate::jobs::{Job, Phase};
-use crate::record::Record;
+use crate::record::{Group, Record};
 use crate::workers::{Link, Worker};
 use crate::{reason, rights, view};
 
@@ -36,7 +36,7 @@ impl<F: Faults> Machine<F> {
             Command::Hold(id) => self.hold(now, &principal, id, effects),
             Command::Release(id) => self.release_job(now, &principal, id, effects),
             Command::Patch(id, patch) => self.patch(now, &principal, id, patch, effects),
-            Command::Forget { job, owner } => self.forget(&principal, job, owner, effects),
+            Command::Forget { job, owner, group } => self.forget(&principal, job, (owner, group), effects),
             Command::Workers => self.list_workers(&principal),
             Command::PatchWorker(id, patch) => self.patch_worker(&principal, id, &patch),
             Command::DetachWorker(id) => self.detach_worker(now, &principal, id, effects),
@@ -126,7 +126,7 @@ impl<F: Faults> Machine<F> {
         &mut self,
         principal: &Principal,
         id: ObjectId,
-        owner: ObjectId,
+        (owner, group): (ObjectId, Group),
         effects: &mut Vec<Effect>,
     ) -> Result<Reply, Problem> {
         if !rights::may_change_job(principal, owner) {
@@ -136,6 +136,8 @@ impl<F: Faults> Machine<F> {
             return Err(Problem::new(Kind::Conflict, "the job has not ended; cancel it first"));
         }
         self.counters.swept += 1;
+        self.forget_settled(group);
+        self.keys.remove(id);
         effects.push(Effect::Write(Record::Swept(id)));
         Ok(Reply::Done)
     }

@@ -14,7 +14,7 @@ use crate::effect::Effect;
 use crate::faults::Faults;
 use crate::input::{End, Now};
 use crate::jobs::{Job, Phase, Placed};
-use crate::record::{Record, Saving};
+use crate::record::{Group, Record, Saving};
 use crate::timers::Timer;
 use crate::view::settled_state;
 use crate::workers::Pause;
@@ -320,7 +320,7 @@ impl<F: Faults> Machine<F> {
             self.tell_of_cut(&accepted, elements.begun, state);
         }
         self.counters.settle(state, standing.elements.map_or(1, |elements| elements.cut));
-        let array = accepted.array_id();
+        let (array, group) = (accepted.array_id(), Group::of(&accepted, state));
         if F::SETTLED_STAYS {
             let mut again = Job::new(accepted, standing.clone(), now.mono_ms);
             again.phase = Phase::Queued { since_ms: now.mono_ms };
@@ -328,6 +328,10 @@ impl<F: Faults> Machine<F> {
             self.jobs.insert(again);
         }
         effects.push(Effect::Write(self.end_record(id, array, standing)));
+        if array.is_none() || F::ELEMENT_RETAINED {
+            // An element is kept as long as its array is, and with it.
+            self.keep_settled(now, group, id, effects);
+        }
         effects.push(Effect::Changed { job: id, settled: true });
         if !F::END_UNTOLD {
             effects.push(told);
