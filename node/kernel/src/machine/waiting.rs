@@ -10,7 +10,7 @@ use shoal_protocol::{Kind, ObjectId, Problem};
 use super::Machine;
 use super::runs::empty_outcome;
 use crate::effect::{Effect, Reply};
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::input::{Now, Principal};
 use crate::jobs::{Job, Phase};
 use crate::record::Record;
@@ -152,7 +152,7 @@ impl<F: Faults> Machine<F> {
         self.take_out(id);
         self.set_aside(id, Phase::Held);
         self.counters.held += 1;
-        if !F::HOLD_UNWRITTEN {
+        if !F::has(Fault::HoldUnwritten) {
             self.write_standing(id, effects);
         }
         effects.push(Effect::Changed { job: id, settled: false });
