@@ -99,6 +99,7 @@ mod tests {
     fn run(epoch: u64) -> Attempt {
         Attempt {
             epoch,
+            resumed: None,
             worker: WorkerId::from_parts(1, 0, [0; 8]),
             worker_name: "w1".into(),
             node: None,
@@ -107,7 +108,6 @@ mod tests {
             ended_ms: Some(9_000),
             ending: Some(Ending::TimedOut),
             usage: Some(Usage { run_us: 5_000_000, start_us: 0, memory_bytes: 1 << 20 }),
-            resumed: None,
         }
     }
 

@@ -6,7 +6,7 @@ use shoal_protocol::{BlobId, Kind, ObjectId, Problem, codec};
 use super::Machine;
 use super::runs::empty_outcome;
 use crate::effect::Effect;
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::input::{NewJob, Now, Principal};
 use crate::jobs::Job;
 use crate::keys::Keyed;
@@ -16,7 +16,7 @@ use crate::rights;
 impl<F: Faults> Machine<F> {
     /// Takes the keys of all jobs of a journal back: after [`Self::restore`], before any input.
     pub fn restore_keys(&mut self, keys: impl Iterator<Item = (KeyId, ObjectId, BlobId)>) {
-        for (key, job, body) in keys.filter(|_| !F::KEYS_FORGOTTEN) {
+        for (key, job, body) in keys.filter(|_| !F::has(Fault::KeysForgotten)) {
             self.keys.insert(key, Keyed { job, body });
         }
     }

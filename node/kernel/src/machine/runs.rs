@@ -11,7 +11,7 @@ use super::Machine;
 use super::telling::noted;
 use crate::backoff::pause_ms;
 use crate::effect::Effect;
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::input::{End, Now};
 use crate::jobs::{Job, Phase, Placed};
 use crate::record::{Group, Record, Saving};
@@ -49,7 +49,7 @@ impl<F: Faults> Machine<F> {
         worker.take(id, &job.accepted.spec.needs);
         self.counters.offers += 1;
         self.counters.resumed += u64::from(job.checkpoint.is_some());
-        if !F::EPOCH_UNWRITTEN {
+        if !F::has(Fault::EpochUnwritten) {
             let standing = Box::new(job.standing());
             let begins = job.accepted.index.is_some() && job.epoch == 1;
             effects.push(Effect::Write(match begins {
@@ -114,7 +114,8 @@ impl<F: Faults> Machine<F> {
             effects.push(Effect::Settled { worker: from, run });
             return;
         }
-        let counts = self.jobs.current(from, run).is_some() || (F::LATE_RESULT_COUNTS && self.jobs.contains(run.job));
+        let counts =
+            self.jobs.current(from, run).is_some() || (F::has(Fault::LateResultCounts) && self.jobs.contains(run.job));
         if !counts {
             self.counters.fenced += 1;
             effects.push(Effect::Settled { worker: from, run });
@@ -303,7 +304,7 @@ impl<F: Faults> Machine<F> {
             self.timers.remove(until_ms, Timer::TotalLimit(id));
         }
         job.unmet.iter().for_each(|earlier| self.dependents.remove(*earlier, id));
-        if !F::DEPENDENTS_UNTOLD {
+        if !F::has(Fault::DependentsUntold) {
             self.dependents.ended(id, || {
                 let output = outcome.as_ref().map_or_else(Payload::empty, |outcome| outcome.output.clone());
                 Some(End { state, output })
@@ -321,19 +322,19 @@ impl<F: Faults> Machine<F> {
         }
         self.counters.settle(state, standing.elements.map_or(1, |elements| elements.cut));
         let (array, group) = (accepted.array_id(), Group::of(&accepted, state));
-        if F::SETTLED_STAYS {
+        if F::has(Fault::SettledStays) {
             let mut again = Job::new(accepted, standing.clone(), now.mono_ms);
             again.phase = Phase::Queued { since_ms: now.mono_ms };
             self.queue.insert(&again.accepted.spec.needs, again.rank());
             self.jobs.insert(again);
         }
         effects.push(Effect::Write(self.end_record(id, array, standing)));
-        if array.is_none() || F::ELEMENT_RETAINED {
+        if array.is_none() || F::has(Fault::ElementRetained) {
             // An element is kept as long as its array is, and with it.
             self.keep_settled(now, group, id, effects);
         }
         effects.push(Effect::Changed { job: id, settled: true });
-        if !F::END_UNTOLD {
+        if !F::has(Fault::EndUntold) {
             effects.push(told);
         }
         if let Some(array) = array {
@@ -360,7 +361,7 @@ impl<F: Faults> Machine<F> {
 /// Strikes a run from the books that never began.
 fn strike<F: Faults>(job: &mut Job, code: RefusalCode, message: &str, now: Now) {
     job.strike_attempt(code, message, now.wall_ms);
-    if F::REFUSAL_FORGOTTEN {
+    if F::has(Fault::RefusalForgotten) {
         job.refusals = None;
     }
 }

@@ -12,7 +12,7 @@ use super::Machine;
 use super::keys::body_of;
 use super::telling::noted;
 use crate::effect::{Effect, Reply};
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::input::{NewJob, Now, Principal, RequestId};
 use crate::jobs::Job;
 use crate::record::{Accepted, Record, Spec, VERSION};
@@ -46,7 +46,7 @@ impl<F: Faults> Machine<F> {
         let first = effects.len();
         let receipts = jobs.into_iter().map(|job| self.submit_one(now, &principal, job, effects)).collect();
         let reply = Effect::Reply { request, reply: Ok(Reply::Receipts(receipts)) };
-        let place = if F::ACKNOWLEDGED_FIRST { first } else { effects.len() };
+        let place = if F::has(Fault::AcknowledgedFirst) { first } else { effects.len() };
         effects.insert(place, reply);
     }
 

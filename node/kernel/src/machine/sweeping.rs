@@ -8,7 +8,7 @@ use shoal_protocol::ObjectId;
 use super::Machine;
 use crate::config::Keep;
 use crate::effect::Effect;
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::input::Now;
 use crate::record::{Group, Record, Retained};
 use crate::timers::Timer;
@@ -21,7 +21,7 @@ impl<F: Faults> Machine<F> {
     /// Takes the counts of settled jobs back: after [`Self::restore`], before any input. What is due is asked for with the
     /// next input.
     pub fn restore_settled(&mut self, now: Now, counts: impl Iterator<Item = (Group, u64)>) {
-        for (group, count) in counts.filter(|_| !F::SETTLED_UNCOUNTED) {
+        for (group, count) in counts.filter(|_| !F::has(Fault::SettledUncounted)) {
             // Some of them have settled while these were restored.
             self.shelves.shelf(group).count += count;
             self.sweep_at(group, now.mono_ms);
