@@ -95,9 +95,9 @@ pub(crate) enum Job {
         ids: Vec<ObjectId>,
     },
     /// Hand the same jobs over once more; prints an id for each
+    #[command(group(clap::ArgGroup::new("which").required(true).args(["ids", "dead"])))]
     Rerun {
         /// The jobs
-        #[arg(required_unless_present = "dead", conflicts_with = "dead")]
         ids: Vec<ObjectId>,
         /// All of your dead letters at the node; each is forgotten as soon as its successor is durable. An array of which some
         /// elements have succeeded stays: see --array
