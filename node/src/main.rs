@@ -7,6 +7,7 @@ mod api;
 mod bench;
 mod cli;
 mod config;
+mod crash;
 mod demo;
 mod documents;
 mod frames;

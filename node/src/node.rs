@@ -25,6 +25,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Listen};
+use crate::crash;
 use crate::documents::Documents;
 use crate::gateway::Gateway;
 use crate::identity::{self, Identity};
@@ -63,6 +64,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     if std::env::var_os("SSLKEYLOGFILE").is_some() {
         tracing::warn!("SSLKEYLOGFILE is set: the keys of connections with other nodes are written to that file");
     }
+    crash::plan()?;
     let metrics = Arc::new(Metrics::new());
     // First of all: a node that does not get the folder, or does not know its layout, leaves it as it is.
     identity::files::make_folder(&config.data)?;

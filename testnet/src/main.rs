@@ -3,13 +3,13 @@
 //! `cargo run --release -p shoal-testnet -- lan` starts nodes in network namespaces of their own, makes the steps of
 //! `testnet/scenarios/lan.toml`, and says which promises were kept; `run FILE` does so with a scenario of one's own.
 //! `blobs` moves a large blob between two nodes, in turn with iroh-blobs alone; `hop` times jobs over three nodes beside
-//! one; `restart` kills one node and its worker again and again while a client submits. The exit code is 1 when a promise
+//! one; `kill` kills nodes and workers again and again while clients submit. The exit code is 1 when a promise
 //! is broken.
 
 mod blobs;
 mod hop;
+mod kill;
 mod replicas;
-mod restart;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -57,8 +57,8 @@ enum Command {
         #[command(flatten)]
         args: Args,
     },
-    /// One node and its worker are killed while a client submits
-    Restart(restart::Args),
+    /// Nodes and workers are killed, at chosen points, while clients submit
+    Kill(kill::Args),
     /// Many functions come to an empty node, beside what verifying and building them takes alone
     Replicas(replicas::Args),
     /// A job that is submitted, run and read at three nodes, beside one node alone
@@ -103,9 +103,9 @@ fn command() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let wanted = match cli.command {
-        Command::Restart(args) => {
-            runtime.block_on(restart::run(&program(cli.shoal)?, &args))?;
-            return Ok(ExitCode::SUCCESS);
+        Command::Kill(args) => {
+            let report = runtime.block_on(kill::run(&program(cli.shoal)?, &args))?;
+            return publish(&report, args.json.as_deref());
         }
         Command::Replicas(args) => {
             runtime.block_on(replicas::run(&program(cli.shoal)?, &args))?;

@@ -33,6 +33,7 @@ pub struct Node {
     mesh: String,
     mdns: bool,
     log: Option<String>,
+    crash: Option<String>,
     child: Option<Child>,
     disk: Option<Disk>,
 }
@@ -61,6 +62,7 @@ impl Node {
             mesh: "127.0.0.1:0".into(),
             mdns: false,
             log: None,
+            crash: None,
             child: None,
             disk: None,
         })
@@ -105,6 +107,12 @@ impl Node {
     /// The same for a node that is already made; they count at its next start.
     pub(crate) fn add_arguments(&mut self, arguments: &[String]) {
         self.arguments.extend(arguments.iter().map(OsString::from));
+    }
+
+    /// From its next start on it ends by itself at this point, as if killed: `settle:3` the third time that it settles a run.
+    /// None: it does not.
+    pub fn crash_at(&mut self, point: Option<String>) {
+        self.crash = point;
     }
 
     /// Starts the node by another program, which must replace itself by what its last arguments say (as `env` does).
@@ -178,7 +186,8 @@ impl Node {
             .args((!self.mdns).then_some("--no-mdns"))
             .args(["--name", &self.name, "--slots", &self.slots.to_string()])
             .args(&self.arguments)
-            .envs(self.log.iter().map(|filter| ("SHOAL_LOG", filter)));
+            .envs(self.log.iter().map(|filter| ("SHOAL_LOG", filter)))
+            .envs(self.crash.iter().map(|point| ("SHOAL_CRASH", point)));
         self.surround(&mut command, self.folder.path());
         command
     }
@@ -277,6 +286,18 @@ impl Node {
     /// The node's process.
     pub fn pid(&self) -> Option<Pid> {
         Pid::from_raw(i32::try_from(self.child.as_ref()?.id()).ok()?)
+    }
+
+    /// Whether the node's process has ended by itself; if so, nothing is left of it.
+    ///
+    /// # Errors
+    /// When no node runs.
+    pub fn has_ended(&mut self) -> anyhow::Result<bool> {
+        let ended = self.child.as_mut().context("no node runs")?.try_wait()?.is_some();
+        if ended {
+            self.child = None;
+        }
+        Ok(ended)
     }
 
     /// Kills the node's process with SIGKILL. Its worker lives on.

@@ -14,6 +14,7 @@ use super::outbox::{Outgoing, Reports};
 use super::posts::Posts;
 use super::rows::{self, Counts, Kept};
 use super::{Known, Message, OwnHint, Shared, Wish, now};
+use crate::crash::{self, Point};
 use crate::metrics::Metrics;
 use crate::store::{Mutation, Store, Table};
 
@@ -214,6 +215,7 @@ impl Driver {
                     Input::PeerDetached { node, connection } => {
                         self.posts.ended(WorkerId::of_node(node), *connection);
                     }
+                    Input::Started { .. } => crash::at(Point::Run),
                     _ => {}
                 }
                 self.handle(input);

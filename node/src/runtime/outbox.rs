@@ -10,6 +10,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{Shared, Wish};
+use crate::crash::{self, Point};
 
 /// One effect, with all that is needed to carry it out.
 pub(super) enum Outgoing {
@@ -123,7 +124,10 @@ impl Reports {
     pub(super) fn ended(self: &Arc<Self>, shared: &Shared, outgoing: Vec<Outgoing>, result: Result<(), Problem>) {
         self.state().outstanding -= 1;
         match result {
-            Ok(()) => self.release(shared, outgoing),
+            Ok(()) => {
+                durable(&outgoing);
+                self.release(shared, outgoing);
+            }
             Err(problem) => {
                 // The driver hears of it from the store.
                 for effect in outgoing {
@@ -166,8 +170,20 @@ impl Reports {
                 }
                 Outgoing::Gone(jobs) => self.state().gone.extend(jobs),
                 Outgoing::Clear => self.clear(),
-                Outgoing::ToWorker(outbox, message) => self.put(&outbox, message),
-                Outgoing::ToPeer(outbox, message) => self.put(&outbox, message),
+                Outgoing::ToWorker(outbox, message) => {
+                    let offers = matches!(message, ToWorker::Start(_));
+                    self.put(&outbox, message);
+                    if offers {
+                        crash::at(Point::Offer);
+                    }
+                }
+                Outgoing::ToPeer(outbox, message) => {
+                    let offers = matches!(message, ToPeer::Say(PeerMessage::Offer(_)));
+                    self.put(&outbox, message);
+                    if offers {
+                        crash::at(Point::Offer);
+                    }
+                }
             }
         }
     }
@@ -176,6 +192,19 @@ impl Reports {
         if let Err(TrySendError::Full(_)) = outbox.sender.try_send(message) {
             self.state().stuck.push(outbox.connection);
             self.wake.notify_one();
+        }
+    }
+}
+
+/// What these effects rest on is durable, and none of them has left.
+fn durable(outgoing: &[Outgoing]) {
+    for effect in outgoing {
+        match effect {
+            Outgoing::Reply(_, Ok(Reply::Receipts(_))) => crash::at(Point::Acknowledge),
+            Outgoing::ToWorker(_, ToWorker::Settled(_)) | Outgoing::ToPeer(_, ToPeer::Say(PeerMessage::Settled(_))) => {
+                crash::at(Point::Settle);
+            }
+            _ => {}
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What a running guest asks for, through its worker. The run's own rights count: the worker is only where it runs.
 
+use futures_util::StreamExt as _;
 use shoal_kernel::{Accepted, Command, Principal, Reply as Replied, rights};
 use shoal_protocol::limits::{CHECKPOINT_LEN_MAX, COMPONENT_LEN_MAX, LOG_LEN_MAX};
 use shoal_protocol::object::function::Grant;
@@ -11,6 +12,7 @@ use shoal_protocol::{BlobId, Kind, Problem, WorkerId};
 use super::blob::{BLOB_LEN_MAX, unavailable};
 use super::job::unexpected;
 use super::{ByteStream, Caller, Opened, Service, Upload, blob};
+use crate::crash::{self, Point};
 use crate::runtime::{read_checkpoint, read_guest, read_guest_checkpoint, read_guest_end, read_job};
 
 impl Service {
@@ -161,6 +163,7 @@ impl Service {
     ) -> Result<BlobStored, Problem> {
         let accepted = self.run(worker, run)?;
         // The log of a run and what it saves go the same way as its result.
+        let bytes = Box::pin(bytes.inspect(|_| crash::at(Point::Upload)));
         let len_max = accepted.spec.limits.output_bytes().max(LOG_LEN_MAX as u64).max(CHECKPOINT_LEN_MAX);
         self.store_blob(accepted.spec.owner, len_max, Upload::default(), bytes).await
     }
