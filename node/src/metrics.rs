@@ -142,6 +142,7 @@ pub(crate) struct Metrics {
     jobs_settled: Family<EndingLabel, Counter>,
     jobs_swept: Counter,
     guests_taken: Counter,
+    checkpoints: Counter,
     guests_ended: Counter,
     settle_seconds: Histogram,
     journal_batches: Counter,
@@ -185,6 +186,7 @@ impl Metrics {
             jobs_settled: Family::default(),
             jobs_swept: Counter::default(),
             guests_taken: Counter::default(),
+            checkpoints: Counter::default(),
             guests_ended: Counter::default(),
             settle_seconds: durations(),
             journal_batches: Counter::default(),
@@ -229,6 +231,7 @@ impl Metrics {
         to.register("jobs_swept", "Settled jobs that were forgotten", self.jobs_swept.clone());
         to.register("guests_taken", "Runs of other homes that this node has taken", self.guests_taken.clone());
         to.register("guests_ended", "Runs of other homes that have ended here", self.guests_ended.clone());
+        to.register("checkpoints", "Checkpoints that runs have saved at this node", self.checkpoints.clone());
         let help = "From a job's acceptance to its end";
         to.register_with_unit("job_settle_duration", help, Unit::Seconds, self.settle_seconds.clone());
         to.register("jobs_waiting", "Jobs that wait for a place to run", self.jobs_waiting.clone());
@@ -303,6 +306,10 @@ impl Metrics {
             }
             Record::GuestEnded(..) => {
                 self.guests_ended.inc();
+            }
+            Record::Retained(_) => {}
+            Record::Checkpoint(_, saving) | Record::GuestCheckpoint(_, saving) => {
+                self.checkpoints.inc_by(u64::from(saving.checkpoint.is_some()));
             }
             Record::GuestGone(_) => {}
         }
@@ -410,6 +417,8 @@ mod tests {
             retry_ms: None,
             unmet: Default::default(),
             elements: None,
+            duplicate_of: None,
+            saved: None,
             settled_ms,
             outcome: None,
         }

@@ -7,6 +7,7 @@
 //! A disk error is handled as a crash of the kernel: what was not durable is answered with a problem, every worker is
 //! disconnected, and once the store writes again the kernel is restored from what is durable.
 
+mod clearing;
 mod driver;
 mod feed;
 mod outbox;
@@ -32,8 +33,8 @@ use crate::store::Store;
 pub(crate) use feed::Feed;
 pub(crate) use outbox::ToPeer;
 pub(crate) use rows::{
-    REFERENCE_PLACE, Referrer, ReferrerKind, begun_before, current_runs, job_counts, job_of_short, read_guest,
-    read_guest_end, read_job, reference_key, reference_prefix,
+    CHECKPOINT_PLACE, REFERENCE_PLACE, Referrer, ReferrerKind, begun_before, current_runs, job_counts, job_of_short,
+    read_checkpoint, read_guest, read_guest_checkpoint, read_guest_end, read_job, reference_key, reference_prefix,
 };
 pub(crate) use watch::Watch;
 

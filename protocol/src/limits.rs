@@ -84,6 +84,10 @@ pub const LOG_LEN_MAX: usize = 1024 * 1024;
 /// A log line's or a progress message's length, in bytes.
 pub const MESSAGE_LEN_MAX: usize = 1024;
 
+/// A checkpoint of a run, in bytes. Why 16 MiB: state that a guest copies out in one call, and that a node writes while the
+/// guest waits; what is larger is a blob, which the checkpoint names.
+pub const CHECKPOINT_LEN_MAX: u64 = 16 * 1024 * 1024;
+
 /// Attempts that a job's record remembers; the oldest are dropped, their number stays.
 pub const ATTEMPTS_KEPT_MAX: usize = 16;
 
@@ -124,6 +128,9 @@ pub const PRIORITY_MAX: i8 = 100;
 
 /// Jobs that a job may wait for. Why 64: what a person writes down; more of them meet in a job of their own.
 pub const AFTER_MAX: usize = 64;
+
+/// An idempotency key, in bytes. Why 128: a hash or a UUID in any form, with a word before it.
+pub const IDEMPOTENCY_KEY_LEN_MAX: usize = 128;
 
 /// The first pause before a job is tried again, in milliseconds, unless the job says otherwise.
 pub const PAUSE_MS_DEFAULT: u64 = 100;

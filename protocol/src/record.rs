@@ -14,7 +14,9 @@ use crate::id::{BlobId, ObjectId};
 use crate::limits::{ARGS_LEN_MAX, ARGS_MAX};
 use crate::name::{self, Labels};
 use crate::object::function::{Grant, Needs, RunLimits};
-use crate::object::job::{After, Array, Attempt, Elements, Outcome, Payload, Refusals, State, Terms, check_after};
+use crate::object::job::{
+    After, Array, Attempt, Elements, IdempotencyKey, Outcome, Payload, Refusals, Saved, State, Terms, check_after,
+};
 use crate::{Kind, Problem, Traceparent};
 
 /// The version of [`Accepted`] and [`Standing`] that this package writes.
@@ -56,6 +58,8 @@ pub struct Accepted {
     pub array: Option<Array>,
     /// Of an element of an array: its index.
     pub index: Option<u32>,
+    /// The key that it was submitted with; an element has none, its array has. Boxed, since few jobs have one and a million may wait.
+    pub key: Option<Box<IdempotencyKey>>,
     /// The job that it repeats.
     pub rerun_of: Option<ObjectId>,
     /// The jobs that it runs after.
@@ -95,6 +99,11 @@ impl Accepted {
         Arc::make_mut(&mut self.spec)
     }
 
+    /// Among whose jobs it counts and is kept: its function's project, or where there is none the function's owner.
+    pub fn group(&self) -> ObjectId {
+        self.spec.project.unwrap_or(self.spec.function_owner)
+    }
+
     /// Where a job stands that has only this record: it waits, and was never offered. Accepting writes one record, not two.
     pub fn standing(&self) -> Standing {
         Standing {
@@ -117,6 +126,8 @@ impl Accepted {
             retry_ms: None,
             unmet: self.after.iter().map(|after| after.job).collect(),
             elements: self.is_array().then(Elements::default),
+            saved: None,
+            duplicate_of: None,
             settled_ms: None,
             outcome: None,
         }
@@ -149,6 +160,7 @@ impl Accepted {
         Some(Self {
             id: self.id.element(index)?,
             index: Some(index),
+            key: None,
             after: Vec::new(),
             input_of: None,
             ..self.clone()
@@ -174,6 +186,7 @@ impl Accepted {
         self.terms.check()?;
         self.array.map_or(Ok(()), |array| array.check())?;
         check_after(&self.after, self.input_of)?;
+        self.key.as_ref().map_or(Ok(()), |key| key.check())?;
         check_texts(&self.name, &self.labels, &self.input, &self.args, &self.env)
     }
 }
@@ -218,6 +231,12 @@ pub struct Standing {
     /// Of an array: how far it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub elements: Option<Elements>,
+    /// It ends as a duplicate of this job, which was submitted under the same key before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duplicate_of: Option<ObjectId>,
+    /// What a run of it has saved last, when this was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved: Option<Saved>,
     /// When it settled, in milliseconds since the Unix epoch.
     pub settled_ms: Option<u64>,
     /// What came out.

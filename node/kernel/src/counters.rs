@@ -28,6 +28,10 @@ pub struct Counters {
     pub requeued: u64,
     /// Endings of runs that no longer counted.
     pub fenced: u64,
+    /// Submissions that were answered with the job of the same key.
+    pub same_key: u64,
+    /// Jobs that ended as duplicates of others with the same key.
+    pub duplicates: u64,
     /// Jobs that somebody cancelled.
     pub cancelled: u64,
     /// Jobs that somebody held, when they were submitted or later.
@@ -48,6 +52,12 @@ pub struct Counters {
     pub queue_limits: u64,
     /// Jobs that took longer in all than they may.
     pub total_limits: u64,
+    /// Checkpoints that runs here, or runs of this home, have saved.
+    pub checkpoints: u64,
+    /// Checkpoints of runs that no longer counted.
+    pub checkpoints_fenced: u64,
+    /// Runs that were handed the checkpoint of an earlier one.
+    pub resumed: u64,
     /// Runs that outlived their limit although their worker should have stopped them.
     pub overdue: u64,
     /// Leases that ended without renewal.
@@ -82,6 +92,8 @@ pub struct Counters {
     pub settled: BTreeMap<State, u64>,
     /// Settled jobs forgotten.
     pub swept: u64,
+    /// Of these, those that went because there were too many.
+    pub swept_for_number: u64,
 }
 
 impl Counters {

@@ -15,7 +15,7 @@ use shoal_protocol::wire::worker::{Run, Start};
 use shoal_protocol::{NodeId, ObjectId, Problem, WorkerId};
 
 use crate::input::RequestId;
-use crate::record::Record;
+use crate::record::{Group, Record};
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,8 +56,8 @@ pub enum Effect {
         /// What.
         offer: Box<RunOffer>,
     },
-    /// Say something to a home about its runs, as their executor: `Taken`, `Declined`, `Started`, `Progress`, `Ended` or
-    /// `Heartbeat`.
+    /// Say something to a home about its runs, as their executor: `Taken`, `Declined`, `Started`, `Progress`, `Ended`,
+    /// `Checkpoint` or `Heartbeat`.
     ToHome {
         /// Which.
         home: NodeId,
@@ -96,6 +96,15 @@ pub enum Effect {
         /// Which.
         run: Run,
     },
+    /// Tell a peer that a checkpoint of a run of this home is durable, or counts for nothing.
+    Checkpointed {
+        /// Which.
+        peer: NodeId,
+        /// Whose.
+        run: Run,
+        /// Which one of that run.
+        number: u64,
+    },
     /// Close a worker's or a peer's connection.
     Detach {
         /// Which.
@@ -117,6 +126,12 @@ pub enum Effect {
     Learn {
         /// Which.
         job: ObjectId,
+    },
+    /// Look into the store which settled jobs of this group are the oldest, up to [`crate::SWEEP_LEN_MAX`] of them, and hand
+    /// them in as [`crate::Input::Oldest`].
+    Oldest {
+        /// Which.
+        group: Group,
     },
     /// Hand in [`crate::Input::Tick`] at this time, or earlier. A later one replaces it.
     Wake {

@@ -7,10 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_protocol::limits::PEER_RUNS_MAX;
-use shoal_protocol::object::job::Outcome;
+use shoal_protocol::object::job::{Checkpoint, Outcome};
 use shoal_protocol::wire::worker::{Run, Start};
 use shoal_protocol::{NodeId, ObjectId, WorkerId};
 
+use crate::input::RequestId;
 use crate::jobs::{Placed, start};
 use crate::record::Accepted;
 
@@ -35,7 +36,30 @@ pub(crate) struct Guest {
     pub(crate) accepted: Accepted,
     /// The home has told us to stop it.
     pub(crate) cancelled: bool,
+    /// What it was given of an earlier run.
+    pub(crate) given: Option<Box<Checkpoint>>,
+    /// What it has saved last.
+    pub(crate) kept: Option<Box<Kept>>,
     pub(crate) phase: Phase,
+}
+
+/// What a guest run has saved: durable here, and on its way to its home.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) checkpoint: Checkpoint,
+    /// Its home has it.
+    pub(crate) delivered: bool,
+    /// When its home was last told.
+    pub(crate) said_ms: u64,
+    /// The guest waits for the home to have it, since then.
+    pub(crate) asked: Option<(RequestId, u64)>,
+}
+
+impl Kept {
+    /// Of which its home knows nothing.
+    pub(crate) fn new(checkpoint: Checkpoint, now_ms: u64) -> Self {
+        Self { checkpoint, delivered: false, said_ms: now_ms, asked: None }
+    }
 }
 
 /// What a guest run is doing.
@@ -72,7 +96,7 @@ impl Guest {
 
     /// What the worker is sent.
     pub(crate) fn start(&self) -> Start {
-        start(&self.accepted, self.run, self.attempt)
+        start(&self.accepted, self.run, self.attempt, self.given.as_deref())
     }
 }
 

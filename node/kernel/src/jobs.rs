@@ -1,6 +1,6 @@
 //! The unsettled jobs of this home.
 //!
-//! A million may wait. A waiting job is one block of some 600 bytes with what it alone was accepted with; what it is alike in with
+//! A million may wait. A waiting job is one block of some 620 bytes with what it alone was accepted with; what it is alike in with
 //! others it shares with them ([`crate::specs`]), and what only a run has is boxed with the run.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use shoal_protocol::limits::ATTEMPTS_KEPT_MAX;
 use shoal_protocol::name::Labels;
 use shoal_protocol::object::job::{
-    Attempt, Elements, Ending, Outcome, Payload, Progress, Refusal, RefusalCode, Refusals, State, Usage,
+    Attempt, Checkpoint, Elements, Ending, Outcome, Payload, Progress, Refusal, RefusalCode, Refusals, State, Usage,
 };
 use shoal_protocol::wire::peer::RunOffer;
 use shoal_protocol::wire::worker::{Run, Start};
@@ -48,6 +48,10 @@ pub(crate) struct Job {
     pub(crate) total_until_ms: Option<u64>,
     /// Of an array: how far it is.
     pub(crate) elements: Option<Box<Elements>>,
+    /// It ends as a duplicate of this job.
+    pub(crate) duplicate_of: Option<Box<ObjectId>>,
+    /// What a run of it has saved last.
+    pub(crate) checkpoint: Option<Box<Checkpoint>>,
     /// Runs that were lost.
     pub(crate) losses: u32,
     /// Runs that were declined, or lost before their guest had started; they are not counted as attempts.
@@ -136,6 +140,8 @@ impl Job {
             queue_until_ms: None,
             total_until_ms: None,
             elements: standing.elements.map(Box::new),
+            duplicate_of: standing.duplicate_of.map(Box::new),
+            checkpoint: None,
             losses: 0,
             fruitless: 0,
             function_gone: false,
@@ -203,6 +209,7 @@ impl Job {
             ended_ms: None,
             ending: None,
             usage: None,
+            resumed: self.checkpoint.as_ref().map(|last| last.epoch),
         });
     }
 
@@ -250,6 +257,8 @@ impl Job {
             retry_ms,
             unmet: self.unmet.clone(),
             elements: self.elements.as_deref().copied(),
+            duplicate_of: self.duplicate_of.as_deref().copied(),
+            saved: self.checkpoint.as_ref().map(|last| last.saved()),
             settled_ms: None,
             outcome: None,
         }
@@ -273,6 +282,8 @@ impl Job {
             retry_ms: None,
             unmet: self.unmet,
             elements: self.elements.map(|elements| *elements),
+            duplicate_of: self.duplicate_of.map(|first| *first),
+            saved: self.checkpoint.map(|last| last.saved()),
             settled_ms: Some(wall_ms),
             outcome,
         };
@@ -281,17 +292,22 @@ impl Job {
 
     /// What the worker is sent.
     pub(crate) fn start(&self) -> Start {
-        start(&self.accepted, self.run(), self.attempts_total)
+        start(&self.accepted, self.run(), self.attempts_total, self.checkpoint.as_deref())
     }
 
     /// What a peer is sent.
     pub(crate) fn run_offer(&self) -> RunOffer {
-        RunOffer { run: self.run(), attempt: self.attempts_total, accepted: self.accepted.clone() }
+        RunOffer {
+            run: self.run(),
+            attempt: self.attempts_total,
+            accepted: self.accepted.clone(),
+            checkpoint: self.checkpoint.clone(),
+        }
     }
 }
 
 /// What a worker is sent of a job, whoever its home is.
-pub(crate) fn start(accepted: &Accepted, run: Run, attempt: u32) -> Start {
+pub(crate) fn start(accepted: &Accepted, run: Run, attempt: u32, checkpoint: Option<&Checkpoint>) -> Start {
     Start {
         run,
         attempt,
@@ -303,6 +319,7 @@ pub(crate) fn start(accepted: &Accepted, run: Run, attempt: u32) -> Start {
         memory_mb: accepted.spec.needs.memory(),
         limits: accepted.spec.limits,
         grants: accepted.spec.grants.iter().copied().collect(),
+        checkpoint: checkpoint.map(|last| last.bytes.clone()),
         trace: accepted.trace.clone(),
         traceparent: accepted.traceparent,
     }
@@ -326,8 +343,11 @@ fn env(accepted: &Accepted) -> BTreeMap<String, String> {
     env
 }
 
-/// What an unsettled job is reckoned to take in memory beside its input, arguments and environment, in bytes.
+/// What an unsettled job is reckoned to take in memory beside its input, arguments, environment and key, in bytes.
 pub const JOB_BYTES: u64 = 1024;
+
+/// What a key takes in memory beside its text: its entries in both tables of [`crate::keys`], and the hash in the job.
+const KEY_BYTES: usize = 192;
 
 /// What a job is reckoned to take in memory, in bytes.
 fn weight(accepted: &Accepted) -> u64 {
@@ -337,7 +357,8 @@ fn weight(accepted: &Accepted) -> u64 {
     };
     let args: usize = accepted.args.iter().map(String::len).sum();
     let env: usize = accepted.env.iter().map(|(key, value)| key.len() + value.len()).sum();
-    JOB_BYTES.saturating_add((input + args + env) as u64)
+    let key = accepted.key.as_ref().map_or(0, |key| KEY_BYTES + key.key.len());
+    JOB_BYTES.saturating_add((input + args + env + key) as u64)
 }
 
 /// Elements of an array that have not begun.
@@ -459,6 +480,6 @@ mod tests {
     #[test]
     fn a_waiting_job_is_small() {
         // With its trace, a short input, an id in the table and a rank in the queue it is some 800 bytes.
-        assert!(size_of::<Job>() <= 608, "{} bytes", size_of::<Job>());
+        assert!(size_of::<Job>() <= 624, "{} bytes", size_of::<Job>());
     }
 }

@@ -14,6 +14,7 @@
 //! | `peers` | what a peer is believed to have left |
 //! | `guests` | what is held of other homes' runs |
 //! | [`lease`] | how long a silent worker keeps its runs |
+//! | `retention` | how many settled jobs are kept |
 //! | `reason` | what is said about a job that does not run |
 //! | [`view`] | what readers see of a job |
 
@@ -27,6 +28,7 @@ mod functions;
 mod guests;
 pub mod input;
 mod jobs;
+mod keys;
 pub mod kv;
 pub mod lease;
 pub mod machine;
@@ -35,18 +37,20 @@ mod placement;
 mod queue;
 mod reason;
 pub mod record;
+mod retention;
 pub mod rights;
 mod specs;
 mod timers;
 pub mod view;
 mod workers;
 
-pub use config::{Config, Prefetch};
+pub use config::{Config, Keep, Prefetch, Retention};
 pub use counters::Counters;
 pub use effect::{Effect, Load, Noted, PeerView, Reply};
 pub use input::{Command, End, Input, NewJob, Now, PeerAttached, Principal, RequestId, WorkerAttached};
 pub use jobs::JOB_BYTES;
-pub use record::{Accepted, GuestEnd, GuestRun, Record, Spec, Standing};
+pub use machine::SWEEP_LEN_MAX;
+pub use record::{Accepted, Group, GuestEnd, GuestRun, Record, Retained, Saving, Spec, Standing};
 
 /// The kernel that production runs: the machine without any of the faults that the simulator can put in.
 pub type Kernel = machine::Machine<faults::Sound>;

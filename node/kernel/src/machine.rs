@@ -1,6 +1,6 @@
-//! What each input does. The parts: [`submit`] takes jobs in, [`schedule`] hands them to workers and peers, [`runs`]
-//! follows a run to its end, [`waiting`] what waits before and between runs, [`dependencies`] what waits for others, [`arrays`] jobs that stand for many, [`telling`] tells subscribers, [`attachment`] follows workers, [`peers`] what peers do beyond that, [`seek`] looks for more
-//! of them, [`guests`] runs what other homes offer, [`homes`] talks with these homes, [`commands`] answers everything else.
+//! What each input does. The parts: [`submit`] takes jobs in, [`keys`] none twice, [`schedule`] hands them to workers and peers, [`runs`]
+//! follows a run to its end, [`waiting`] what waits before and between runs, [`dependencies`] what waits for others, [`arrays`] jobs that stand for many, [`sweeping`] what has settled, [`telling`] tells subscribers, [`attachment`] follows workers, [`peers`] what peers do beyond that, [`seek`] looks for more
+//! of them, [`checkpoints`] keeps what runs save for the next, [`guests`] runs what other homes offer, [`homes`] talks with these homes, [`commands`] answers everything else.
 //!
 //! Invariant: a run is offered only after its epoch is written, in the same list of effects (`runs::offer`).
 //! Invariant: a job settles once: settling takes it out of memory, and what is not in memory cannot settle.
@@ -10,17 +10,22 @@
 
 mod arrays;
 mod attachment;
+mod checkpoints;
 mod commands;
 mod dependencies;
 mod guests;
 mod homes;
+mod keys;
 mod peers;
 mod runs;
 mod schedule;
 mod seek;
 mod submit;
+mod sweeping;
 mod telling;
 mod waiting;
+
+pub use sweeping::SWEEP_LEN_MAX;
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -33,13 +38,15 @@ use crate::config::Config;
 use crate::counters::Counters;
 use crate::dependents::Dependents;
 use crate::effect::{Effect, Load};
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::functions::Functions;
 use crate::guests::Guests;
 use crate::input::{Input, Now};
 use crate::jobs::{Job, Jobs, Phase, Placed};
+use crate::keys::Keys;
 use crate::queue::Queue;
 use crate::record::{Accepted, Standing};
+use crate::retention::Shelves;
 use crate::specs::Specs;
 use crate::timers::{Timer, Timers};
 use crate::workers::Workers;
@@ -55,6 +62,8 @@ pub struct Machine<F> {
     functions: Functions,
     specs: Specs,
     dependents: Dependents,
+    keys: Keys,
+    shelves: Shelves,
     timers: Timers,
     counters: Counters,
     /// Why nothing is accepted at the moment.
@@ -84,6 +93,8 @@ impl<F: Faults> Machine<F> {
             functions: Functions::default(),
             specs: Specs::default(),
             dependents: Dependents::default(),
+            keys: Keys::default(),
+            shelves: Shelves::default(),
             timers: Timers::default(),
             counters: Counters::default(),
             refusing: None,
@@ -107,19 +118,19 @@ impl<F: Faults> Machine<F> {
         for (accepted, standing) in jobs.filter(|(_, standing)| !standing.state.is_settled()) {
             let at = standing.attempts.last().map(|at| (at.worker, at.worker_name.clone(), at.node));
             let offered = standing.state == State::Offered;
-            if offered && F::OFFERED_FORGOTTEN {
+            if offered && F::has(Fault::OfferedForgotten) {
                 continue;
             }
             let (state, retry_ms) = (standing.state, standing.retry_ms);
             let mut job = Job::new(accepted, standing, now.mono_ms);
-            if F::TIME_FORGOTTEN {
+            if F::has(Fault::TimeForgotten) {
                 job.accepted.terms.not_before_ms = None;
             }
-            if F::LIMITS_FORGOTTEN {
+            if F::has(Fault::LimitsForgotten) {
                 let limits = &mut job.accepted.spec_mut().limits;
                 (limits.queue_ms, limits.total_ms) = (None, None);
             }
-            if F::BLOCK_FORGOTTEN {
+            if F::has(Fault::BlockForgotten) {
                 job.unmet.clear();
             }
             let (id, stopping) = (job.id(), job.is_stopping());
@@ -162,6 +173,8 @@ impl<F: Faults> Machine<F> {
             Input::Declined { worker, run, problem } => self.declined(now, worker, run, problem, effects),
             Input::Leaving { worker } => self.leaving(worker),
             Input::Learned { job, end } => self.learned(job, end),
+            Input::KeyTold { key, job, body } => self.key_told(now, key, job, body, effects),
+            Input::Oldest { group, jobs } => self.oldest(now, group, &jobs, effects),
             Input::Refuse(problem) => self.refusing = Some(problem),
             Input::Accept => {
                 self.refusing = None;
@@ -182,12 +195,14 @@ impl<F: Faults> Machine<F> {
             Input::PeerHint { node, hint, rtt_us } => self.hint(node, *hint, rtt_us),
             Input::PeerTaken { node, run, worker } => self.taken(node, run, worker, effects),
             Input::Delivering { node, run } => self.delivering(now, node, run),
+            Input::PeerCheckpoint { node, run, checkpoint } => self.peer_checkpoint(node, run, *checkpoint, effects),
+            Input::HomeCheckpointed { home, run, number } => self.home_checkpointed(home, run, number, effects),
             Input::HomeAttached { home, connection, lease_ms, drop } => {
                 self.home_attached(now, home, connection, lease_ms, &drop, effects);
             }
             Input::Offered { home, connection, offer } => self.offered(now, home, connection, *offer, effects),
             Input::HomeCancel { home, run } => self.home_cancel(now, home, run, effects),
-            Input::HomeSettled { home, run } => self.home_settled(home, run, effects),
+            Input::HomeSettled { home, run } => self.home_settled(now, home, run, effects),
             _ => {}
         }
     }
@@ -220,6 +235,7 @@ impl<F: Faults> Machine<F> {
                 Timer::TotalLimit(job) => self.total_limit(now, job, effects),
                 Timer::Beat(home) => self.beat(now, home, effects),
                 Timer::Guest(job) => self.guest_is_old(now, job, effects),
+                Timer::Sweep(group) => self.sweep_due(now, group, effects),
                 Timer::Place => self.placeable = true,
             }
         }

@@ -11,9 +11,9 @@
 //! ended, and is forgotten when its home has said that it may be. Guest runs are no part of this home's counts.
 
 use serde::{Deserialize, Serialize};
-use shoal_protocol::object::job::Outcome;
+use shoal_protocol::object::job::{Checkpoint, Outcome, State};
 use shoal_protocol::wire::worker::Run;
-use shoal_protocol::{NodeId, ObjectId, WorkerId};
+use shoal_protocol::{BlobId, NodeId, ObjectId, WorkerId};
 
 pub use shoal_protocol::record::{Accepted, Spec, Standing, VERSION};
 
@@ -39,6 +39,48 @@ pub enum Record {
     GuestEnded(Run, Box<GuestEnd>),
     /// A run of another home is forgotten. Nothing when it is not there any more.
     GuestGone(Run),
+    /// A settled job is kept, among those of its group. Follows its last [`Standing`].
+    Retained(Retained),
+    /// What a run of this job of the home has saved for the next.
+    Checkpoint(ObjectId, Box<Saving>),
+    /// The same for a run of another home: it is kept as long as the run is here.
+    GuestCheckpoint(Run, Box<Saving>),
+}
+
+/// Settled jobs that are counted and kept together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Group {
+    /// The project, or where there is none the owner of the function: [`Accepted::group`].
+    pub owner: ObjectId,
+    /// Whether they have failed for good, [`State::is_dead`]: these are kept for longer.
+    pub dead: bool,
+}
+
+impl Group {
+    /// Of a job that has settled in this state.
+    pub fn of(accepted: &Accepted, state: State) -> Self {
+        Self { owner: accepted.group(), dead: state.is_dead() }
+    }
+}
+
+/// A settled job, as it is found when it is to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retained {
+    /// Among which.
+    pub group: Group,
+    /// Which.
+    pub job: ObjectId,
+    /// When it settled, in milliseconds since the Unix epoch.
+    pub settled_ms: u64,
+}
+
+/// What becomes of the checkpoint of a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Saving {
+    /// The last from now on; none: it is needed no more.
+    pub checkpoint: Option<Checkpoint>,
+    /// The blob of the one before, which it refers to no more.
+    pub replaces: Option<BlobId>,
 }
 
 /// A run of another home's job that this node has taken. Never changes.
@@ -58,6 +100,9 @@ pub struct GuestRun {
     pub worker: WorkerId,
     /// That worker's name.
     pub worker_name: String,
+    /// What it was given of an earlier run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Box<Checkpoint>>,
 }
 
 /// How a guest run ended.

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use shoal_protocol::{NodeId, ObjectId, WorkerId};
 
+use crate::record::Group;
+
 /// What is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
@@ -19,6 +21,8 @@ pub(crate) enum Timer {
     Beat(NodeId),
     /// An ending that no home has asked for is old.
     Guest(ObjectId),
+    /// The oldest settled job of a group may be due.
+    Sweep(Group),
     /// Placement may find something that it did not find before.
     Place,
 }

@@ -49,7 +49,8 @@ fn run_row(run: &Attempt) -> [String; 7] {
     };
     let memory = run.usage.filter(|usage| usage.memory_bytes > 0).map(|usage| size(usage.memory_bytes));
     [
-        run.epoch.to_string(),
+        // What it went on from stands beside it: a checkpoint of that run.
+        run.resumed.map_or_else(|| run.epoch.to_string(), |from| format!("{} from {from}", run.epoch)),
         place(&run.worker_name, run.node),
         age(run.offered_ms),
         waited.unwrap_or_default(),
@@ -98,6 +99,7 @@ mod tests {
     fn run(epoch: u64) -> Attempt {
         Attempt {
             epoch,
+            resumed: None,
             worker: WorkerId::from_parts(1, 0, [0; 8]),
             worker_name: "w1".into(),
             node: None,

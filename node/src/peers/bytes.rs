@@ -25,7 +25,10 @@ use super::Peers;
 use super::places::{Place, Places};
 use super::serve::{Parts, TOO_MANY_STREAMS};
 use crate::metrics::{BlobPath, Direction};
-use crate::runtime::{REFERENCE_PLACE, Referrer, ReferrerKind, read_guest_end, reference_key, reference_prefix};
+use crate::runtime::{
+    CHECKPOINT_PLACE, REFERENCE_PLACE, Referrer, ReferrerKind, read_guest_checkpoint, read_guest_end, reference_key,
+    reference_prefix,
+};
 use crate::store::Table;
 
 /// Keys that are looked at to find one of the global KV. Why 256: a blob that more local keys than that name is rare, and
@@ -180,8 +183,10 @@ async fn may_have(parts: &Parts, from: NodeId, blob: BlobId) -> Result<bool, Pro
         return Ok(false);
     };
     for job in placed {
-        if store.get(Table::References, &reference_key(blob, Referrer::Job(job), &[]))?.is_some() {
-            return Ok(true);
+        for place in [&[], CHECKPOINT_PLACE] {
+            if store.get(Table::References, &reference_key(blob, Referrer::Job(job), place))?.is_some() {
+                return Ok(true);
+            }
         }
     }
     for job in guests {
@@ -191,7 +196,8 @@ async fn may_have(parts: &Parts, from: NodeId, blob: BlobId) -> Result<bool, Pro
         }
         // Of its own jobs a home gets what was made here, and not what it says that it put in.
         let made = read_guest_end(store, job)?;
-        if made.is_some_and(|end| [end.outcome.output.blob(), end.outcome.log.blob()].contains(&Some(blob))) {
+        let made = made.is_some_and(|end| [end.outcome.output.blob(), end.outcome.log.blob()].contains(&Some(blob)));
+        if made || read_guest_checkpoint(store, job)?.is_some_and(|saved| saved.bytes.blob() == Some(blob)) {
             return Ok(true);
         }
     }

@@ -3,6 +3,7 @@
 //! What the kernel decides comes through its outbox, already durable. Hints and logs are this session's own: they are
 //! repeated or made good by what comes later, and wait for nothing.
 
+mod checkpoints;
 mod endings;
 mod listen;
 mod logs;
@@ -95,6 +96,8 @@ struct Session {
     guests: Mutex<HashMap<Run, usize>>,
     /// The peer has welcomed this node.
     welcomed: AtomicBool,
+    /// Checkpoints of runs at the peer that are being fetched: the last of each run.
+    fetching: Mutex<HashMap<Run, checkpoints::Fetching>>,
 }
 
 /// Runs a session until its stream ends, the peer misbehaves, it is of no use, or it is ended. `ours`: this node has begun
@@ -119,6 +122,7 @@ pub(super) async fn run(
         placed: Mutex::default(),
         guests: Mutex::default(),
         welcomed: AtomicBool::new(false),
+        fetching: Mutex::default(),
     });
     let end = tokio::select! {
         end = Arc::clone(&session).tell(writer, says) => end,
@@ -165,6 +169,10 @@ impl Session {
             // That the kernel does not answer says nothing of the runs.
             Ok(_) | Err(_) => true,
         }
+    }
+
+    fn fetching(&self) -> std::sync::MutexGuard<'_, HashMap<Run, checkpoints::Fetching>> {
+        self.fetching.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// There and back, in microseconds; 0 where it is not measured yet.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use shoal_kernel::{Noted, Reply};
+use shoal_kernel::{Group, Noted, Reply};
 use shoal_protocol::wire::peer::PeerMessage;
 use shoal_protocol::wire::worker::{Run, ToWorker};
 use shoal_protocol::{ObjectId, Problem};
@@ -23,6 +23,12 @@ pub(super) enum Outgoing {
     Wish(Wish),
     /// The driver is to look how this job ended.
     Learn(ObjectId),
+    /// The driver is to look which settled jobs of this group are the oldest.
+    Oldest(Group),
+    /// These jobs are forgotten.
+    Gone(Vec<ObjectId>),
+    /// The driver is to clear what is left of arrays that were forgotten.
+    Clear,
 }
 
 /// What a connection to a peer is told.
@@ -66,6 +72,12 @@ struct State {
     stuck: Vec<u64>,
     /// Jobs whose end the kernel wants to know, and that is durable by now.
     learn: Vec<ObjectId>,
+    /// Groups of settled jobs whose oldest the kernel wants to know.
+    oldest: Vec<Group>,
+    /// Jobs of which it is durable that they are forgotten.
+    gone: Vec<ObjectId>,
+    /// Something may be left of arrays that were forgotten.
+    clear: bool,
 }
 
 impl Reports {
@@ -87,6 +99,24 @@ impl Reports {
 
     pub(super) fn take_learn(&self) -> Vec<ObjectId> {
         std::mem::take(&mut self.state().learn)
+    }
+
+    pub(super) fn take_gone(&self) -> Vec<ObjectId> {
+        std::mem::take(&mut self.state().gone)
+    }
+
+    pub(super) fn take_clear(&self) -> bool {
+        std::mem::take(&mut self.state().clear)
+    }
+
+    /// The driver is to look at once whether something is left of arrays that were forgotten.
+    pub(super) fn clear(&self) {
+        self.state().clear = true;
+        self.wake.notify_one();
+    }
+
+    pub(super) fn take_oldest(&self) -> Vec<Group> {
+        std::mem::take(&mut self.state().oldest)
     }
 
     /// A commit has ended: its effects leave, or are answered with the problem.
@@ -130,6 +160,12 @@ impl Reports {
                     self.state().learn.push(job);
                     self.wake.notify_one();
                 }
+                Outgoing::Oldest(group) => {
+                    self.state().oldest.push(group);
+                    self.wake.notify_one();
+                }
+                Outgoing::Gone(jobs) => self.state().gone.extend(jobs),
+                Outgoing::Clear => self.clear(),
                 Outgoing::ToWorker(outbox, message) => self.put(&outbox, message),
                 Outgoing::ToPeer(outbox, message) => self.put(&outbox, message),
             }

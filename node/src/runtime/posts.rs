@@ -75,6 +75,10 @@ impl Posts {
             Effect::Settled { worker, run } => {
                 self.to_either(worker, ToWorker::Settled(run), PeerMessage::Settled(run))
             }
+            Effect::Checkpointed { peer, run, number } => {
+                let message = PeerMessage::Checkpointed { run, number };
+                self.to_peer(WorkerId::of_node(&peer), ToPeer::Say(message))
+            }
             Effect::Detach { worker, problem } => self.detach(worker, problem),
             Effect::Greet { peer, runs, .. } => self.to_peer(WorkerId::of_node(&peer), ToPeer::Greet(runs)),
             Effect::Offer { peer, offer } => {

@@ -1,16 +1,17 @@
 //! What a running guest asks for, through its worker. The run's own rights count: the worker is only where it runs.
 
-use shoal_kernel::{Accepted, Principal, rights};
-use shoal_protocol::limits::COMPONENT_LEN_MAX;
+use shoal_kernel::{Accepted, Command, Principal, Reply as Replied, rights};
+use shoal_protocol::limits::{CHECKPOINT_LEN_MAX, COMPONENT_LEN_MAX, LOG_LEN_MAX};
 use shoal_protocol::object::function::Grant;
-use shoal_protocol::object::job::Payload;
+use shoal_protocol::object::job::{Payload, check_checkpoint_len};
 use shoal_protocol::wire::client::{BlobStored, Reply};
 use shoal_protocol::wire::worker::{Answer, Ask, Run};
 use shoal_protocol::{BlobId, Kind, Problem, WorkerId};
 
-use super::blob::BLOB_LEN_MAX;
+use super::blob::{BLOB_LEN_MAX, unavailable};
+use super::job::unexpected;
 use super::{ByteStream, Caller, Opened, Service, Upload, blob};
-use crate::runtime::{read_guest, read_guest_end, read_job};
+use crate::runtime::{read_checkpoint, read_guest, read_guest_checkpoint, read_guest_end, read_job};
 
 impl Service {
     /// The job of a run, if the run is the current one and this worker has it: of this home, or of another one.
@@ -42,7 +43,48 @@ impl Service {
                 }
                 self.guest_kv(&accepted, namespace, scope, operation).await
             }
+            Ask::Checkpoint { number, bytes } => self.save_checkpoint(worker, run, number, bytes).await,
         }
+    }
+
+    /// Keeps what a guest has saved for the next run of its job.
+    async fn save_checkpoint(&self, worker: WorkerId, run: Run, number: u64, bytes: Payload) -> Reply<Answer> {
+        check_checkpoint_len(&bytes)?;
+        // Held until what refers to it is durable.
+        let held = match &bytes {
+            Payload::Inline(_) => None,
+            Payload::Blob { id, size } => {
+                let held = self.hold_blob(*id).await?.ok_or_else(|| unavailable(*id))?;
+                if held.size() != *size {
+                    let detail = format!("blob {id} has {} bytes, not {size}", held.size());
+                    return Err(Problem::new(Kind::InvalidField, detail));
+                }
+                Some(held)
+            }
+        };
+        let store = self.0.runtime.store();
+        let replaced = match read_guest(store, run.job)? {
+            Some(_) => read_guest_checkpoint(store, run.job)?,
+            None => read_checkpoint(store, run.job)?,
+        };
+        let nobody = Principal { user: None, operator: false };
+        let reply = self.0.runtime.request(nobody, Command::Checkpoint { worker, run, number, bytes }).await;
+        drop(held);
+        match reply? {
+            Replied::Done => {
+                self.forget_checkpoint(replaced).await;
+                Ok(Answer::Saved)
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Whether the blob is what was saved of a run's job: what the run was given, or has saved itself.
+    fn is_checkpoint(&self, run: Run, id: BlobId) -> Result<bool, Problem> {
+        let store = self.0.runtime.store();
+        let given = read_guest(store, run.job)?.and_then(|guest| guest.checkpoint).map(|given| *given);
+        let saved = [given, read_checkpoint(store, run.job)?, read_guest_checkpoint(store, run.job)?];
+        Ok(saved.iter().flatten().any(|saved| saved.bytes.blob() == Some(id)))
     }
 
     /// Opens a blob for a run: its code and its input in any case, others if it was granted blobs and either its
@@ -56,7 +98,7 @@ impl Service {
         len: Option<u64>,
     ) -> Result<Opened, Problem> {
         let accepted = self.run(worker, run)?;
-        let own = id == accepted.spec.component || accepted.input.blob() == Some(id);
+        let own = id == accepted.spec.component || accepted.input.blob() == Some(id) || self.is_checkpoint(run, id)?;
         if !own && !accepted.spec.grants.contains(&Grant::Blob) {
             return Err(not_granted(Grant::Blob));
         }
@@ -99,6 +141,8 @@ impl Service {
         let len_max = match &accepted.input {
             Payload::Blob { id: input, size } if *input == id => *size,
             _ if id == accepted.spec.component => COMPONENT_LEN_MAX,
+            // Else, of what is the run's own, what was saved of its job.
+            _ if own => CHECKPOINT_LEN_MAX,
             _ => BLOB_LEN_MAX,
         };
         match self.fetch_for_run(id, len_max, home).await {
@@ -116,8 +160,8 @@ impl Service {
         bytes: ByteStream,
     ) -> Result<BlobStored, Problem> {
         let accepted = self.run(worker, run)?;
-        // The log of a run goes the same way as its result.
-        let len_max = accepted.spec.limits.output_bytes().max(shoal_protocol::limits::LOG_LEN_MAX as u64);
+        // The log of a run and what it saves go the same way as its result.
+        let len_max = accepted.spec.limits.output_bytes().max(LOG_LEN_MAX as u64).max(CHECKPOINT_LEN_MAX);
         self.store_blob(accepted.spec.owner, len_max, Upload::default(), bytes).await
     }
 }

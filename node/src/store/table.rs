@@ -31,11 +31,23 @@ pub(crate) enum Table {
     Guests = 11,
     /// Id of another home's job → how that run ended.
     GuestEnds = 12,
+    /// Job id → what a run of it has saved last.
+    Checkpoints = 20,
+    /// Id of another home's job → what its run here has saved last.
+    GuestCheckpoints = 21,
+    /// Group, time of its end, and id of a settled job → nothing.
+    Settled = 22,
+    /// Group → how many settled jobs it has.
+    SettledCounts = 23,
+    /// Id of a job that was submitted under a key → that key and the hash of what was submitted.
+    Keys = 24,
+    /// Id of an array that was forgotten → the highest index of its elements, of which rows are left.
+    Remains = 25,
 }
 
 impl Table {
     /// Every table.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Jobs,
         Self::Standings,
         Self::Changes,
@@ -48,6 +60,12 @@ impl Table {
         Self::Short,
         Self::Guests,
         Self::GuestEnds,
+        Self::Checkpoints,
+        Self::GuestCheckpoints,
+        Self::Settled,
+        Self::SettledCounts,
+        Self::Keys,
+        Self::Remains,
     ];
 
     /// The name in redb.
@@ -65,6 +83,12 @@ impl Table {
             Self::Short => "short",
             Self::Guests => "guests",
             Self::GuestEnds => "guest_ends",
+            Self::Checkpoints => "checkpoints",
+            Self::GuestCheckpoints => "guest_checkpoints",
+            Self::Settled => "settled",
+            Self::SettledCounts => "settled_counts",
+            Self::Keys => "keys",
+            Self::Remains => "remains",
         }
     }
 

@@ -5,6 +5,7 @@
 mod arrays;
 mod bad_input;
 mod bench;
+mod checkpoints;
 mod commands;
 mod demo;
 mod flood;

@@ -4,6 +4,7 @@
 //! host hold is bounded: memory by [`memory`], standard output by [`output`], the log by [`crate::live`], values by the
 //! fuel of a host call.
 
+mod checkpoint;
 mod function;
 mod input;
 mod logging;
@@ -74,6 +75,7 @@ pub(crate) struct Guest {
     /// Standard input, where it is a blob.
     stdin: Option<input::FromBlob>,
     open_blobs: usize,
+    saved: checkpoint::Saved,
 }
 
 /// How a guest ended by itself.
@@ -129,6 +131,7 @@ pub(crate) fn store(
         grants: start.grants.iter().copied().collect(),
         stdin,
         open_blobs: 0,
+        saved: checkpoint::Saved::new(start.checkpoint.clone()),
     };
     let mut store = Store::new(engine.wasm(), guest);
     store.limiter(|guest| &mut guest.memory);
@@ -276,10 +279,11 @@ mod tests {
     const CLOCK: &str = r#"(type $time' (record (field "seconds" u64) (field "nanoseconds" u32)))
         (export "datetime" (type $time (eq $time'))) (export "now" (func (result $time)))"#;
     /// Offered as well; every function of theirs takes types of other interfaces. The probe of the tests uses the latter two.
-    const REACHED_ELSEWHERE: [&str; 4] = [
+    const REACHED_ELSEWHERE: [&str; 5] = [
         "wasi:sockets/tcp-create-socket",
         "wasi:sockets/udp-create-socket",
         "shoal:function/types",
+        "shoal:function/checkpoint",
         "shoal:function/kv",
     ];
 

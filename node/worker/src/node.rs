@@ -8,7 +8,8 @@
 use bytes::{Bytes, BytesMut};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use serde::de::DeserializeOwned;
-use shoal_protocol::limits::{BLOB_CHUNK_LEN_MAX, WORKER_FRAME_LEN_MAX};
+use shoal_protocol::limits::{BLOB_CHUNK_LEN_MAX, INLINE_LEN_MAX, WORKER_FRAME_LEN_MAX};
+use shoal_protocol::object::job::Payload;
 use shoal_protocol::wire::client::{BlobOpened, BlobStored, Reply};
 use shoal_protocol::wire::worker::{Answer, Ask, BlobRequest, Run};
 use shoal_protocol::{BlobId, Problem};
@@ -99,6 +100,19 @@ impl Node {
     /// Begins a new blob.
     pub(crate) fn write(&self) -> Writer {
         Writer { node: self.clone(), stream: None, kept: Some(Vec::new()), hasher: blake3::Hasher::new() }
+    }
+
+    /// Bytes as a payload: inline if they are short, else as a blob that the node has stored.
+    pub(crate) async fn keep(&self, bytes: Vec<u8>) -> Result<Payload, Error> {
+        if bytes.len() <= INLINE_LEN_MAX {
+            return Ok(Payload::Inline(bytes.into()));
+        }
+        let mut writer = self.write();
+        for chunk in bytes.chunks(BLOB_CHUNK_LEN_MAX) {
+            writer.write(chunk).await?;
+        }
+        let stored = writer.finish().await?;
+        Ok(Payload::Blob { id: stored.id, size: stored.size })
     }
 
     /// A stream with the bytes of a blob from `offset` on, and the length of the whole.

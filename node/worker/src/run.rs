@@ -7,8 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use shoal_protocol::limits::{COMPONENT_LEN_MAX, INLINE_LEN_MAX};
+use shoal_protocol::limits::COMPONENT_LEN_MAX;
 use shoal_protocol::object::job::{Ending, Failure, FailureCode, Outcome, Payload, Usage};
 use shoal_protocol::wire::worker::{Run, Start};
 use tokio::sync::{mpsc, watch};
@@ -221,20 +220,9 @@ async fn deliver(job: &Job, played: Played, returned: GuestPayload) -> Played {
     }
 }
 
-/// Bytes as a payload: inline if they are short, else as a blob that the node has stored.
+/// Bytes as a payload, as [`Node::keep`] makes it, in bounded time.
 async fn keep(job: &Job, bytes: Vec<u8>) -> Result<Payload, node::Error> {
-    if bytes.len() <= INLINE_LEN_MAX {
-        return Ok(Payload::Inline(Bytes::from(bytes).into()));
-    }
-    let write = async {
-        let mut writer = job.node.write();
-        for chunk in bytes.chunks(shoal_protocol::limits::BLOB_CHUNK_LEN_MAX) {
-            writer.write(chunk).await?;
-        }
-        writer.finish().await
-    };
-    let stored = timeout(HAND_OVER_MAX, write).await.unwrap_or(Err(node::Error::Lost))?;
-    Ok(Payload::Blob { id: stored.id, size: stored.size })
+    timeout(HAND_OVER_MAX, job.node.keep(bytes)).await.unwrap_or(Err(node::Error::Lost))
 }
 
 async fn interrupted(mut interrupt: watch::Receiver<Option<Interrupt>>) -> Interrupt {

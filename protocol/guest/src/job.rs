@@ -22,7 +22,8 @@ pub fn id() -> String {
     host::id()
 }
 
-/// Which run of the job this is: 1 for the first. A later one follows the death of a worker.
+/// Which run of the job this is: 1 for the first. A later one follows the death of a worker, or a failure after which the
+/// job asks to be tried again; [`crate::checkpoint::last`] gives what was saved before.
 pub fn attempt() -> u32 {
     host::attempt()
 }

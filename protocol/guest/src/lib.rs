@@ -2,8 +2,8 @@
 //!
 //! A function is one Rust function from [`Input`] to anything that becomes an [`Output`]. It runs inside a worker, as
 //! one WebAssembly instance per attempt of a job, and sees of its machine only what the world `function` in
-//! `protocol/wit/function.wit` shows it: the job ([`job`], [`info!`], [`progress!`]), blobs ([`blob`]) and key-value
-//! namespaces ([`kv`]).
+//! `protocol/wit/function.wit` shows it: the job ([`job`], [`info!`], [`progress!`]), what outlives a run ([`checkpoint`]),
+//! blobs ([`blob`]) and key-value namespaces ([`kv`]).
 //!
 //! ```
 //! use shoal_guest::{Error, Input, info, job};
@@ -26,6 +26,7 @@
 
 mod bindings;
 pub mod blob;
+pub mod checkpoint;
 mod error;
 pub mod job;
 pub mod kv;

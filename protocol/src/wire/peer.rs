@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{BlobId, ObjectId};
 use crate::limits::{LABELS_MAX, PEER_OFFERS_MAX};
 use crate::name::{self, Labels};
-use crate::object::job::{LogPlace, Outcome, Progress};
+use crate::object::job::{Checkpoint, LogPlace, Outcome, Progress};
 use crate::object::worker::Offer;
 use crate::record::Accepted;
 use crate::wire::client::Call;
@@ -72,6 +72,15 @@ pub enum PeerMessage {
     },
     /// As an executor: it has ended. Repeated on every connection until [`PeerMessage::Settled`].
     Ended(Run, Box<Outcome>),
+    /// As an executor: it has saved this. Repeated until [`PeerMessage::Checkpointed`].
+    Checkpoint(Run, Box<Checkpoint>),
+    /// As a home: this checkpoint is durable, or counts for nothing.
+    Checkpointed {
+        /// Whose.
+        run: Run,
+        /// Which one of that run.
+        number: u64,
+    },
 }
 
 /// Who a neighbour is.
@@ -149,6 +158,9 @@ pub struct RunOffer {
     pub attempt: u32,
     /// The job as its home accepted it.
     pub accepted: Accepted,
+    /// What an earlier run of it has saved last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Box<Checkpoint>>,
 }
 
 /// The first frame of a call stream: a client's call that goes on to the home of its object.
@@ -317,10 +329,15 @@ mod tests {
             terms: Default::default(),
             array: None,
             index: None,
+            key: None,
             rerun_of: None,
             after: Vec::new(),
             input_of: None,
         }
+    }
+
+    fn checkpoint() -> Checkpoint {
+        Checkpoint { epoch: 3, number: 4, saved_ms: 9, bytes: Payload::Inline(b"state".as_slice().into()) }
     }
 
     fn hint() -> Hint {
@@ -355,7 +372,7 @@ mod tests {
             PeerMessage::Hello(Hello { name: "attic".into(), version: "0.1.0".into(), runs: vec![run()] }),
             PeerMessage::Welcome { lease_ms: 15_000, drop: vec![run()] },
             PeerMessage::Hint(hint()),
-            PeerMessage::Offer(Box::new(RunOffer { run: run(), attempt: 1, accepted: accepted() })),
+            PeerMessage::Offer(Box::new(RunOffer { run: run(), attempt: 1, accepted: accepted(), checkpoint: None })),
             PeerMessage::Cancel(run()),
             PeerMessage::Settled(run()),
             PeerMessage::Taken { run: run(), worker: "w1".into() },
@@ -365,6 +382,14 @@ mod tests {
             PeerMessage::Progress(run(), Progress { done: 1, total: 2, message: "half".into() }),
             PeerMessage::Log { run: run(), offset: 3, bytes: b"line".as_slice().into() },
             PeerMessage::Ended(run(), Box::new(outcome)),
+            PeerMessage::Checkpoint(run(), Box::new(checkpoint())),
+            PeerMessage::Checkpointed { run: run(), number: 4 },
+            PeerMessage::Offer(Box::new(RunOffer {
+                run: run(),
+                attempt: 2,
+                accepted: accepted(),
+                checkpoint: Some(Box::new(checkpoint())),
+            })),
         ]
     }
 
@@ -429,7 +454,7 @@ mod tests {
         refused(&|accepted| drop(accepted.env.insert("a=b".into(), String::new())));
     }
 
-    const GOLDEN: [&str; 13] = [
+    const GOLDEN: [&str; 16] = [
         "0b8e15cb32",
         "a65e916d6b",
         "05192bb0dc",
@@ -443,5 +468,8 @@ mod tests {
         "d8b28ae332",
         "ea9dc20a86",
         "a50135e8be",
+        "85b413ac0c",
+        "33545ba9d7",
+        "8be5e16b39",
     ];
 }

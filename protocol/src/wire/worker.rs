@@ -162,6 +162,9 @@ pub struct Start {
     pub limits: RunLimits,
     /// What it may do.
     pub grants: Vec<Grant>,
+    /// What an earlier run of the job has saved last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Payload>,
     /// The job's trace id.
     pub trace: String,
     /// The place in the submitter's trace. The guest finds it in its environment variable `TRACEPARENT`.
@@ -193,6 +196,14 @@ pub enum Ask {
         scope: Scope,
         /// What.
         operation: KvOperation,
+    },
+    /// Save this for the next run of the job, in the place of what was saved before. Answered when it is durable: at the
+    /// job's home, or at the node of the run while the home is out of its reach.
+    Checkpoint {
+        /// Counts those of this run, from 1 on: one that is late never replaces a later one.
+        number: u64,
+        /// What, up to [`crate::limits::CHECKPOINT_LEN_MAX`]; a blob is at the node already.
+        bytes: Payload,
     },
 }
 
@@ -229,6 +240,8 @@ pub enum Answer {
     Entry(Option<Entry>),
     /// The entries of a list.
     Entries(Vec<Entry>),
+    /// The checkpoint is durable.
+    Saved,
 }
 
 /// The first frame of a blob stream, from worker to node.

@@ -11,7 +11,8 @@ use shoal_protocol::key::{PublicKey, SecretKey, Signature};
 use shoal_protocol::name::Labels;
 use shoal_protocol::object::function::{Grant, Needs, NewFunction, RunLimits};
 use shoal_protocol::object::job::{
-    Ending, LogPlace, Outcome, Payload, Progress, Submission, Submit, Subscription, Terms, Usage,
+    Checkpoint, Ending, IdempotencyKey, LogPlace, Outcome, Payload, Progress, Submission, Submit, Subscription, Terms,
+    Usage,
 };
 use shoal_protocol::object::kv::{Increment, Key, ListKeys, Put, Scope, Value};
 use shoal_protocol::object::worker::Offer;
@@ -56,7 +57,14 @@ pub fn peer(_: &mut Random) -> Box<dyn Target> {
         PeerMessage::Hello(Hello { name: "attic".into(), version: "0.1.0".into(), runs: vec![run(); 20] }),
         PeerMessage::Welcome { lease_ms: 15_000, drop: vec![run()] },
         PeerMessage::Hint(hint()),
-        PeerMessage::Offer(Box::new(RunOffer { run: run(), attempt: 1, accepted: accepted() })),
+        PeerMessage::Offer(Box::new(RunOffer {
+            run: run(),
+            attempt: 1,
+            accepted: accepted(),
+            checkpoint: Some(Box::new(checkpoint())),
+        })),
+        PeerMessage::Checkpoint(run(), Box::new(checkpoint())),
+        PeerMessage::Checkpointed { run: run(), number: 7 },
         PeerMessage::Cancel(run()),
         PeerMessage::Taken { run: run(), worker: "w1".into() },
         PeerMessage::Declined(run(), Problem::new(Kind::Full, "all slots are in use")),
@@ -68,6 +76,7 @@ pub fn peer(_: &mut Random) -> Box<dyn Target> {
     Box::new(Messages::of(&messages, |message| match message {
         PeerMessage::Hint(hint) => drop(hint.check()),
         PeerMessage::Offer(offer) => drop(offer.accepted.check()),
+        PeerMessage::Checkpoint(_, checkpoint) => drop(checkpoint.check()),
         PeerMessage::Ended(_, outcome) => _ = outcome.output.within_bounds() && outcome.log.within_bounds(),
         _ => {}
     }))
@@ -179,6 +188,8 @@ pub fn worker(_: &mut Random) -> Box<dyn Target> {
         FromWorker::Declined(run(), Problem::new(Kind::Full, "no memory")),
     ];
     messages.extend(asks);
+    let ask = WorkerAsk::Checkpoint { number: 3, bytes: checkpoint().bytes };
+    messages.push(FromWorker::Ask { call: 5, run: run(), ask });
     let requests =
         [BlobRequest::Get { run: run(), id: BlobId([6; 32]), offset: 1, len: None }, BlobRequest::Put { run: run() }];
     let control = Messages::of(&messages, drop::<FromWorker>);
@@ -230,6 +241,10 @@ fn progress() -> Progress {
 fn offer() -> Offer {
     let labels = Labels::from([("zone".to_owned(), "b".to_owned())]);
     Offer { slots: 2, memory_mb: 512, labels, capabilities: BTreeSet::from(["gpu".to_owned()]) }
+}
+
+fn checkpoint() -> Checkpoint {
+    Checkpoint { epoch: 2, number: 7, saved_ms: 8, bytes: Payload::Inline(vec![b's'; 300].into()) }
 }
 
 fn hint() -> Hint {
@@ -285,6 +300,7 @@ fn accepted() -> Accepted {
         terms: Terms::default(),
         array: None,
         index: None,
+        key: Some(Box::new(IdempotencyKey { key: "order 7".into(), body: BlobId([8; 32]) })),
         rerun_of: None,
         after: Vec::new(),
         input_of: None,

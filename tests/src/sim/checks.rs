@@ -2,9 +2,11 @@
 //! durable or not), and when something leaves the node (against what is durable by then).
 
 pub(super) mod arrays;
+mod checkpoints;
 mod dependencies;
 mod guests;
 mod history;
+mod settled;
 mod telling;
 mod waiting;
 
@@ -13,16 +15,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use shoal_kernel::lease::granted_ms;
 use shoal_kernel::{Accepted, Effect, GuestEnd, GuestRun, Input, Load, Now, Record, Reply, Standing};
 use shoal_protocol::object::function::Needs;
-use shoal_protocol::object::job::{Ending, Payload, Receipt, State};
+use shoal_protocol::object::job::{Ending, KeyId, Payload, Receipt, State};
 use shoal_protocol::object::worker::Offer;
 use shoal_protocol::wire::worker::{Run, Start};
 use shoal_protocol::{ObjectId, WorkerId, codec};
 
+use self::checkpoints::Saves;
+pub use self::checkpoints::saved_by;
 use self::dependencies::Ends;
+pub use self::settled::too_many;
 use self::telling::Tellings;
 use self::waiting::Waits;
 use super::disk::Disk;
-use super::world::LEASE_MS;
+use super::world::{LEASE_MS, RETENTION};
 
 /// A broken rule: which, and how.
 pub type Broken = (&'static str, String);
@@ -38,6 +43,8 @@ pub enum Asked {
     Cancel(ObjectId),
     /// That this job be forgotten.
     Forget(ObjectId),
+    /// That this checkpoint be kept.
+    Save(Run, u64),
     /// Something without a promise in its answer.
     Other,
 }
@@ -55,6 +62,8 @@ pub struct Checks {
     ends: Ends,
     /// What subscribers were told.
     tellings: Tellings,
+    /// What runs have saved.
+    saves: Saves,
     /// When the kernel decides what is being looked at.
     now: Option<Now>,
     /// The runs of other homes that the kernel has written, durable or not, and how they ended.
@@ -73,6 +82,14 @@ pub struct Checks {
     forgotten: BTreeSet<ObjectId>,
     /// How jobs ended, once that has been seen from outside.
     seen: BTreeMap<ObjectId, Standing>,
+}
+
+/// The job that is forgotten.
+fn swept(effect: &Effect) -> Option<ObjectId> {
+    match effect {
+        Effect::Write(Record::Swept(job)) => Some(*job),
+        _ => None,
+    }
 }
 
 fn epoch_is_durable(run: Run, disk: &Disk) -> Result<(), Broken> {
@@ -101,6 +118,7 @@ impl Checks {
         self.waits.restarted(now, disk.unsettled());
         self.ends.restarted(disk);
         self.tellings.restarted(&self.emitted);
+        self.saves.restarted(disk);
         self.guests = disk.guests.clone();
         self.peers.clear();
         self.offers.clear();
@@ -114,6 +132,10 @@ impl Checks {
         self.note_input(now.mono_ms, input);
         let late = self.late_result(input);
         self.guests_go_for_a_reason(input, effects)?;
+        if let Some(Input::Oldest { group, .. }) = input {
+            settled::may_go(now, &RETENTION, *group, &self.emitted, effects)?;
+            self.forgotten.extend(effects.iter().filter_map(swept));
+        }
         for effect in effects {
             match effect {
                 Effect::Write(Record::Standing(id, standing) | Record::Ended(id, standing, ..))
@@ -192,7 +214,10 @@ impl Checks {
                 self.guest_starts(*worker, start)
             }
             Effect::Start { worker, start } => self.start(*worker, start),
-            Effect::Offer { peer, offer } => self.offer(WorkerId::of_node(peer), offer.run),
+            Effect::Offer { peer, offer } => {
+                self.saves.begins(offer.run.job, offer.checkpoint.as_ref().map(|given| &given.bytes))?;
+                self.offer(WorkerId::of_node(peer), offer.run)
+            }
             Effect::ToHome { home, message } => self.to_home(*home, message),
             Effect::Reply { reply: Ok(Reply::Receipts(receipts)), .. } => {
                 for receipt in receipts {
@@ -228,6 +253,11 @@ impl Checks {
         match record {
             Record::Accepted(accepted) => {
                 let standing = accepted.standing();
+                if let Some(key) = KeyId::of(accepted)
+                    && let Some((other, _)) = self.emitted.values().find(|(other, _)| KeyId::of(other) == Some(key))
+                {
+                    return Err(("a key is that of one job", format!("{} and {}", other.id, accepted.id)));
+                }
                 self.now.into_iter().for_each(|now| self.waits.begins(now, accepted, &standing));
                 match self.emitted.insert(accepted.id, ((**accepted).clone(), standing)) {
                     None => Ok(()),
@@ -235,6 +265,7 @@ impl Checks {
                 }
             }
             Record::Swept(id) => {
+                settled::goes(*id, &self.emitted)?;
                 self.emitted.remove(id);
                 self.emitted.retain(|_, (job, _)| job.array_id() != Some(*id));
                 Ok(())
@@ -252,6 +283,9 @@ impl Checks {
                 self.standing(*array, far)
             }
             Record::Standing(id, standing) => self.standing(*id, standing),
+            Record::Retained(retained) => settled::is_kept(retained, &self.emitted),
+            Record::Checkpoint(job, _) => self.saves.write(record, self.emitted.get(job).map(|(_, standing)| standing)),
+            Record::GuestCheckpoint(..) => self.saves.write(record, None),
             Record::GuestAccepted(_) | Record::GuestEnded(..) | Record::GuestGone(_) => self.guest_record(record),
         }
     }
@@ -270,6 +304,9 @@ impl Checks {
         }
         if next.attempts_total > accepted.spec.limits.attempts() {
             return Err(("attempts are bounded", format!("{id} has had {} runs", next.attempts_total)));
+        }
+        if last.duplicate_of.is_some() && next.duplicate_of != last.duplicate_of {
+            return Err(("a duplicate stays one", format!("{id} is no longer one of {:?}", last.duplicate_of)));
         }
         if last.cancelled && !next.cancelled {
             return Err(("a cancellation stays", format!("{id} is no longer cancelled")));
@@ -297,6 +334,7 @@ impl Checks {
 
     fn start(&self, worker: WorkerId, start: &Start) -> Result<(), Broken> {
         let run = start.run;
+        self.saves.begins(run.job, start.checkpoint.as_ref())?;
         let accepted = self.run_of_ours(worker, run)?;
         self.fits(worker, run, &accepted.spec.needs)
     }
@@ -343,8 +381,15 @@ impl Checks {
     pub fn leaves(&mut self, effect: &Effect, asked: Option<Asked>, disk: &Disk) -> Result<(), Broken> {
         match effect {
             Effect::Start { start, .. } if start.run.job.tag() != self.home => guests::start_leaves(start.run, disk),
-            Effect::Start { start, .. } => epoch_is_durable(start.run, disk),
-            Effect::Offer { offer, .. } => epoch_is_durable(offer.run, disk),
+            Effect::Start { start, .. } => {
+                self.saves.leaves(start.run.job, start.checkpoint.as_ref())?;
+                epoch_is_durable(start.run, disk)
+            }
+            Effect::Offer { offer, .. } => {
+                self.saves.leaves(offer.run.job, offer.checkpoint.as_ref().map(|given| &given.bytes))?;
+                epoch_is_durable(offer.run, disk)
+            }
+            Effect::Checkpointed { run, number, .. } => self.saves.told(*run, *number, disk),
             Effect::ToHome { home, message } => guests::message_leaves(*home, message, disk),
             Effect::Settled { worker, run } => match disk.jobs.get(&run.job) {
                 Some((_, standing))
@@ -397,6 +442,7 @@ impl Checks {
                 None if self.forgotten.contains(&id) || !self.acknowledged.contains(&id) => Ok(()),
                 other => Err(("an acknowledged job is never lost", format!("{id}: {other:?}"))),
             },
+            (Asked::Save(run, number), Reply::Done) => self.saves.told(run, number, disk),
             (Asked::Forget(id), Reply::Done) => {
                 self.forgotten.insert(id);
                 Ok(())

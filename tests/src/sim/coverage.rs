@@ -8,6 +8,9 @@ use shoal_protocol::object::job::State;
 
 /// What the seeds together must have exercised at least once each.
 pub const REQUIRED: &[&str] = &[
+    "checkpoint restored",
+    "checkpoints fenced",
+    "checkpoints saved",
     "fault: clock jump",
     "fault: connection reset",
     "fault: connection stall",
@@ -23,6 +26,7 @@ pub const REQUIRED: &[&str] = &[
     "fault: worker slow",
     "jobs accepted",
     "elements of arrays begun",
+    "duplicate key",
     "ends learned from the store",
     "jobs cancelled",
     "jobs held",
@@ -38,8 +42,10 @@ pub const REQUIRED: &[&str] = &[
     "jobs settled succeeded",
     "jobs settled timed out",
     "jobs swept",
+    "jobs swept since there were too many",
     "jobs that waited for others",
     "jobs whose time has come",
+    "keys answered with their job",
     "leases ended",
     "messages delivered after their connection",
     "messages lost",
@@ -68,6 +74,8 @@ pub const REQUIRED_OF_A_MESH: &[&str] = &[
     "changes held back",
     "changes lost in a crash",
     "changes that do not count",
+    "checkpoint restored",
+    "checkpoints told to homes",
     "commits that failed",
     "documents deleted or taken back",
     "equivocators in agreements",
@@ -146,6 +154,8 @@ impl Coverage {
         self.add("jobs accepted", counters.accepted);
         self.add("jobs refused", counters.refused.values().sum());
         self.add("jobs restored", counters.restored);
+        self.add("duplicate key", counters.duplicates);
+        self.add("keys answered with their job", counters.same_key);
         self.add("jobs cancelled", counters.cancelled);
         self.add("jobs held", counters.held);
         self.add("jobs released", counters.released);
@@ -157,6 +167,10 @@ impl Coverage {
         self.add("jobs out of time in all", counters.total_limits);
         self.add("runs tried again after a failure of their own", counters.retried);
         self.add("jobs swept", counters.swept);
+        self.add("jobs swept since there were too many", counters.swept_for_number);
+        self.add("checkpoints saved", counters.checkpoints);
+        self.add("checkpoints fenced", counters.checkpoints_fenced);
+        self.add("checkpoint restored", counters.resumed);
         self.add("leases ended", counters.leases_ended);
         self.add("runs offered", counters.offers);
         self.add("runs handed ahead", counters.prefetched);

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use shoal_kernel::{Accepted, GuestEnd, GuestRun, Record, Standing};
-use shoal_protocol::ObjectId;
-use shoal_protocol::object::job::State;
+use shoal_kernel::{Accepted, Group, GuestEnd, GuestRun, Record, SWEEP_LEN_MAX, Saving, Standing};
+use shoal_protocol::object::job::{Checkpoint, KeyId, State};
+use shoal_protocol::{BlobId, ObjectId};
 
 use super::checks::arrays::element;
 
@@ -38,6 +38,10 @@ pub struct Disk {
     pub swept: u64,
     /// Epochs that are durable, the highest of each job: kept when the job is swept.
     pub epochs: BTreeMap<ObjectId, u64>,
+    /// What runs of jobs of this home have saved last.
+    pub saved: BTreeMap<ObjectId, Checkpoint>,
+    /// What runs of other homes have saved last.
+    pub guest_saved: BTreeMap<ObjectId, Checkpoint>,
     pending: VecDeque<Record>,
 }
 
@@ -85,6 +89,34 @@ impl Disk {
             }
         }
         census
+    }
+
+    /// The keys that jobs were submitted under, with the hashes of what was.
+    pub fn keys(&self) -> Vec<(KeyId, ObjectId, BlobId)> {
+        let keyed = self.jobs.values().filter_map(|(job, _)| Some((KeyId::of(job)?, job.id, job.key.as_ref()?.body)));
+        keyed.collect()
+    }
+
+    /// How many jobs have settled, by group.
+    pub fn settled(&self) -> BTreeMap<Group, u64> {
+        let mut counts = BTreeMap::new();
+        for (accepted, standing) in self.jobs.values().filter(|(job, standing)| is_kept(job, standing)) {
+            *counts.entry(Group::of(accepted, standing.state)).or_default() += 1;
+        }
+        counts
+    }
+
+    /// The oldest settled jobs of a group, with when they settled.
+    pub fn oldest(&self, group: Group) -> Vec<(u64, ObjectId)> {
+        let settled = self
+            .jobs
+            .values()
+            .filter(|(accepted, standing)| is_kept(accepted, standing) && Group::of(accepted, standing.state) == group);
+        let mut settled: Vec<_> =
+            settled.map(|(accepted, standing)| (standing.settled_ms.unwrap_or_default(), accepted.id)).collect();
+        settled.sort_unstable();
+        settled.truncate(SWEEP_LEN_MAX);
+        settled
     }
 
     /// Jobs that have not ended.
@@ -155,11 +187,26 @@ impl Disk {
                 Some((guest, ended @ None)) if guest.run == run => *ended = Some(*end),
                 other => return Err(format!("{run:?} ended and stood as {other:?}")),
             },
+            Record::Retained(_) => {}
+            Record::Checkpoint(job, saving) => keep(&mut self.saved, job, *saving),
+            Record::GuestCheckpoint(run, saving) => keep(&mut self.guest_saved, run.job, *saving),
             Record::GuestGone(run) => match self.guests.remove(&run.job) {
                 Some((guest, _)) if guest.run == run => {}
                 other => return Err(format!("{run:?} is gone and stood as {other:?}")),
             },
         }
         Ok(())
+    }
+}
+
+/// Whether it is a settled job that is kept for itself: an element is kept with its array.
+pub fn is_kept(accepted: &Accepted, standing: &Standing) -> bool {
+    standing.state.is_settled() && accepted.array_id().is_none()
+}
+
+fn keep(saved: &mut BTreeMap<ObjectId, Checkpoint>, job: ObjectId, saving: Saving) {
+    match saving.checkpoint {
+        Some(checkpoint) => drop(saved.insert(job, checkpoint)),
+        None => drop(saved.remove(&job)),
     }
 }

@@ -6,10 +6,11 @@ use shoal_protocol::key::PublicKey;
 use shoal_protocol::object::function::Version;
 use shoal_protocol::object::job::Progress;
 use shoal_protocol::object::worker::WorkerPatch;
-use shoal_protocol::wire::worker::{Attach, Credential, FromWorker, Run, ToWorker};
+use shoal_protocol::wire::worker::{Ask, Attach, Credential, FromWorker, Run, ToWorker};
 use shoal_protocol::{BlobId, Kind, Problem};
 
 use super::Violation;
+use super::checks::saved_by;
 use super::network::{ConnectionId, Way};
 use super::peers::Outgoing;
 use super::plan::Fault;
@@ -242,9 +243,22 @@ impl<F: Faults> World<F> {
             .iter()
             .find(|(run, (start, _))| worker.is_running(**run) && behaviour_of(start) == Behaviour::Long);
         let progress = long.map(|(run, _)| FromWorker::Progress(*run, Progress { done: 1, ..Progress::default() }));
+        let saves = long.map(|(run, _)| *run);
         progress.into_iter().for_each(|progress| self.say(index, progress));
+        if let Some(run) = saves {
+            self.save(index, run);
+        }
         self.say(index, FromWorker::Heartbeat { runs });
         self.after(LEASE_MS / 3, Event::Heartbeat { connection, worker: index });
+    }
+
+    /// A guest saves its state. Now and then it says so twice.
+    fn save(&mut self, index: usize, run: Run) {
+        let Some(number) = self.workers.get_mut(index).map(|worker| worker.save(run)) else { return };
+        let ask = Ask::Checkpoint { number, bytes: saved_by(run, number) };
+        for _ in 0..if self.random.percent(10) { 2 } else { 1 } {
+            self.say(index, FromWorker::Ask { call: number, run, ask: ask.clone() });
+        }
     }
 
     /// Says something on the current connection, if there is one.

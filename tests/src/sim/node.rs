@@ -8,21 +8,21 @@ use std::collections::{BTreeMap, VecDeque};
 use shoal_kernel::faults::Faults;
 use shoal_kernel::machine::Machine;
 use shoal_kernel::{
-    Accepted, Command, Config, Effect, End, GuestEnd, GuestRun, Input, Now, Principal, RequestId, Standing,
+    Accepted, Command, Config, Effect, End, Group, GuestEnd, GuestRun, Input, Now, Principal, RequestId, Standing,
     WorkerAttached,
 };
 use shoal_protocol::id::IdSource;
 use shoal_protocol::key::PublicKey;
 use shoal_protocol::object::function::Function;
-use shoal_protocol::object::job::{Payload, State};
-use shoal_protocol::wire::worker::{FromWorker, Run, ToWorker};
-use shoal_protocol::{NodeId, ObjectId, WorkerId};
+use shoal_protocol::object::job::{Checkpoint, KeyId, Payload, State};
+use shoal_protocol::wire::worker::{Ask, FromWorker, Run, ToWorker};
+use shoal_protocol::{BlobId, NodeId, ObjectId, WorkerId};
 
 use super::Violation;
 use super::checks::Asked;
 use super::network::{ConnectionId, Way};
 use super::peers::{self, Outgoing, PeerLink};
-use super::world::{Event, LEASE_MS, World};
+use super::world::{Event, LEASE_MS, RETENTION, World};
 
 /// One life of the node's process.
 #[derive(Debug)]
@@ -45,6 +45,12 @@ pub struct Node<F> {
     restored: Vec<(Accepted, Standing)>,
     /// Runs of other homes that were here when this life began.
     restored_guests: Vec<(GuestRun, Option<GuestEnd>)>,
+    /// What runs had saved by then: of this home's jobs, and of others'.
+    restored_saves: [BTreeMap<ObjectId, Checkpoint>; 2],
+    /// The keys that jobs had by then.
+    restored_keys: Vec<(KeyId, ObjectId, BlobId)>,
+    /// How many jobs had settled by then.
+    restored_settled: BTreeMap<Group, u64>,
     inputs: Vec<(Now, Input)>,
     effects: Vec<Effect>,
     started: Now,
@@ -54,6 +60,7 @@ fn config(id: NodeId) -> Config {
     let mut config = Config::new(id);
     config.lease_ms = LEASE_MS;
     config.jobs_bytes_max = 150 * shoal_kernel::JOB_BYTES;
+    config.retention = RETENTION;
     config
 }
 
@@ -79,6 +86,9 @@ impl<F: Faults> World<F> {
             syncing: false,
             restored,
             restored_guests: self.disk.guests.values().cloned().collect(),
+            restored_saves: [self.disk.saved.clone(), self.disk.guest_saved.clone()],
+            restored_keys: self.disk.keys(),
+            restored_settled: self.disk.settled(),
             inputs: Vec::new(),
             effects: Vec::new(),
             started: self.now(),
@@ -86,6 +96,10 @@ impl<F: Faults> World<F> {
         let mut effects = Vec::new();
         node.kernel.restore(node.started, node.restored.iter().cloned(), &mut effects);
         node.kernel.restore_guests(node.started, node.restored_guests.iter().cloned(), &mut effects);
+        let [own, guests] = node.restored_saves.clone();
+        node.kernel.restore_keys(node.restored_keys.iter().copied());
+        node.kernel.restore_settled(node.started, node.restored_settled.clone().into_iter());
+        node.kernel.restore_checkpoints(own.into_iter(), guests.into_iter());
         self.checks.restarted(&self.disk, self.now());
         self.node = Some(node);
         self.decided(None, effects)?;
@@ -137,6 +151,10 @@ impl<F: Faults> World<F> {
         let mut effects = Vec::new();
         kernel.restore(node.started, node.restored.iter().cloned(), &mut effects);
         kernel.restore_guests(node.started, node.restored_guests.iter().cloned(), &mut effects);
+        let [own, guests] = node.restored_saves.clone();
+        kernel.restore_keys(node.restored_keys.iter().copied());
+        kernel.restore_settled(node.started, node.restored_settled.clone().into_iter());
+        kernel.restore_checkpoints(own.into_iter(), guests.into_iter());
         for (now, input) in &node.inputs {
             kernel.handle(*now, input.clone(), &mut effects);
         }
@@ -176,6 +194,7 @@ impl<F: Faults> World<F> {
             Command::Submit(_) => Asked::Submit,
             Command::Show(id) => Asked::Show(*id),
             Command::Cancel(id) => Asked::Cancel(*id),
+            Command::Checkpoint { run, number, .. } => Asked::Save(*run, *number),
             Command::Forget { job, .. } => {
                 self.checks.may_vanish(*job);
                 Asked::Forget(*job)
@@ -303,11 +322,15 @@ impl<F: Faults> World<F> {
                 let delay_ms = self.random.within(0..5);
                 self.after(delay_ms, Event::Learned { life, job });
             }
+            Effect::Oldest { group } => {
+                let delay_ms = self.random.within(0..5);
+                self.after(delay_ms, Event::Oldest { life, group });
+            }
             Effect::Seek { needs } => self.outbox.push(Outgoing::Seek(needs)),
             Effect::Reach { node } => self.outbox.push(Outgoing::Reach(node)),
             Effect::Write(_) | Effect::Changed { .. } | Effect::Told(_) | Effect::Wake { .. } => {}
             // To a peer whose connection is gone.
-            Effect::Greet { .. } | Effect::Offer { .. } | Effect::ToHome { .. } => {}
+            Effect::Greet { .. } | Effect::Offer { .. } | Effect::ToHome { .. } | Effect::Checkpointed { .. } => {}
         }
         Ok(())
     }
@@ -392,6 +415,12 @@ impl<F: Faults> World<F> {
             FromWorker::Ended(run, outcome) => Input::Ended { worker: id, run, outcome },
             FromWorker::Declined(run, problem) => Input::Declined { worker: id, run, problem },
             FromWorker::Leaving => Input::Leaving { worker: id },
+            FromWorker::Ask { run, ask: Ask::Checkpoint { number, bytes }, .. } => {
+                self.requests += 1;
+                let nobody = Principal { user: None, operator: false };
+                let command = Command::Checkpoint { worker: id, run, number, bytes };
+                return self.request(None, self.requests, nobody, command);
+            }
             FromWorker::Log { .. } | FromWorker::Ask { .. } => return Ok(()),
         };
         self.input(input)
@@ -425,6 +454,15 @@ impl<F: Faults> World<F> {
         });
         self.coverage.hit(if end.is_some() { "ends learned from the store" } else { "ends that nobody knows" });
         self.input(Input::Learned { job, end })
+    }
+
+    /// The edge has looked into the store which settled jobs are the oldest.
+    pub(crate) fn oldest(&mut self, life: u64, group: Group) -> Result<(), Violation> {
+        if self.node.as_ref().is_none_or(|node| node.life != life) {
+            return Ok(());
+        }
+        let jobs = self.disk.oldest(group);
+        self.input(Input::Oldest { group, jobs })
     }
 
     /// The kernel is woken.

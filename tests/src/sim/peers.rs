@@ -57,6 +57,7 @@ pub(crate) fn peer_of(effect: &Effect, peers: &BTreeMap<NodeId, PeerLink>) -> Op
     let by_id = |id: &WorkerId| peers.iter().find(|(node, _)| WorkerId::of_node(node) == *id).map(|(_, link)| *link);
     match effect {
         Effect::Greet { peer, .. } | Effect::Offer { peer, .. } => peers.get(peer).copied(),
+        Effect::Checkpointed { peer, .. } => peers.get(peer).copied(),
         Effect::ToHome { home, .. } => peers.get(home).copied(),
         Effect::Attached { worker, .. }
         | Effect::Cancel { worker, .. }
@@ -81,6 +82,7 @@ impl<F: Faults> World<F> {
             Effect::Offer { offer, .. } => PeerMessage::Offer(offer),
             Effect::Cancel { run, .. } => PeerMessage::Cancel(run),
             Effect::Settled { run, .. } => PeerMessage::Settled(run),
+            Effect::Checkpointed { run, number, .. } => PeerMessage::Checkpointed { run, number },
             Effect::ToHome { message, .. } => message,
             Effect::Detach { .. } => {
                 self.coverage.hit("peers sent away");
@@ -155,6 +157,11 @@ impl<F: Faults> World<F> {
             PeerMessage::Started(run) => Input::Started { worker, run },
             PeerMessage::Progress(run, progress) => Input::Progress { worker, run, progress },
             PeerMessage::Ended(run, outcome) => return self.fetch(peer, run, outcome),
+            PeerMessage::Checkpoint(run, checkpoint) => {
+                self.coverage.hit("checkpoints told to homes");
+                Input::PeerCheckpoint { node: peer, run, checkpoint }
+            }
+            PeerMessage::Checkpointed { run, number } => Input::HomeCheckpointed { home: peer, run, number },
             PeerMessage::Log { .. } => return Ok(()),
         };
         self.input(input)

@@ -113,6 +113,8 @@ pub struct Worker {
     /// Runs take so many times longer.
     pub slowness: u64,
     waiting: VecDeque<Run>,
+    /// Checkpoints of each run that is under way.
+    saves: BTreeMap<Run, u64>,
 }
 
 impl Worker {
@@ -130,6 +132,7 @@ impl Worker {
             leaving: false,
             slowness: 1,
             waiting: VecDeque::new(),
+            saves: BTreeMap::new(),
         }
     }
 
@@ -146,6 +149,7 @@ impl Worker {
         self.alive = false;
         self.link = Link::Down;
         self.runs.clear();
+        self.saves.clear();
         self.waiting.clear();
     }
 
@@ -210,6 +214,7 @@ impl Worker {
     /// It may forget a run, whatever state it is in.
     pub fn forget(&mut self, run: Run, random: &mut Random) -> Vec<Next> {
         self.waiting.retain(|waiting| *waiting != run);
+        self.saves.remove(&run);
         self.runs.remove(&run);
         self.fill(random)
     }
@@ -221,6 +226,13 @@ impl Worker {
             Phase::Waiting | Phase::Running { .. } => None,
         });
         ended.collect()
+    }
+
+    /// A run saves its state: the number of that checkpoint.
+    pub fn save(&mut self, run: Run) -> u64 {
+        let number = self.saves.entry(run).or_default();
+        *number += 1;
+        *number
     }
 
     /// Whether this run is under way.

@@ -11,7 +11,7 @@ use shoal_protocol::object::job::{Array, Elements, Ending, Failure, FailureCode,
 use super::Machine;
 use super::runs::empty_outcome;
 use crate::effect::{Effect, Reply};
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::input::{End, Now};
 use crate::jobs::{Job, Phase};
 use crate::record::{Record, Standing};
@@ -77,7 +77,7 @@ impl<F: Faults> Machine<F> {
             job.elements.as_mut()?.end(state);
             Some((array, Box::new(job.standing())))
         });
-        match counted.filter(|_| !F::ELEMENT_UNCOUNTED) {
+        match counted.filter(|_| !F::has(Fault::ElementUncounted)) {
             Some((array, far)) => Record::Ended(element, Box::new(standing), array, far),
             None => Record::Standing(element, Box::new(standing)),
         }

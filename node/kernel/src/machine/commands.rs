@@ -6,10 +6,10 @@ use shoal_protocol::{Kind, ObjectId, Problem, WorkerId, name};
 
 use super::Machine;
 use crate::effect::{Effect, Reply};
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::input::{Command, Now, Principal, RequestId};
 use crate::jobs::{Job, Phase};
-use crate::record::Record;
+use crate::record::{Group, Record};
 use crate::workers::{Link, Worker};
 use crate::{reason, rights, view};
 
@@ -24,6 +24,9 @@ impl<F: Faults> Machine<F> {
     ) {
         let reply = match command {
             Command::Submit(jobs) => return self.submit(now, request, principal, jobs, effects),
+            Command::Checkpoint { worker, run, number, bytes } => {
+                return self.checkpoint(now, request, (worker, run), (number, bytes), effects);
+            }
             Command::Show(id) => self.show(now, &principal, id),
             Command::Describe(ids) => {
                 let known = ids.into_iter().filter_map(|id| self.jobs.get(id));
@@ -33,7 +36,7 @@ impl<F: Faults> Machine<F> {
             Command::Hold(id) => self.hold(now, &principal, id, effects),
             Command::Release(id) => self.release_job(now, &principal, id, effects),
             Command::Patch(id, patch) => self.patch(now, &principal, id, patch, effects),
-            Command::Forget { job, owner } => self.forget(&principal, job, owner, effects),
+            Command::Forget { job, owner, group } => self.forget(&principal, job, (owner, group), effects),
             Command::Workers => self.list_workers(&principal),
             Command::PatchWorker(id, patch) => self.patch_worker(&principal, id, &patch),
             Command::DetachWorker(id) => self.detach_worker(now, &principal, id, effects),
@@ -79,7 +82,7 @@ impl<F: Faults> Machine<F> {
         };
         placed.cancel_ms = Some(now.mono_ms);
         let worker = placed.worker;
-        if !F::CANCEL_UNWRITTEN {
+        if !F::has(Fault::CancelUnwritten) {
             effects.push(Effect::Write(Record::Standing(id, Box::new(job.standing()))));
         }
         effects.push(Effect::Cancel { worker, run });
@@ -123,7 +126,7 @@ impl<F: Faults> Machine<F> {
         &mut self,
         principal: &Principal,
         id: ObjectId,
-        owner: ObjectId,
+        (owner, group): (ObjectId, Group),
         effects: &mut Vec<Effect>,
     ) -> Result<Reply, Problem> {
         if !rights::may_change_job(principal, owner) {
@@ -133,6 +136,8 @@ impl<F: Faults> Machine<F> {
             return Err(Problem::new(Kind::Conflict, "the job has not ended; cancel it first"));
         }
         self.counters.swept += 1;
+        self.forget_settled(group);
+        self.keys.remove(id);
         effects.push(Effect::Write(Record::Swept(id)));
         Ok(Reply::Done)
     }

@@ -11,7 +11,7 @@ use shoal_protocol::{Kind, NodeId, ObjectId, Problem, WorkerId};
 use super::Machine;
 use super::runs::{Loss, cut, empty_outcome};
 use crate::effect::Effect;
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::guests::{GUESTS_MAX, Guest, KEPT_MS, Phase};
 use crate::input::{Now, Principal};
 use crate::jobs::Placed;
@@ -31,7 +31,7 @@ impl<F: Faults> Machine<F> {
     ) {
         for (record, end) in runs {
             self.counters.guests_restored += 1;
-            let GuestRun { home, run, attempt, accepted, worker, worker_name, .. } = record;
+            let GuestRun { home, run, attempt, accepted, worker, worker_name, checkpoint: given, .. } = record;
             let phase = match end {
                 Some(end) => {
                     let until_ms = now.mono_ms.saturating_add(KEPT_MS);
@@ -50,7 +50,7 @@ impl<F: Faults> Machine<F> {
                     Phase::Placed(placed)
                 }
             };
-            self.guests.insert(Guest { home, run, attempt, accepted, cancelled: false, phase });
+            self.guests.insert(Guest { home, run, attempt, accepted, cancelled: false, given, kept: None, phase });
             self.wait_for(now, home);
         }
         self.finish(now, effects);
@@ -72,7 +72,7 @@ impl<F: Faults> Machine<F> {
         }
         let run = offer.run;
         if self.guests.of_home(home, run).is_some() {
-            return self.say_again(home, run.job, effects);
+            return self.say_again(now, home, run.job, effects);
         }
         match self.admit_guest(now, home, &offer, effects) {
             Ok(worker) => self.take_guest(now, home, offer, worker, effects),
@@ -102,7 +102,8 @@ impl<F: Faults> Machine<F> {
             return Err(Problem::new(Kind::InvalidField, "the offer is not of the job that it describes"));
         }
         accepted.check()?;
-        self.replace_guest(run, effects)?;
+        offer.checkpoint.as_ref().map_or(Ok(()), |checkpoint| checkpoint.check())?;
+        self.replace_guest(now, run, effects)?;
         self.check_function(accepted)?;
         let held = self.guests.home(home).map_or(0, |home| home.len());
         if held >= PEER_RUNS_MAX {
@@ -118,20 +119,20 @@ impl<F: Faults> Machine<F> {
                 )
             })?;
             self.counters.guests_dropped += 1;
-            self.drop_guest(oldest, effects);
+            self.drop_guest(now, oldest, effects);
         }
         Ok(worker)
     }
 
     /// A newer epoch of a job means that its home has given the older one up, whether the newer one finds a place here or
     /// not.
-    fn replace_guest(&mut self, run: Run, effects: &mut Vec<Effect>) -> Result<(), Problem> {
+    fn replace_guest(&mut self, now: Now, run: Run, effects: &mut Vec<Effect>) -> Result<(), Problem> {
         let Some(known) = self.guests.get(run.job) else { return Ok(()) };
-        if known.run.epoch >= run.epoch && !F::GUEST_EPOCH_UNCHECKED {
+        if known.run.epoch >= run.epoch && !F::has(Fault::GuestEpochUnchecked) {
             return Err(Problem::new(Kind::Conflict, "a run of a newer epoch is here"));
         }
         self.counters.guests_replaced += 1;
-        self.drop_guest(run.job, effects);
+        self.drop_guest(now, run.job, effects);
         Ok(())
     }
 
@@ -162,18 +163,21 @@ impl<F: Faults> Machine<F> {
     /// Takes a run: it is written before its home or its worker hears of it.
     fn take_guest(&mut self, now: Now, home: NodeId, offer: RunOffer, to: WorkerId, effects: &mut Vec<Effect>) {
         let Some(worker) = self.workers.get_mut(to) else { return };
-        let RunOffer { run, attempt, accepted } = offer;
+        let RunOffer { run, attempt, accepted, checkpoint } = offer;
         self.turn += 1;
         worker.take(run.job, &accepted.spec.needs);
         let worker_name = worker.name.clone();
         let phase = Phase::Placed(Placed::new(to, self.turn, now.mono_ms));
-        let guest = Guest { home, run, attempt, accepted: accepted.clone(), cancelled: false, phase };
+        let given = checkpoint.clone();
+        let guest =
+            Guest { home, run, attempt, accepted: accepted.clone(), cancelled: false, given, kept: None, phase };
         let start = Box::new(guest.start());
         self.guests.insert(guest);
         self.counters.guests_taken += 1;
-        if !F::GUEST_UNWRITTEN {
+        if !F::has(Fault::GuestUnwritten) {
             let worker_name = worker_name.clone();
-            let record = GuestRun { version: VERSION, home, run, attempt, accepted, worker: to, worker_name };
+            let record =
+                GuestRun { version: VERSION, home, run, attempt, accepted, worker: to, worker_name, checkpoint };
             effects.push(Effect::Write(Record::GuestAccepted(Box::new(record))));
         }
         effects.push(Effect::ToHome { home, message: PeerMessage::Taken { run, worker: worker_name } });
@@ -216,16 +220,17 @@ impl<F: Faults> Machine<F> {
         self.counters.guests_ended += 1;
         let end = GuestEnd { version: VERSION, outcome, ended_ms: now.wall_ms };
         effects.push(Effect::Write(Record::GuestEnded(run, Box::new(end))));
-        self.report(home, effects);
-        if F::GUEST_FORGOTTEN {
-            self.drop_guest(id, effects);
+        self.answer_saved(id, Err(Problem::new(Kind::Conflict, "the run has ended")), effects);
+        self.report(now, home, effects);
+        if F::has(Fault::GuestForgotten) {
+            self.drop_guest(now, id, effects);
         }
     }
 
     /// A guest run is gone without an ending. One that never reached its worker was not taken after all.
     pub(super) fn lose_guest(&mut self, now: Now, id: ObjectId, loss: Loss, why: &str, effects: &mut Vec<Effect>) {
         match loss {
-            Loss::NeverArrived => self.decline_guest(id, Problem::new(Kind::Unavailable, why), effects),
+            Loss::NeverArrived => self.decline_guest(now, id, Problem::new(Kind::Unavailable, why), effects),
             Loss::WithWorker => {
                 self.counters.guests_lost += 1;
                 let failure = Failure { code: FailureCode::WorkerLost, message: cut(why.to_owned()) };
@@ -236,26 +241,29 @@ impl<F: Faults> Machine<F> {
 
     /// A guest run is not taken after all: the worker did not take it. Its home places it anew and does not count it;
     /// should it not hear of it, it misses the run in the next heartbeat.
-    pub(super) fn decline_guest(&mut self, id: ObjectId, problem: Problem, effects: &mut Vec<Effect>) {
+    pub(super) fn decline_guest(&mut self, now: Now, id: ObjectId, problem: Problem, effects: &mut Vec<Effect>) {
         self.release(id);
         self.placeable = true;
         self.counters.guests_declined += 1;
         let Some((run, home)) = self.guests.get(id).map(|guest| (guest.run, guest.home)) else { return };
-        self.drop_guest(id, effects);
+        self.drop_guest(now, id, effects);
         self.to_home(home, PeerMessage::Declined(run, problem), effects);
     }
 
     /// Forgets a guest run. One that is under way is stopped, and occupies its slot until the worker has let go.
-    pub(super) fn drop_guest(&mut self, id: ObjectId, effects: &mut Vec<Effect>) {
+    pub(super) fn drop_guest(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
         if self.workers_hold(id) {
             self.abandon(id, effects);
+        }
+        if let Some(run) = self.guests.get(id).map(|guest| guest.run) {
+            self.drop_guest_checkpoint(run, effects);
         }
         let Some(guest) = self.guests.remove(id) else { return };
         if let Phase::Ended { until_ms, .. } = guest.phase {
             self.timers.remove(until_ms, Timer::Guest(id));
         }
         effects.push(Effect::Write(Record::GuestGone(guest.run)));
-        self.report(guest.home, effects);
+        self.report(now, guest.home, effects);
     }
 
     /// Whether a worker has this run in its books.
@@ -272,7 +280,7 @@ impl<F: Faults> Machine<F> {
         });
         if old {
             self.counters.guests_dropped += 1;
-            self.drop_guest(id, effects);
+            self.drop_guest(now, id, effects);
         }
     }
 }

@@ -34,8 +34,9 @@ impl<F: Faults> Machine<F> {
     }
 
     /// A connection to a home stands.
-    pub(super) fn home_connected(&mut self, home: NodeId, connection: u64) {
+    pub(super) fn home_connected(&mut self, home: NodeId, connection: u64, effects: &mut Vec<Effect>) {
         self.stop_beating(home);
+        self.home_cannot_save(home, effects);
         self.guests.connected(home, connection);
     }
 
@@ -55,22 +56,23 @@ impl<F: Faults> Machine<F> {
         let lease_ms = lease_ms.clamp(LEASE_MS_MIN, LEASE_MS_MAX);
         self.guests.welcomed(home, lease_ms);
         for run in drop {
-            self.home_settled(home, *run, effects);
+            self.home_settled(now, home, *run, effects);
         }
         for run in self.guests.runs(home) {
             if self.placed(run.job).is_some() {
-                self.say_again(home, run.job, effects);
+                self.say_again(now, home, run.job, effects);
             }
         }
-        self.report(home, effects);
+        self.report(now, home, effects);
         self.stop_beating(home);
         self.beat_at(home, now.mono_ms.saturating_add(lease_ms / 3));
     }
 
     /// A connection to a home has ended. What is here of it goes on; its endings wait until it is there again.
-    pub(super) fn home_detached(&mut self, now: Now, home: NodeId, connection: u64) {
+    pub(super) fn home_detached(&mut self, now: Now, home: NodeId, connection: u64, effects: &mut Vec<Effect>) {
         if self.guests.home(home).is_some_and(|known| known.connection == Some(connection)) {
             self.stop_beating(home);
+            self.home_cannot_save(home, effects);
             self.guests.disconnected(home);
             self.wait_for(now, home);
         }
@@ -94,6 +96,7 @@ impl<F: Faults> Machine<F> {
         home.beat_ms = None;
         if let Some(lease_ms) = home.lease_ms {
             self.to_home(id, PeerMessage::Heartbeat { runs: self.guests.runs(id) }, effects);
+            self.deliver_again(now, id, lease_ms, effects);
             self.beat_at(id, now.mono_ms.saturating_add(lease_ms / 3));
         } else if home.connection.is_none() {
             home.reach_ms = home.reach_ms.saturating_mul(2).min(REACH_MAX_MS);
@@ -129,20 +132,20 @@ impl<F: Faults> Machine<F> {
                 effects.push(Effect::Cancel { worker: placed.worker, run });
             }
             // It has ended before: the home has not heard of it, or hears of it twice.
-            None => self.say_again(home, run.job, effects),
+            None => self.say_again(now, home, run.job, effects),
         }
     }
 
     /// To a home the ending of a run is durable, or the run counts for nothing: it is forgotten here.
-    pub(super) fn home_settled(&mut self, home: NodeId, run: Run, effects: &mut Vec<Effect>) {
+    pub(super) fn home_settled(&mut self, now: Now, home: NodeId, run: Run, effects: &mut Vec<Effect>) {
         if self.guests.of_home(home, run).is_some() {
             self.placeable = true;
-            self.drop_guest(run.job, effects);
+            self.drop_guest(now, run.job, effects);
         }
     }
 
     /// Says again how far a run is.
-    pub(super) fn say_again(&self, home: NodeId, job: ObjectId, effects: &mut Vec<Effect>) {
+    pub(super) fn say_again(&mut self, now: Now, home: NodeId, job: ObjectId, effects: &mut Vec<Effect>) {
         let Some(guest) = self.guests.get(job) else { return };
         let run = guest.run;
         let Some(placed) = guest.placed() else {
@@ -159,11 +162,13 @@ impl<F: Faults> Machine<F> {
         if placed.started_ms.is_some() {
             self.to_home(home, PeerMessage::Started(run), effects);
         }
+        self.deliver(now, job, effects);
     }
 
     /// Tells a home of endings that it has not heard of, as many as it may have open.
-    pub(super) fn report(&mut self, id: NodeId, effects: &mut Vec<Effect>) {
+    pub(super) fn report(&mut self, now: Now, id: NodeId, effects: &mut Vec<Effect>) {
         while let Some(job) = self.guests.home_mut(id).and_then(|home| home.tell_next()) {
+            self.deliver(now, job, effects);
             let Some(guest) = self.guests.get(job) else { continue };
             if let Some(outcome) = guest.outcome() {
                 self.to_home(id, PeerMessage::Ended(guest.run, Box::new(outcome.clone())), effects);

@@ -54,7 +54,7 @@ impl<F: Faults> Machine<F> {
         if let Some(Link::Up(former)) = self.workers.get(id).map(|worker| worker.link) {
             self.detach(now, id, former, false, effects);
         }
-        self.home_connected(node, connection);
+        self.home_connected(node, connection, effects);
         effects.push(Effect::Greet { peer: node, connection, runs: self.guest_runs(node) });
     }
 
@@ -108,7 +108,7 @@ impl<F: Faults> Machine<F> {
     /// A peer's connection ended: as an executor it keeps its runs as long as its lease lasts, as a home it is waited for.
     pub(super) fn detach_peer(&mut self, now: Now, node: NodeId, connection: u64, effects: &mut Vec<Effect>) {
         self.detach(now, WorkerId::of_node(&node), connection, false, effects);
-        self.home_detached(now, node, connection);
+        self.home_detached(now, node, connection, effects);
     }
 
     /// A peer says what it could run now.

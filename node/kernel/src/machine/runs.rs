@@ -11,10 +11,10 @@ use super::Machine;
 use super::telling::noted;
 use crate::backoff::pause_ms;
 use crate::effect::Effect;
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::input::{End, Now};
 use crate::jobs::{Job, Phase, Placed};
-use crate::record::Record;
+use crate::record::{Group, Record, Saving};
 use crate::timers::Timer;
 use crate::view::settled_state;
 use crate::workers::Pause;
@@ -48,7 +48,8 @@ impl<F: Faults> Machine<F> {
         job.phase = Phase::Placed(Box::new(Placed::new(to, self.turn, now.mono_ms)));
         worker.take(id, &job.accepted.spec.needs);
         self.counters.offers += 1;
-        if !F::EPOCH_UNWRITTEN {
+        self.counters.resumed += u64::from(job.checkpoint.is_some());
+        if !F::has(Fault::EpochUnwritten) {
             let standing = Box::new(job.standing());
             let begins = job.accepted.index.is_some() && job.epoch == 1;
             effects.push(Effect::Write(match begins {
@@ -113,7 +114,8 @@ impl<F: Faults> Machine<F> {
             effects.push(Effect::Settled { worker: from, run });
             return;
         }
-        let counts = self.jobs.current(from, run).is_some() || (F::LATE_RESULT_COUNTS && self.jobs.contains(run.job));
+        let counts =
+            self.jobs.current(from, run).is_some() || (F::has(Fault::LateResultCounts) && self.jobs.contains(run.job));
         if !counts {
             self.counters.fenced += 1;
             effects.push(Effect::Settled { worker: from, run });
@@ -169,7 +171,7 @@ impl<F: Faults> Machine<F> {
         self.timers.set(until_ms, Timer::Place);
         self.counters.declined += 1;
         if !here {
-            return self.decline_guest(run.job, problem, effects);
+            return self.decline_guest(now, run.job, problem, effects);
         }
         self.release(run.job);
         let Some(job) = self.jobs.get_mut(run.job) else { return };
@@ -302,11 +304,15 @@ impl<F: Faults> Machine<F> {
             self.timers.remove(until_ms, Timer::TotalLimit(id));
         }
         job.unmet.iter().for_each(|earlier| self.dependents.remove(*earlier, id));
-        if !F::DEPENDENTS_UNTOLD {
+        if !F::has(Fault::DependentsUntold) {
             self.dependents.ended(id, || {
                 let output = outcome.as_ref().map_or_else(Payload::empty, |outcome| outcome.output.clone());
                 Some(End { state, output })
             });
+        }
+        if let Some(last) = &job.checkpoint {
+            let saving = Saving { checkpoint: None, replaces: last.bytes.blob() };
+            effects.push(Effect::Write(Record::Checkpoint(id, Box::new(saving))));
         }
         let told = noted(now, &job, state, outcome.as_ref());
         let (accepted, mut standing) = job.settled(state, outcome, now.wall_ms);
@@ -315,16 +321,20 @@ impl<F: Faults> Machine<F> {
             self.tell_of_cut(&accepted, elements.begun, state);
         }
         self.counters.settle(state, standing.elements.map_or(1, |elements| elements.cut));
-        let array = accepted.array_id();
-        if F::SETTLED_STAYS {
+        let (array, group) = (accepted.array_id(), Group::of(&accepted, state));
+        if F::has(Fault::SettledStays) {
             let mut again = Job::new(accepted, standing.clone(), now.mono_ms);
             again.phase = Phase::Queued { since_ms: now.mono_ms };
             self.queue.insert(&again.accepted.spec.needs, again.rank());
             self.jobs.insert(again);
         }
         effects.push(Effect::Write(self.end_record(id, array, standing)));
+        if array.is_none() || F::has(Fault::ElementRetained) {
+            // An element is kept as long as its array is, and with it.
+            self.keep_settled(now, group, id, effects);
+        }
         effects.push(Effect::Changed { job: id, settled: true });
-        if !F::END_UNTOLD {
+        if !F::has(Fault::EndUntold) {
             effects.push(told);
         }
         if let Some(array) = array {
@@ -351,7 +361,7 @@ impl<F: Faults> Machine<F> {
 /// Strikes a run from the books that never began.
 fn strike<F: Faults>(job: &mut Job, code: RefusalCode, message: &str, now: Now) {
     job.strike_attempt(code, message, now.wall_ms);
-    if F::REFUSAL_FORGOTTEN {
+    if F::has(Fault::RefusalForgotten) {
         job.refusals = None;
     }
 }

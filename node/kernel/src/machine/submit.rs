@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use shoal_protocol::limits::{JOB_MS_MAX, SUBMIT_BATCH_LEN_MAX};
 use shoal_protocol::object::function::Function;
-use shoal_protocol::object::job::{Receipt, State, check_after};
+use shoal_protocol::object::job::{IdempotencyKey, Receipt, State, check_after, check_key};
 use shoal_protocol::record::check_texts;
 use shoal_protocol::{Kind, ObjectId, Problem};
 
 use super::Machine;
+use super::keys::body_of;
 use super::telling::noted;
 use crate::effect::{Effect, Reply};
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::input::{NewJob, Now, Principal, RequestId};
 use crate::jobs::Job;
 use crate::record::{Accepted, Record, Spec, VERSION};
@@ -19,6 +20,14 @@ use crate::rights;
 
 /// When to try again after a refusal for want of room, in milliseconds. Why 1 s: some jobs have ended by then.
 const RETRY_FULL_MS: u64 = 1_000;
+
+/// What a submission comes to.
+enum Admitted {
+    /// The job that was submitted before under the same key.
+    Known(ObjectId),
+    /// A new one.
+    New(Box<Accepted>),
+}
 
 impl<F: Faults> Machine<F> {
     pub(super) fn submit(
@@ -37,14 +46,20 @@ impl<F: Faults> Machine<F> {
         let first = effects.len();
         let receipts = jobs.into_iter().map(|job| self.submit_one(now, &principal, job, effects)).collect();
         let reply = Effect::Reply { request, reply: Ok(Reply::Receipts(receipts)) };
-        let place = if F::ACKNOWLEDGED_FIRST { first } else { effects.len() };
+        let place = if F::has(Fault::AcknowledgedFirst) { first } else { effects.len() };
         effects.insert(place, reply);
     }
 
     fn submit_one(&mut self, now: Now, principal: &Principal, job: NewJob, effects: &mut Vec<Effect>) -> Receipt {
-        match self.admit(now, principal, job) {
-            Ok(accepted) => {
+        match self.known_or_admitted(now, principal, job) {
+            Ok(Admitted::Known(id)) => {
+                self.counters.same_key += 1;
+                Receipt::Accepted { id }
+            }
+            Ok(Admitted::New(accepted)) => {
+                let accepted = *accepted;
                 let id = accepted.id;
+                self.note_key(&accepted);
                 let standing = accepted.standing();
                 let state = standing.state;
                 effects.push(Effect::Write(Record::Accepted(Box::new(accepted.clone()))));
@@ -64,11 +79,19 @@ impl<F: Faults> Machine<F> {
         }
     }
 
-    /// The checks, cheapest and most general first.
-    fn admit(&self, now: Now, principal: &Principal, job: NewJob) -> Result<Accepted, Problem> {
+    /// The job that was submitted before under the same key, or a new one.
+    fn known_or_admitted(&self, now: Now, principal: &Principal, job: NewJob) -> Result<Admitted, Problem> {
         if let Some(problem) = &self.refusing {
             return Err(problem.clone());
         }
+        match self.job_of_key(principal, &job)? {
+            Some(id) => Ok(Admitted::Known(id)),
+            None => self.admit(now, principal, job).map(|accepted| Admitted::New(Box::new(accepted))),
+        }
+    }
+
+    /// The checks, cheapest and most general first.
+    fn admit(&self, now: Now, principal: &Principal, job: NewJob) -> Result<Accepted, Problem> {
         let owner = principal.user.ok_or_else(|| rights::refusal(principal, "submit a job"))?;
         if self.jobs.bytes() >= self.config.jobs_bytes_max {
             let (jobs, mib) = (self.jobs.len(), self.config.jobs_bytes_max >> 20);
@@ -88,6 +111,7 @@ impl<F: Faults> Machine<F> {
         check_texts(&job.name, &job.labels, &job.input, &job.args, &job.env)?;
         job.terms.check()?;
         job.array.map_or(Ok(()), |array| array.check())?;
+        job.key.as_deref().map_or(Ok(()), check_key)?;
         self.check_after(principal, &job)?;
         rights::check_priority(principal, job.terms.priority)?;
         if job.terms.not_before_ms.is_some_and(|at_ms| at_ms > now.wall_ms.saturating_add(JOB_MS_MAX)) {
@@ -143,6 +167,8 @@ fn accept(now: Now, owner: ObjectId, function: &Function, job: NewJob) -> Result
     needs.check()?;
     let limits = job.limits.or(&function.limits);
     limits.check()?;
+    let body = job.key.is_some().then(|| body_of(owner, &job));
+    let key = job.key.zip(body).map(|(key, body)| Box::new(IdempotencyKey { key, body }));
     Ok(Accepted {
         version: VERSION,
         id: job.id,
@@ -169,6 +195,7 @@ fn accept(now: Now, owner: ObjectId, function: &Function, job: NewJob) -> Result
         terms: job.terms,
         array: job.array,
         index: None,
+        key,
         rerun_of: job.rerun_of,
         after: job.after,
         input_of: job.input_of,

@@ -8,9 +8,10 @@ use shoal_protocol::object::job::{Ending, Failure, FailureCode, Outcome, State};
 use shoal_protocol::{Kind, ObjectId, Problem};
 
 use super::Machine;
+use super::keys::duplicate_outcome;
 use super::runs::empty_outcome;
 use crate::effect::{Effect, Reply};
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::input::{Now, Principal};
 use crate::jobs::{Job, Phase};
 use crate::record::Record;
@@ -152,7 +153,7 @@ impl<F: Faults> Machine<F> {
         self.take_out(id);
         self.set_aside(id, Phase::Held);
         self.counters.held += 1;
-        if !F::HOLD_UNWRITTEN {
+        if !F::has(Fault::HoldUnwritten) {
             self.write_standing(id, effects);
         }
         effects.push(Effect::Changed { job: id, settled: false });
@@ -246,6 +247,7 @@ impl<F: Faults> Machine<F> {
         }
         let Some(job) = self.jobs.get(id) else { return };
         if job.cancelled {
+            let outcome = duplicate_outcome(job, outcome);
             return self.settle(now, id, State::Cancelled, outcome, effects);
         }
         let ending = Ending::Failed(out_of_time(job));

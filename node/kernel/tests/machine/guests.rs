@@ -49,6 +49,7 @@ pub(crate) fn accepted(job: ObjectId) -> Accepted {
         terms: Default::default(),
         array: None,
         index: None,
+        key: None,
         rerun_of: None,
         after: Vec::new(),
         input_of: None,
@@ -59,7 +60,7 @@ impl Node {
     pub(crate) fn offer_with(&mut self, home: u8, run: Run, change: impl FnOnce(&mut Accepted)) -> Vec<Effect> {
         let mut accepted = accepted(run.job);
         change(&mut accepted);
-        let offer = Box::new(RunOffer { run, attempt: 1, accepted });
+        let offer = Box::new(RunOffer { run, attempt: 1, accepted, checkpoint: None });
         let connection = self.link(home);
         self.handle(Input::Offered { home: peer(home), connection, offer })
     }
@@ -250,7 +251,10 @@ fn a_job_is_offered_by_its_home_only() {
     }
     assert_eq!(node.declines(1, run_of(1, 1, 0), |_| {}).kind, Kind::InvalidField);
     // Who has not been welcomed, or speaks on an old connection, is not heard.
-    let offer = || Box::new(RunOffer { run: run_of(1, 1, 1), attempt: 1, accepted: accepted(run_of(1, 1, 1).job) });
+    let offer = || {
+        let run = run_of(1, 1, 1);
+        Box::new(RunOffer { run, attempt: 1, accepted: accepted(run.job), checkpoint: None })
+    };
     let connection = node.link(1);
     node.handle(Input::PeerConnected { node: peer(1), connection: 77 });
     for connection in [connection, 77] {

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use shoal_kernel::{
-    Accepted, Command, Config, Effect, GuestEnd, GuestRun, Input, Kernel, NewJob, Now, PeerAttached, Principal, Record,
-    Reply, Standing, WorkerAttached,
+    Accepted, Command, Config, Effect, Group, GuestEnd, GuestRun, Input, Kernel, NewJob, Now, PeerAttached, Principal,
+    Record, Reply, Saving, Standing, WorkerAttached,
 };
 use shoal_protocol::object::function::{Function, Needs, RunLimits, Version};
-use shoal_protocol::object::job::{Ending, Failure, FailureCode, Job, Outcome, Payload, Reason, Receipt, State, Usage};
+use shoal_protocol::object::job::{
+    Checkpoint, Ending, Failure, FailureCode, Job, KeyId, Outcome, Payload, Reason, Receipt, State, Usage,
+};
 use shoal_protocol::object::worker::Offer;
 use shoal_protocol::wire::peer::{Hint, PeerMessage, WorkerHint};
 use shoal_protocol::wire::worker::Run;
@@ -75,6 +77,7 @@ pub(crate) fn new_job(n: u64) -> NewJob {
         labels: Default::default(),
         terms: Default::default(),
         array: None,
+        key: None,
         rerun_of: None,
         after: Vec::new(),
         input_of: None,
@@ -111,6 +114,8 @@ pub(crate) struct Node {
     pub(crate) journal: Vec<Record>,
     pub(crate) jobs: BTreeMap<ObjectId, (Accepted, Standing)>,
     pub(crate) guests: BTreeMap<ObjectId, (GuestRun, Option<GuestEnd>)>,
+    /// Of the home's jobs, and of guest runs.
+    pub(crate) saved: [BTreeMap<ObjectId, Checkpoint>; 2],
     config: Config,
     connections: u64,
     /// The connection to each peer.
@@ -118,6 +123,11 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// Settled jobs, an array as one of them.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = &(Accepted, Standing)> {
+        self.jobs.values().filter(|(job, standing)| standing.state.is_settled() && job.array_id().is_none())
+    }
+
     /// A node that knows one function.
     pub(crate) fn new() -> Self {
         Self::with(|_| {})
@@ -137,6 +147,7 @@ impl Node {
             kernel: Kernel::new(config.clone()),
             config,
             guests: BTreeMap::new(),
+            saved: Default::default(),
             now: Now { mono_ms: 10_000, wall_ms: 1_000_000 },
             journal: Vec::new(),
             jobs: BTreeMap::new(),
@@ -151,10 +162,20 @@ impl Node {
         node.now = self.now;
         node.jobs = self.jobs.clone();
         node.guests = self.guests.clone();
+        node.saved = self.saved.clone();
         node.connections = self.connections;
         let mut effects = Vec::new();
         node.kernel.restore(node.now, self.jobs.values().cloned(), &mut effects);
         node.kernel.restore_guests(node.now, self.guests.values().cloned(), &mut effects);
+        let mut counts: BTreeMap<Group, u64> = BTreeMap::new();
+        for (accepted, standing) in self.kept() {
+            *counts.entry(Group::of(accepted, standing.state)).or_default() += 1;
+        }
+        node.kernel.restore_settled(node.now, counts.into_iter());
+        let keyed = self.jobs.values().filter_map(|(job, _)| Some((KeyId::of(job)?, job.id, job.key.as_ref()?.body)));
+        node.kernel.restore_keys(keyed);
+        let [own, guests] = self.saved.clone();
+        node.kernel.restore_checkpoints(own.into_iter(), guests.into_iter());
         node.apply(&effects);
         node.handle(Input::Function(Box::new(function(FUNCTION))));
         (node, effects)
@@ -187,8 +208,10 @@ impl Node {
                     self.jobs.get_mut(element).unwrap().1 = (**standing).clone();
                     self.jobs.get_mut(array).unwrap().1 = (**far).clone();
                 }
+                Record::Retained(_) => {}
                 Record::Swept(job) => {
                     self.jobs.remove(job);
+                    self.jobs.retain(|_, (element, _)| element.array_id() != Some(*job));
                 }
                 Record::GuestAccepted(guest) => {
                     let before = self.guests.insert(guest.run.job, ((**guest).clone(), None));
@@ -199,6 +222,8 @@ impl Node {
                     assert_eq!((guest.run, ended.is_none()), (*run, true));
                     *ended = Some((**end).clone());
                 }
+                Record::Checkpoint(job, saving) => keep(&mut self.saved[0], *job, saving),
+                Record::GuestCheckpoint(run, saving) => keep(&mut self.saved[1], run.job, saving),
                 Record::GuestGone(run) => assert_eq!(self.guests.remove(&run.job).unwrap().0.run, *run),
             }
         }
@@ -313,6 +338,16 @@ impl Node {
         let placed = self.jobs.values().filter(|(_, standing)| standing.state == State::Offered).count() as u64;
         assert_eq!(load.running, placed);
     }
+}
+
+fn keep(saved: &mut BTreeMap<ObjectId, Checkpoint>, job: ObjectId, saving: &Saving) {
+    let before = match &saving.checkpoint {
+        Some(checkpoint) => saved.insert(job, checkpoint.clone()),
+        None => saved.remove(&job),
+    };
+    let before = before.and_then(|before| before.bytes.blob());
+    let stays = saving.checkpoint.as_ref().and_then(|next| next.bytes.blob()) == before;
+    assert_eq!(saving.replaces, before.filter(|_| !stays), "the blob before it is let go, and no other");
 }
 
 /// A peer's node id.

@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod arrays;
+mod checkpoints;
 mod dependencies;
 mod guests;
 mod harness;
 mod homes;
+mod keys;
 mod pair;
 mod peers;
 mod placing;
@@ -13,5 +15,6 @@ mod restarting;
 mod running;
 mod seeking;
 mod submitting;
+mod sweeping;
 mod waiting;
 mod workers;

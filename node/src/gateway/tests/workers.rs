@@ -92,6 +92,7 @@ fn start() -> Start {
         memory_mb: 1,
         limits: RunLimits::default(),
         grants: vec![],
+        checkpoint: None,
         trace: String::new(),
         traceparent: None,
     }

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use super::{End, Session};
 use crate::frames;
 
-/// Endings whose bytes are on their way at once. Why 128: twice as many as a peer reports before one is settled. With more
+/// Endings and checkpoints whose bytes are on their way at once. Why 128: twice as many as a peer reports before one is settled. With more
 /// of them the peer is not listened to until one is done.
 const ENDINGS_MAX: usize = 128;
 
@@ -42,9 +42,16 @@ impl Session {
             let heard = match message {
                 Ok(Some(PeerMessage::Ended(run, outcome))) => {
                     self.placed().remove(&run.job);
-                    endings.spawn(Arc::clone(&self).ended(run, *outcome));
+                    let (session, saving) = (Arc::clone(&self), self.fetching().remove(&run));
+                    endings.spawn(async move {
+                        if let Some(saving) = saving {
+                            drop(saving.done.await);
+                        }
+                        session.ended(run, *outcome).await
+                    });
                     Ok(())
                 }
+                Ok(Some(PeerMessage::Checkpoint(run, checkpoint))) => self.saved(run, *checkpoint, &mut endings).await,
                 Ok(Some(message)) => self.heard(message).await,
                 Ok(None) => Err(End::Frame(frames::FrameError::Ended)),
                 Err(end) => Err(end),
@@ -73,8 +80,8 @@ impl Session {
         let connection = self.connection;
         let input = match message {
             PeerMessage::Hello(_) => return Err(End::Fault("it says hello twice")),
-            // Its endings have a way of their own.
-            PeerMessage::Ended(..) => return Ok(()),
+            // Its endings and checkpoints have a way of their own.
+            PeerMessage::Ended(..) | PeerMessage::Checkpoint(..) => return Ok(()),
             PeerMessage::Welcome { lease_ms, drop } => {
                 let dropped = dropped(&drop)?;
                 if self.welcomed.swap(true, Relaxed) {
@@ -90,6 +97,7 @@ impl Session {
                 self.guests().remove(&run);
                 Input::HomeSettled { home, run }
             }
+            PeerMessage::Checkpointed { run, number } => Input::HomeCheckpointed { home, run, number },
             PeerMessage::Taken { run, worker } => {
                 self.note(run)?;
                 Input::PeerTaken { node, run, worker: cut(worker, NAME_LEN_MAX) }

@@ -14,7 +14,9 @@ const PAGE_LEN: usize = 256;
 /// The rows of a run that is taken. Its input is referred to from now on, so that it stays once it has been fetched.
 pub(super) fn accepted(guest: &GuestRun, rows: &mut Vec<Mutation>) {
     let job = guest.run.job;
-    rows.extend(guest.accepted.input.blob().map(|blob| Mutation::put(Table::References, key(blob, job), Bytes::new())));
+    let given = guest.checkpoint.as_ref().and_then(|given| given.bytes.blob());
+    let needed = guest.accepted.input.blob().into_iter().chain(given);
+    rows.extend(needed.map(|blob| Mutation::put(Table::References, key(blob, job), Bytes::new())));
     rows.push(Mutation::put(Table::Guests, key_of(job), codec::encode(guest)));
 }
 
@@ -26,10 +28,14 @@ pub(super) fn ended(run: Run, end: &GuestEnd, rows: &mut Vec<Mutation>) {
 
 /// Removes the rows of a run that is forgotten.
 pub(super) fn gone(store: &Store, run: Run, rows: &mut Vec<Mutation>) -> Result<(), Problem> {
-    let input = read_guest(store, run.job)?.and_then(|guest| guest.accepted.input.blob());
+    let guest = read_guest(store, run.job)?;
+    let input = guest.as_ref().and_then(|guest| guest.accepted.input.blob());
+    let given = guest.as_ref().and_then(|guest| guest.checkpoint.as_ref()?.bytes.blob());
     let made = read_guest_end(store, run.job)?;
     let made = made.iter().flat_map(|end| blobs_of(&end.outcome));
-    rows.extend(input.into_iter().chain(made).map(|blob| Mutation::delete(Table::References, key(blob, run.job))));
+    rows.extend(
+        input.into_iter().chain(given).chain(made).map(|blob| Mutation::delete(Table::References, key(blob, run.job))),
+    );
     rows.push(Mutation::delete(Table::Guests, key_of(run.job)));
     rows.push(Mutation::delete(Table::GuestEnds, key_of(run.job)));
     Ok(())

@@ -4,6 +4,7 @@
 //! the blob is forgotten, then the references are looked at once more, and where one has appeared the blob is kept
 //! again; only then is it collected. So a reference that comes at any moment finds its blob.
 
+use shoal_protocol::object::job::{Checkpoint, Payload};
 use shoal_protocol::{BlobId, Kind, Problem, codec};
 use tokio::sync::Mutex;
 
@@ -90,6 +91,16 @@ impl Service {
                 }
             }
             self.0.blobs.put_durable(&held).await.map_err(|error| problem(&error))?;
+        }
+    }
+
+    /// Forgets what was saved of a job and was replaced, unless somebody has put the same bytes here since: a run that saves
+    /// much and often would else fill the disk before the grace is over.
+    pub(crate) async fn forget_checkpoint(&self, replaced: Option<Checkpoint>) {
+        let Some(Checkpoint { saved_ms, bytes: Payload::Blob { id, .. }, .. }) = replaced else { return };
+        let unasked = move |info: Option<&Info>| info.is_none_or(|info| !info.keep && info.uploaded_ms <= saved_ms);
+        if let Err(problem) = self.forget_blob(id, unasked).await {
+            tracing::debug!(%problem, blob = %id, "a checkpoint that was replaced stays until the next sweep");
         }
     }
 

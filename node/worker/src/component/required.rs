@@ -45,9 +45,10 @@ const WASI: [&str; 27] = [
 const WASI_VERSION: &str = "0.2.";
 
 /// The interfaces of `shoal:function` and the grant that each needs.
-const SHOAL: [(&str, Option<Grant>); 4] = [
+const SHOAL: [(&str, Option<Grant>); 5] = [
     ("shoal:function/types", None),
     ("shoal:function/job", None),
+    ("shoal:function/checkpoint", None),
     ("shoal:function/blob", Some(Grant::Blob)),
     ("shoal:function/kv", Some(Grant::Kv)),
 ];

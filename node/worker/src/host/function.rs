@@ -1,4 +1,4 @@
-//! The host's side of `shoal:function`: the job, blobs, KV.
+//! The host's side of `shoal:function`: the job, blobs, KV; checkpoints are beside it.
 
 /// Made from `function.wit`.
 pub(super) mod bindings {
@@ -8,6 +8,7 @@ pub(super) mod bindings {
         imports: {
             "shoal:function/blob": async | trappable,
             "shoal:function/kv": async,
+            "shoal:function/checkpoint": async,
         },
         exports: { default: async },
         with: {
@@ -221,7 +222,7 @@ impl kv::Host for Guest {
         let operation = KvOperation::List(ListKeys { prefix, after, limit: Some(limit.min(KEYS_MAX)) });
         match self.kv(owner, scope, operation).await? {
             Answer::Entries(entries) => Ok(entries.into_iter().map(|entry| entry.key).collect()),
-            Answer::Entry(_) => Err(unexpected()),
+            Answer::Entry(_) | Answer::Saved => Err(unexpected()),
         }
     }
 
@@ -261,7 +262,7 @@ impl Guest {
     ) -> Result<Option<Entry>, Error> {
         match self.kv(owner, scope, operation).await? {
             Answer::Entry(entry) => Ok(entry),
-            Answer::Entries(_) => Err(unexpected()),
+            Answer::Entries(_) | Answer::Saved => Err(unexpected()),
         }
     }
 
@@ -344,7 +345,7 @@ fn to_wire(value: kv::Value) -> Result<WireValue, Error> {
     }
 }
 
-fn error(code: ErrorCode, message: String) -> Error {
+pub(super) fn error(code: ErrorCode, message: String) -> Error {
     Error { code, message }
 }
 
@@ -356,11 +357,11 @@ fn too_many_open() -> Error {
     error(ErrorCode::TooLarge, format!("{OPEN_MAX} blobs are open already; finish or drop some"))
 }
 
-fn unexpected() -> Error {
+pub(super) fn unexpected() -> Error {
     error(ErrorCode::Unavailable, "the node gave an answer of another form".into())
 }
 
-fn refused(failure: node::Error) -> Error {
+pub(super) fn refused(failure: node::Error) -> Error {
     let code = match &failure {
         node::Error::Refused(problem) => code_of(problem),
         node::Error::Lost | node::Error::Wrong(_) => ErrorCode::Unavailable,

@@ -251,6 +251,7 @@ mod tests {
             memory_mb,
             limits: RunLimits::default(),
             grants: Vec::new(),
+            checkpoint: None,
             trace: String::new(),
             traceparent: None,
         }))

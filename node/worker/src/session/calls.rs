@@ -71,5 +71,7 @@ fn is_repeatable(ask: &Ask) -> bool {
             KvOperation::Get(_) | KvOperation::Set(_) | KvOperation::Delete(_) | KvOperation::List(_) => true,
             KvOperation::Cas(_) | KvOperation::CasDelete { .. } | KvOperation::Incr(_) => false,
         },
+        // It is numbered.
+        Ask::Checkpoint { .. } => true,
     }
 }

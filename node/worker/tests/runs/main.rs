@@ -269,7 +269,7 @@ async fn a_function_uses_keys_and_the_node_answers() {
         let run = start.run;
         talk.say(ToWorker::Start(Box::new(start))).await;
         let (call, ask) = talk.asked().await;
-        let Ask::Kv { namespace, scope, operation } = ask;
+        let Ask::Kv { namespace, scope, operation } = ask else { panic!("{args:?} asked {ask:?}") };
         let wanted = match args[1] {
             "user" => Namespace::User,
             "project" => Namespace::Project,
@@ -344,6 +344,60 @@ async fn a_run_outlives_a_node_that_is_killed_and_finds_the_new_one() {
     again.answer(call, Ok(Answer::Entry(None))).await;
     let outcome = again.ended(run).await;
     assert_eq!((outcome.ending, node.get(&outcome.output)), (Ending::Succeeded, b"none".to_vec()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_goes_on_from_what_was_saved_and_saves_its_steps() {
+    let node = Node::new();
+    let (_worker, mut talk) = node.with_worker().await;
+    let probe = node.put(component(PROBE));
+    for (number, (len, last)) in
+        [("1", inline(b"3")), ("20000", Payload::Blob { id: node.put("3"), size: 1 })].into_iter().enumerate()
+    {
+        let mut start = start(number as u8, probe, &["steps", "5", "0", len]);
+        start.checkpoint = Some(last);
+        start.grants.clear();
+        let run = start.run;
+        talk.say(ToWorker::Start(Box::new(start))).await;
+        for step in ["4", "5"] {
+            let (call, ask) = talk.asked().await;
+            let Ask::Checkpoint { number, bytes } = ask else { panic!("{ask:?}") };
+            assert_eq!(number + 3, step.parse::<u64>().unwrap());
+            assert_eq!(String::from_utf8(node.get(&bytes)).unwrap().trim_end(), step);
+            assert_eq!(bytes.blob().is_some(), len.len() > 1, "longer ones are blobs");
+            talk.answer(call, Ok(Answer::Saved)).await;
+        }
+        let outcome = talk.ended(run).await;
+        assert_eq!(node.get(&outcome.output), b"from 3 to 5", "{outcome:?}");
+        talk.say(ToWorker::Settled(run)).await;
+    }
+
+    // Refused since another run has taken its place, and too long.
+    let steps = start(7, probe, &["steps", "5"]);
+    let run = steps.run;
+    talk.say(ToWorker::Start(Box::new(steps))).await;
+    let (call, _) = talk.asked().await;
+    talk.answer(call, Err(Problem::new(Kind::Conflict, "it does not count any more"))).await;
+    let outcome = talk.ended(run).await;
+    assert!(failure(&outcome).message.contains("does not count any more"), "{outcome:?}");
+    let outcome = talk.run(start(8, probe, &["steps", "1", "9", "16777217"])).await;
+    assert!(failure(&outcome).message.contains("at most 16777216"), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_is_saved_at_the_node_that_comes_back() {
+    let mut node = Node::new();
+    let (_worker, mut talk) = node.with_worker().await;
+    let start = start(1, node.put(component(PROBE)), &["steps", "1"]);
+    let run = start.run;
+    talk.say(ToWorker::Start(Box::new(start))).await;
+    let (_, asked) = talk.asked().await;
+    node.restart();
+    let mut again = node.attached().await;
+    let (call, ask) = again.asked().await;
+    assert_eq!(ask, asked, "once more, with the same number");
+    again.answer(call, Ok(Answer::Saved)).await;
+    assert_eq!(node.get(&again.ended(run).await.output), b"from 0 to 1");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -273,6 +273,7 @@ pub fn start(number: u8, component: BlobId, args: &[&str]) -> Start {
         memory_mb: 64,
         limits: RunLimits { run_ms: Some(60_000), ..RunLimits::default() },
         grants: Grant::ALL.to_vec(),
+        checkpoint: None,
         trace: "0af7651916cd43dd8448eb211c80319c".into(),
         traceparent: None,
     }

@@ -35,6 +35,8 @@ pub enum FailureCode {
     Dependency,
     /// Not all elements of an array have succeeded.
     Elements,
+    /// Another job was submitted under the same key before.
+    Duplicate,
 }
 
 impl FailureCode {
@@ -135,4 +137,7 @@ pub struct Attempt {
     /// What it used, where its worker has said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
+    /// The epoch of the run whose checkpoint it was given; none: it began anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<u64>,
 }

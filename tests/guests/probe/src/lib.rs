@@ -12,6 +12,7 @@
 //! | `log` | writes to the log for ever |
 //! | `log-lines COUNT` | writes so many numbered lines, at all levels in turn |
 //! | `work STEPS` | so many steps of about a millisecond each, with progress; the result is their number |
+//! | `steps TO [STOP [LEN]]` | saves each step as a checkpoint of at least LEN bytes, from where the last run was; a run that begins anew fails after STOP steps |
 //! | `bytes COUNT` | a result of so many bytes, as bytes |
 //! | `blob COUNT` | a result of so many bytes, as a blob |
 //! | `blobs` | begins blobs for ever and keeps them open |
@@ -32,7 +33,7 @@
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
 use shoal_guest::job::{self, Level};
-use shoal_guest::{Input, Output, blob, kv, progress};
+use shoal_guest::{Input, Output, blob, checkpoint, kv, progress};
 
 shoal_guest::function!(run);
 
@@ -52,6 +53,10 @@ fn run(input: Input) -> Answer {
         ["log"] => log_for_ever(),
         ["log-lines", count] => log_lines(count.parse()?),
         ["work", steps] => work(steps.parse()?),
+        ["steps", to, more @ ..] if more.len() <= 2 => {
+            let more: Vec<u64> = more.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+            steps(to.parse()?, more.first().copied(), more.get(1).copied().unwrap_or(0))
+        }
         ["bytes", count] => Ok(pattern(0).take(count.parse()?).collect::<Vec<u8>>().into()),
         ["blob", count] => write_pattern(count.parse()?),
         ["blobs"] => begin_blobs(),
@@ -149,6 +154,21 @@ fn work(steps: u64) -> Answer {
     }
     progress!(steps, steps, "done");
     Ok(steps.to_string().into())
+}
+
+fn steps(to: u64, stop: Option<u64>, len: u64) -> Answer {
+    let saved = checkpoint::last()?.map(String::from_utf8).transpose()?;
+    let first: u64 = saved.as_deref().map_or(Ok(0), |text| text.trim_end().parse())?;
+    for step in first + 1..=to {
+        if first == 0 && stop.is_some_and(|stop| step > stop) {
+            return Err(format!("stopped before step {step}").into());
+        }
+        let mut state = step.to_string().into_bytes();
+        state.resize(state.len().max(len as usize), b' ');
+        checkpoint::save(&state)?;
+        progress!(step, to, "step {step}");
+    }
+    Ok(format!("from {first} to {to}").into())
 }
 
 fn write_pattern(count: u64) -> Answer {
