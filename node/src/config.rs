@@ -269,7 +269,7 @@ pub(crate) struct Overrides {
     /// How long settled jobs are kept with their results, such as 12h or 7d; 7d unless said otherwise
     #[arg(long, value_name = "LENGTH")]
     pub(crate) keep: Option<Length>,
-    /// How many settled jobs of each project are kept; 1000000 unless said otherwise
+    /// How many settled jobs of each project are kept, an array as one of them; 1000000 unless said otherwise
     #[arg(long, value_name = "N")]
     pub(crate) keep_jobs: Option<u64>,
     /// How long jobs are kept that have failed for good; 30d unless said otherwise

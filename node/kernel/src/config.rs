@@ -18,7 +18,8 @@ pub const KEEP_MS_DEFAULT: u64 = 7 * 24 * 3_600_000;
 /// How long those are kept that have failed for good, in milliseconds: 30 days. Why: somebody has to look at them.
 pub const KEEP_DEAD_MS_DEFAULT: u64 = 30 * 24 * 3_600_000;
 
-/// Settled jobs of one project that are kept. Why a million: some 2 GiB on disk at most, with what stands in their records.
+/// Settled jobs of one project that are kept, an array as one of them. Why a million: some 2 GiB on disk with what stands in
+/// their records, beside the elements of arrays.
 pub const KEEP_JOBS_DEFAULT: u64 = 1_000_000;
 
 /// Those of them that have failed for good. Why 100,000: more than anybody looks at.
@@ -29,7 +30,7 @@ pub const KEEP_DEAD_JOBS_DEFAULT: u64 = 100_000;
 pub struct Keep {
     /// For so many milliseconds after they have settled.
     pub age_ms: u64,
-    /// At most so many.
+    /// At most so many; an array counts as one, and goes with all its elements.
     pub jobs: u64,
 }
 
