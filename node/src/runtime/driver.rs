@@ -294,7 +294,7 @@ impl Driver {
         match rows::index_settled(&self.store).await {
             Ok(false) => {}
             Ok(true) => match self.restore() {
-                Ok(()) => tracing::info!("settled jobs have their places among what is kept"),
+                Ok(()) => tracing::debug!("settled jobs have their places among what is kept"),
                 Err(problem) => self.fail(Vec::new(), &problem),
             },
             Err(problem) => tracing::warn!(%problem, "settled jobs of before are kept until the next start"),

@@ -249,7 +249,7 @@ impl Wrong {
 async fn deploy(client: &Client) -> anyhow::Result<()> {
     // Each operator deploys a function of their own: names are those of a user.
     let component = client.put_bytes(FUNCTION, true, NAME).await?.id;
-    let limits = RunLimits { attempts: Some(1000), ..RunLimits::default() };
+    let limits = RunLimits { attempts: Some(100), ..RunLimits::default() };
     let function = NewFunction { limits, grants: [Grant::Blob, Grant::Kv].into(), ..NewFunction::new(NAME, component) };
     client.deploy(&function).await?;
     Ok(())
