@@ -16,11 +16,13 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::{LOOK_EVERY, PATIENCE};
 
-/// Does what its arguments say: here it returns its input, or says which attempt it is.
+/// Does what its arguments say: here it returns its input or a pattern, or says which attempt it is.
 const FUNCTION: &[u8] = include_bytes!("../../../tests/guests/probe/probe.wasm");
 const NAME: &str = "probe";
-/// Inputs above 16 KiB are blobs, and so are their results: they are uploaded on their own.
-const LARGE_LEN: usize = 24 * 1024;
+/// Results from this length on. They are blobs: above 16 KiB they are uploaded on their own.
+const LARGE_LEN: u64 = 24 * 1024;
+/// They are all different, up to this number of them.
+const LARGE_KINDS: u64 = 10_000;
 /// Each client submits at most this often. Why so seldom: what is waiting at the end has to be run and read as well.
 const SUBMIT_EVERY: Duration = Duration::from_millis(20);
 /// Jobs that are asked about at once.
@@ -201,7 +203,7 @@ impl Load {
         let left = deadline.saturating_duration_since(Instant::now());
         let shown: Job = client.wait(job.id, Some(left), true).await?;
         ensure!(shown.state == State::Succeeded, "is {}: {:?}", shown.state.text(), shown.failure);
-        let bytes = client.result_bytes(job.id, LARGE_LEN * 2).await?;
+        let bytes = client.result_bytes(job.id, (LARGE_LEN + LARGE_KINDS) as usize).await?;
         match job.expected {
             Expected::Bytes(id) => {
                 ensure!(BlobId::of(&bytes) == id, "has another result than its input asks for");
@@ -296,16 +298,21 @@ impl Submitter {
         }
     }
 
-    /// By turns a job whose result says which attempt it is of, and one whose result is its input, by itself or as a blob.
+    /// By turns a job whose result says which attempt it is of, one whose result is its input, and one whose result is long.
     fn job(&self, count: u64) -> (Submit, Expected) {
         let job = Submit { function: NAME.into(), ..Submit::default() };
-        let mut input = format!("{} {count} ", self.number).into_bytes();
         match count % 3 {
-            0 => return (Submit { args: vec!["describe".into()], ..job }, Expected::Attempt),
-            1 => {}
-            _ => input.resize(LARGE_LEN, b'.'),
+            0 => (Submit { args: vec!["describe".into()], ..job }, Expected::Attempt),
+            1 => {
+                let input = format!("{} {count}", self.number);
+                let expected = Expected::Bytes(BlobId::of(input.as_bytes()));
+                (Submit { input: Input::Text(input), ..job }, expected)
+            }
+            _ => {
+                let len = LARGE_LEN + (count * 101 + self.number as u64) % LARGE_KINDS;
+                let bytes: Vec<u8> = (0..len).map(|place| (place ^ (place >> 8) ^ (place >> 16)) as u8).collect();
+                (Submit { args: vec!["blob".into(), len.to_string()], ..job }, Expected::Bytes(BlobId::of(&bytes)))
+            }
         }
-        let expected = Expected::Bytes(BlobId::of(&input));
-        (Submit { input: Input::Bytes(input.as_slice().into()), ..job }, expected)
     }
 }
