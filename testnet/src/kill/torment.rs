@@ -89,9 +89,16 @@ impl Torment {
                 node.kill()?;
             }
             let begun = Instant::now();
-            node.start().await?;
-            home.is_back(node).await?;
-            killed.back.push(begun.elapsed());
+            match start(node, home).await {
+                Ok(()) => killed.back.push(begun.elapsed()),
+                // It may have come to its point by then: with what it had before.
+                Err(error) => {
+                    ended(node).await.map_err(|_| error)?;
+                    home.gone();
+                    killed.nodes.push(point);
+                    continue;
+                }
+            }
             if number % NODES_PER_WORKER == NODES_PER_WORKER - 1 {
                 killed.workers += usize::from(node.kill_worker());
             }
@@ -101,11 +108,15 @@ impl Torment {
         }
         if !killed.nodes.is_empty() {
             node.crash_at(None);
-            node.start().await?;
-            home.is_back(node).await?;
+            start(node, home).await?;
         }
         Ok(killed)
     }
+}
+
+async fn start(node: &mut Node, home: &Home) -> anyhow::Result<()> {
+    node.start().await?;
+    home.is_back(node).await
 }
 
 async fn ended(node: &mut Node) -> anyhow::Result<()> {
