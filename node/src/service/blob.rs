@@ -38,17 +38,41 @@ const REFERENCES_READ_MAX: usize = 256;
 /// A blob's name for people, in bytes.
 const BLOB_NAME_LEN_MAX: usize = 256;
 
+/// Users beside the owner of whom it is remembered that they have uploaded the same bytes. Why 16: rare, and read with every
+/// blob; the results of many users' jobs are referred to by their jobs.
+const OTHERS_MAX: usize = 16;
+
 /// What is stored of a blob beside its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Info {
     /// Who uploaded it.
     pub(crate) owner: Option<ObjectId>,
+    /// Who has shown later that they have the same bytes, the last of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) others: Vec<ObjectId>,
     /// When, in milliseconds since the Unix epoch.
     pub(crate) uploaded_ms: u64,
     /// Keep it although nothing refers to it.
     pub(crate) keep: bool,
     /// A name for people.
     pub(crate) name: String,
+}
+
+impl Info {
+    /// Whether this user has uploaded these bytes: who has them may read them.
+    fn has_uploaded(&self, user: Option<ObjectId>) -> bool {
+        self.owner == user || user.is_some_and(|user| self.others.contains(&user))
+    }
+}
+
+/// Who else has uploaded the same bytes, now that this user has.
+fn others(before: &Info, user: ObjectId) -> Vec<ObjectId> {
+    let mut others = before.others.clone();
+    if before.owner.is_some_and(|owner| owner != user) && !others.contains(&user) {
+        others.push(user);
+        others.drain(..others.len().saturating_sub(OTHERS_MAX));
+    }
+    others
 }
 
 /// A blob error as callers see it.
@@ -120,7 +144,13 @@ impl Service {
         self.0.blobs.put_durable(std::slice::from_ref(&held)).await.map_err(|error| problem(&error))?;
         let (id, size) = (held.id(), held.size());
         self.0.metrics.blob_put(size);
-        let wanted = Info { owner: Some(owner), uploaded_ms: now().wall_ms, keep: upload.keep, name: upload.name };
+        let wanted = Info {
+            owner: Some(owner),
+            others: Vec::new(),
+            uploaded_ms: now().wall_ms,
+            keep: upload.keep,
+            name: upload.name,
+        };
         self.0
             .runtime
             .store()
@@ -129,6 +159,7 @@ impl Service {
                 let info = match before {
                     // The first owner stays; a second upload renews it and may ask for more.
                     Some(before) => Info {
+                        others: others(&before, owner),
                         owner: before.owner.or(wanted.owner),
                         uploaded_ms: wanted.uploaded_ms,
                         keep: before.keep || wanted.keep,
@@ -219,7 +250,7 @@ impl Service {
     /// Whoever may see something that refers to a blob may read it.
     pub(super) fn may_read_blob(&self, caller: &Caller, id: BlobId) -> Result<bool, Problem> {
         let principal = &caller.principal;
-        if principal.operator || self.info(id)?.is_some_and(|info| info.owner == principal.user) {
+        if principal.operator || self.info(id)?.is_some_and(|info| info.has_uploaded(principal.user)) {
             return Ok(true);
         }
         for (key, _) in
@@ -358,8 +389,13 @@ impl Service {
             .store()
             .decide(move |view| {
                 let row = view.get(Table::Blobs, id.as_bytes())?.and_then(|row| codec::decode::<Info>(&row).ok());
-                let mut info =
-                    row.unwrap_or_else(|| Info { owner, uploaded_ms: now().wall_ms, keep: false, name: String::new() });
+                let mut info = row.unwrap_or_else(|| Info {
+                    owner,
+                    others: Vec::new(),
+                    uploaded_ms: now().wall_ms,
+                    keep: false,
+                    name: String::new(),
+                });
                 info.keep = patch.keep.unwrap_or(info.keep);
                 info.name = patch.name.unwrap_or(info.name);
                 Ok((vec![Mutation::put(Table::Blobs, id.as_bytes().to_vec(), codec::encode(&info))], ()))

@@ -157,7 +157,8 @@ impl Service {
 
     /// A blob without a row: a crash came between its bytes and its row, or while it was forgotten. Its grace begins now.
     async fn note_unknown(&self, id: BlobId) -> Result<(), Problem> {
-        let info = Info { owner: None, uploaded_ms: now().wall_ms, keep: false, name: String::new() };
+        let info =
+            Info { owner: None, others: Vec::new(), uploaded_ms: now().wall_ms, keep: false, name: String::new() };
         let row = Mutation::put(Table::Blobs, id.as_bytes().to_vec(), codec::encode(&info));
         self.0.runtime.store().commit(vec![row]).await
     }
