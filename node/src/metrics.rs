@@ -142,6 +142,7 @@ pub(crate) struct Metrics {
     jobs_settled: Family<EndingLabel, Counter>,
     jobs_swept: Counter,
     guests_taken: Counter,
+    records_kept: Counter,
     guests_ended: Counter,
     settle_seconds: Histogram,
     journal_batches: Counter,
@@ -185,6 +186,7 @@ impl Metrics {
             jobs_settled: Family::default(),
             jobs_swept: Counter::default(),
             guests_taken: Counter::default(),
+            records_kept: Counter::default(),
             guests_ended: Counter::default(),
             settle_seconds: durations(),
             journal_batches: Counter::default(),
@@ -227,6 +229,8 @@ impl Metrics {
         to.register("jobs_refused", "Jobs not accepted, by the kind of problem", self.jobs_refused.clone());
         to.register("jobs_settled", "Jobs that have ended, by how", self.jobs_settled.clone());
         to.register("jobs_swept", "Settled jobs that were forgotten", self.jobs_swept.clone());
+        let help = "Records of jobs of other homes that this node has written as their custodian";
+        to.register("records_kept", help, self.records_kept.clone());
         to.register("guests_taken", "Runs of other homes that this node has taken", self.guests_taken.clone());
         to.register("guests_ended", "Runs of other homes that have ended here", self.guests_ended.clone());
         let help = "From a job's acceptance to its end";
@@ -303,7 +307,10 @@ impl Metrics {
             Record::GuestEnded(..) => {
                 self.guests_ended.inc();
             }
-            Record::GuestGone(_) => {}
+            Record::Charge(_) => {
+                self.records_kept.inc();
+            }
+            Record::GuestGone(_) | Record::Custodians(_) | Record::ChargeGone(_) => {}
         }
     }
 
@@ -406,6 +413,8 @@ mod tests {
             unmet: Default::default(),
             settled_ms,
             outcome: None,
+            revision: 0,
+            alone: false,
         }
     }
 

@@ -13,6 +13,7 @@ mod posts;
 mod rows;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -30,8 +31,8 @@ use crate::store::{Store, Table};
 
 pub(crate) use outbox::ToPeer;
 pub(crate) use rows::{
-    REFERENCE_PLACE, Referrer, ReferrerKind, current_runs, job_counts, job_of_short, read_guest, read_guest_end,
-    read_job, reference_key, reference_prefix,
+    KeptJob, REFERENCE_PLACE, Referrer, ReferrerKind, current_runs, job_counts, job_of_short, read_charge,
+    read_custodians, read_guest, read_guest_end, read_job, reference_key, reference_prefix,
 };
 pub(crate) use watch::Watch;
 
@@ -95,6 +96,7 @@ struct Shared {
     logs: Arc<LogBook>,
     wishes: mpsc::Sender<Wish>,
     hint: latest::Sender<OwnHint>,
+    homes_kept: latest::Sender<BTreeSet<NodeId>>,
 }
 
 impl Runtime {
@@ -117,6 +119,7 @@ impl Runtime {
             logs,
             wishes,
             hint: latest::Sender::default(),
+            homes_kept: latest::Sender::default(),
         });
         let (inputs, receiver) = mpsc::channel(INPUTS_WAITING_MAX);
         let driver = driver::Driver::new(node, store, known, metrics, shared.clone())?;
@@ -162,6 +165,11 @@ impl Runtime {
     /// What this node could run for others, whenever it changes while there are peers.
     pub(crate) fn hint(&self) -> latest::Receiver<OwnHint> {
         self.shared.hint.subscribe()
+    }
+
+    /// The homes of which jobs are kept here, whenever that changes.
+    pub(crate) fn homes_kept(&self) -> latest::Receiver<BTreeSet<NodeId>> {
+        self.shared.homes_kept.subscribe()
     }
 
     /// A number that no other connection of this process has.

@@ -5,6 +5,7 @@
 
 mod answer;
 mod blob;
+mod custody;
 mod document;
 mod everywhere;
 mod function;
@@ -202,14 +203,20 @@ impl Service {
 
     /// Carries out one row of Table 1: here, or at the home of the job that it is about.
     pub(crate) async fn call(&self, caller: &Caller, call: Call, body: Body) -> Result<Answer, Problem> {
-        match self.elsewhere(&call) {
-            None => self.call_here(caller, call, body).await,
-            Some(job) => {
-                let (operation, class) = operation_of(&call);
-                caller.check(operation, class)?;
-                caller.user()?;
-                let home = self.0.peers.home_of(job).await?;
-                self.0.peers.call(home, caller, call, body).await
+        let Some(job) = self.elsewhere(&call) else { return self.call_here(caller, call, body).await };
+        let (operation, class) = operation_of(&call);
+        caller.check(operation, class)?;
+        caller.user()?;
+        if self.stands_in_for(job).await? {
+            return self.call_here(caller, call, body).await;
+        }
+        let mut asking = custody::Asking::new(job);
+        loop {
+            let home = asking.next(self).await?;
+            let body = Body { format: body.format, bytes: body.bytes.clone() };
+            match self.0.peers.call(home, caller, call.clone(), body).await {
+                Ok(answer) => return Ok(answer),
+                Err(problem) => asking.failed(home, problem)?,
             }
         }
     }
@@ -218,6 +225,7 @@ impl Service {
     pub(crate) async fn call_here(&self, caller: &Caller, call: Call, body: Body) -> Result<Answer, Problem> {
         let (operation, class) = operation_of(&call);
         caller.check(operation, class)?;
+        self.check_may_change(caller, &call).await?;
         match call {
             Call::List { class, query } => self.list(caller, class, query, body.format).await,
             Call::Create { class } => self.create(caller, class, body).await,

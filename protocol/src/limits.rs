@@ -129,3 +129,7 @@ pub const PAUSE_MS_DEFAULT: u64 = 100;
 pub const PAUSE_TOP_MS_DEFAULT: u64 = 10_000;
 /// The longest pause that a job may ask for, in milliseconds: a day.
 pub const PAUSE_MS_MAX: u64 = 24 * 3_600_000;
+
+/// Jobs in one message between a home and a custodian. Why 512: a page of what is kept is then 30 KiB, and few pages follow
+/// each other however many jobs a home has.
+pub const KEEP_JOBS_MAX: usize = 512;

@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::custody::Custody;
 use crate::id::{BlobId, ObjectId};
-use crate::limits::{ARGS_LEN_MAX, ARGS_MAX};
+use crate::limits::{AFTER_MAX, ARGS_LEN_MAX, ARGS_MAX, ATTEMPTS_KEPT_MAX};
 use crate::name::{self, Labels};
 use crate::object::function::{Grant, Needs, RunLimits};
 use crate::object::job::{After, Attempt, Outcome, Payload, State, Terms, check_after};
@@ -76,6 +77,9 @@ pub struct Accepted {
     /// The one of them whose result is its input; until that has come the input is empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_of: Option<ObjectId>,
+    /// With whom it is kept; none: its home alone keeps it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub custody: Option<Custody>,
 }
 
 impl Accepted {
@@ -101,6 +105,8 @@ impl Accepted {
             unmet: self.after.iter().map(|after| after.job).collect(),
             settled_ms: None,
             outcome: None,
+            revision: 0,
+            alone: false,
         }
     }
 
@@ -159,6 +165,38 @@ pub struct Standing {
     pub settled_ms: Option<u64>,
     /// What came out.
     pub outcome: Option<Outcome>,
+    /// Rises with every change of a job that custodians keep, so that they know which record is newer.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub revision: u64,
+    /// It was acknowledged when its home alone had it: no custodian answered in time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub alone: bool,
+}
+
+/// For serde: a job that nobody else keeps has no revisions.
+fn is_none_yet(revision: &u64) -> bool {
+    *revision == 0
+}
+
+impl Standing {
+    /// Checks the bounds of what a home says of a job that is kept here.
+    pub fn check(&self) -> Result<(), Problem> {
+        if self.version != VERSION {
+            return invalid(format!("version is {}; this node reads {VERSION}", self.version));
+        }
+        if !self.name.is_empty() {
+            name::check("name", &self.name)?;
+        }
+        name::check_labels("labels", &self.labels)?;
+        if self.attempts.len() > ATTEMPTS_KEPT_MAX || self.unmet.len() > AFTER_MAX {
+            return invalid("attempts, unmet: more of them than a job has".into());
+        }
+        let payloads = self.outcome.iter().flat_map(|outcome| [&outcome.output, &outcome.log]);
+        if payloads.into_iter().any(|payload| !payload.within_bounds()) {
+            return Err(Problem::new(Kind::TooLarge, "outcome: what is longer than 16 KiB is a blob"));
+        }
+        Ok(())
+    }
 }
 
 /// Checks the bounds of what somebody submits with a job, beyond its needs and limits.

@@ -7,6 +7,7 @@
 //! function, component) and a place in the journal.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use shoal_protocol::limits::ATTEMPTS_KEPT_MAX;
 use shoal_protocol::name::Labels;
@@ -48,6 +49,10 @@ pub(crate) struct Job {
     pub(crate) losses: u32,
     /// Runs that were declined, or lost before their guest had started; they are not counted as attempts.
     pub(crate) fruitless: u32,
+    /// Numbers what was journaled of where it stands, if custodians keep it.
+    pub(crate) revision: u32,
+    /// It was acknowledged when this node alone had it.
+    pub(crate) alone: bool,
     /// Its function was deleted while it ran: it is not tried again.
     pub(crate) function_gone: bool,
 }
@@ -57,6 +62,8 @@ pub(crate) struct Job {
 pub(crate) enum Phase {
     /// It waits for somebody to release it.
     Held,
+    /// It waits until custodians have it; it is not acknowledged before.
+    Keeping,
     /// It waits for other jobs.
     Blocked,
     /// It waits for its time, which comes then; after that in the queue.
@@ -127,6 +134,8 @@ impl Job {
             progress: None,
             losses: 0,
             fruitless: 0,
+            revision: u32::try_from(standing.revision).unwrap_or(u32::MAX),
+            alone: standing.alone,
             function_gone: false,
         }
     }
@@ -214,6 +223,7 @@ impl Job {
         let (state, retry_ms) = match &self.phase {
             Phase::Held => (State::Held, None),
             Phase::Blocked => (State::Blocked, None),
+            Phase::Keeping => (self.accepted.standing().state, None),
             Phase::Placed(_) => (State::Offered, None),
             Phase::Backoff { until_wall_ms, .. } => (State::Queued, Some(*until_wall_ms)),
             Phase::Later { .. } | Phase::Queued { .. } => (State::Queued, None),
@@ -234,11 +244,20 @@ impl Job {
             unmet: self.unmet.clone(),
             settled_ms: None,
             outcome: None,
+            revision: u64::from(self.revision),
+            alone: self.alone,
         }
     }
 
+    /// The same after one more change: of a job that custodians keep it has the next revision.
+    pub(crate) fn next_standing(&mut self) -> Standing {
+        self.revision = self.revision.saturating_add(u32::from(self.accepted.custody.is_some()));
+        self.standing()
+    }
+
     /// The same for a job that ends.
-    pub(crate) fn settled(self, state: State, outcome: Option<Outcome>, wall_ms: u64) -> (Accepted, Standing) {
+    pub(crate) fn settled(mut self, state: State, outcome: Option<Outcome>, wall_ms: u64) -> (Accepted, Standing) {
+        let revision = self.next_standing().revision;
         let standing = Standing {
             version: VERSION,
             state,
@@ -255,6 +274,8 @@ impl Job {
             unmet: self.unmet,
             settled_ms: Some(wall_ms),
             outcome,
+            revision,
+            alone: self.alone,
         };
         (self.accepted, standing)
     }
@@ -317,6 +338,12 @@ impl Jobs {
 
     pub(crate) fn get_mut(&mut self, id: ObjectId) -> Option<&mut Job> {
         self.table.get_mut(&id).map(Box::as_mut)
+    }
+
+    /// The jobs behind this one, by id.
+    pub(crate) fn behind(&self, after: Option<ObjectId>) -> impl Iterator<Item = &Job> {
+        let first = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.table.range((first, Bound::Unbounded)).map(|(_, job)| job.as_ref())
     }
 
     /// Every job, by id: only for what happens rarely.

@@ -256,6 +256,7 @@ fn show(job: &JobObject) -> String {
         ("in the queue", job.limits.queue_ms.map(|ms| format!("{} at most", length(ms))).unwrap_or_default()),
         ("in all", job.limits.total_ms.map(|ms| format!("{} at most", length(ms))).unwrap_or_default()),
         ("accepted", format!("{} ago at node {}", age(job.accepted_ms), job.home.short())),
+        ("kept", kept(job)),
         ("ended", job.settled_ms.map(|at| format!("{} ago", age(at))).unwrap_or_default()),
         ("used", used.unwrap_or_default()),
         ("input", bytes(&job.input)),
@@ -279,6 +280,19 @@ fn show(job: &JobObject) -> String {
         text.push_str(&format!("  run {} at {}: {}\n", attempt.epoch, output::safe(worker), output::safe(&ended)));
     }
     text
+}
+
+/// Who has the job beside its home.
+fn kept(job: &JobObject) -> String {
+    let custodians: Vec<String> = job.custodians.iter().map(|node| node.short()).collect();
+    match (job.durability, custodians.as_slice()) {
+        (None, _) => String::new(),
+        (Some(1), _) => "at its home alone when it was accepted, for no other node answered".into(),
+        (Some(nodes), []) => format!("on {nodes} nodes when it was accepted"),
+        (Some(nodes), custodians) => {
+            format!("on {nodes} nodes when it was accepted; beside its home by {}", custodians.join(", "))
+        }
+    }
 }
 
 fn after(job: &JobObject) -> String {

@@ -1,4 +1,5 @@
-//! What this node says in the DHT that it has: itself as a home, and what its workers are labelled with and capable of.
+//! What this node says in the DHT that it has: itself as a home, the homes whose jobs it keeps, and what its workers are
+//! labelled with and capable of.
 //!
 //! Nothing per job. Large blobs, and code, are told of by the node where they were put; of code also by those that have
 //! fetched it: a capable node far away finds it by that.
@@ -6,9 +7,9 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::Relaxed;
 
-use shoal_protocol::BlobId;
 use shoal_protocol::limits::LABELS_MAX;
 use shoal_protocol::wire::peer::{blob_key, capability_key, node_key};
+use shoal_protocol::{BlobId, NodeId};
 use tokio::sync::watch;
 
 use super::Peers;
@@ -23,13 +24,21 @@ const BLOBS_MAX: usize = 4_096;
 const CODE_MAX: u32 = 1_024;
 /// Keys of workers that are told of at once. Why 256: eight workers with all the labels and capabilities they may have.
 const KEYS_MAX: usize = 4 * LABELS_MAX * 2;
+/// Homes of whose jobs it is told that they are kept here. Why 1,024: each is renewed as the others are.
+const HOMES_MAX: usize = 1_024;
 
 /// Keeps the DHT up to date until the kernel is gone.
-pub(super) async fn provide(peers: Peers, mut hint: watch::Receiver<OwnHint>) {
+pub(super) async fn provide(
+    peers: Peers,
+    mut hint: watch::Receiver<OwnHint>,
+    mut homes_kept: watch::Receiver<BTreeSet<NodeId>>,
+) {
     peers.mesh().provide(node_key(peers.node().tag()));
     let mut told = BTreeSet::new();
     loop {
-        let wanted = keys(&hint.borrow_and_update());
+        let mut wanted = keys(&hint.borrow_and_update());
+        // Whoever looks for a home that is gone finds those who keep its jobs.
+        wanted.extend(homes_kept.borrow_and_update().iter().take(HOMES_MAX).map(|home| node_key(home.tag())));
         for key in wanted.difference(&told) {
             peers.mesh().provide(key.clone());
         }
@@ -37,7 +46,11 @@ pub(super) async fn provide(peers: Peers, mut hint: watch::Receiver<OwnHint>) {
             peers.mesh().withdraw(key);
         }
         told = wanted;
-        if hint.changed().await.is_err() {
+        let changed = tokio::select! {
+            changed = hint.changed() => changed,
+            changed = homes_kept.changed() => changed,
+        };
+        if changed.is_err() {
             return;
         }
     }

@@ -126,7 +126,7 @@ pub(crate) async fn serve(
     let mut tasks = JoinSet::new();
     let places = AllPlaces::new();
     tasks.spawn(bytes::serve_direct(peers.clone(), parts.clone(), places.blobs.clone()));
-    tasks.spawn(provide::provide(peers.clone(), parts.runtime.hint()));
+    tasks.spawn(provide::provide(peers.clone(), parts.runtime.hint(), parts.runtime.homes_kept()));
     tasks.spawn(provide::provide_blobs(peers.clone(), parts.service.clone()));
     tasks.spawn(replicas::publish(peers.clone(), parts.replicas.clone(), parts.news.clone()));
     tasks.spawn(replicas::reconcile(peers.clone(), parts.replicas.clone(), parts.news.subscribe()));

@@ -3,6 +3,7 @@
 //! What the kernel decides comes through its outbox, already durable. Hints and logs are this session's own: they are
 //! repeated or made good by what comes later, and wait for nothing.
 
+mod custody;
 mod endings;
 mod listen;
 mod logs;
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use shoal_kernel::Input;
 use shoal_mesh::Stream;
+use shoal_protocol::custody::{CustodianSet, SignedCustodians};
 use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{NodeId, ObjectId, Problem};
 use tokio::sync::mpsc;
@@ -67,6 +69,8 @@ struct Session {
     placed: Mutex<HashMap<ObjectId, Run>>,
     /// Runs of the peer's jobs that are here, with how much of their logs it has heard.
     guests: Mutex<HashMap<Run, usize>>,
+    /// The set of custodians that the peer has sent last, and that it has signed.
+    custodians: Mutex<Option<(SignedCustodians, CustodianSet)>>,
 }
 
 /// Runs a session until its stream ends, the peer misbehaves, or it is ended.
@@ -82,6 +86,7 @@ pub(super) async fn run(peers: Peers, parts: Parts, peer: NodeId, stream: Stream
         connection,
         placed: Mutex::default(),
         guests: Mutex::default(),
+        custodians: Mutex::default(),
     });
     let end = tokio::select! {
         end = Arc::clone(&session).tell(writer, says) => end,
@@ -103,6 +108,10 @@ impl Session {
 
     fn guests(&self) -> std::sync::MutexGuard<'_, HashMap<Run, usize>> {
         self.guests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn custodians(&self) -> std::sync::MutexGuard<'_, Option<(SignedCustodians, CustodianSet)>> {
+        self.custodians.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// There and back, in microseconds; 0 where it is not measured yet.

@@ -1,5 +1,6 @@
 //! How the kernel's records stand in the store, and how they are read back.
 
+mod charges;
 mod guests;
 
 use bytes::Bytes;
@@ -12,6 +13,8 @@ use shoal_protocol::{BlobId, Kind, ObjectId, Problem, codec};
 use crate::logs::IsCurrent;
 use crate::store::{Mutation, Store, Table};
 
+pub(super) use charges::read_custody;
+pub(crate) use charges::{KeptJob, read_charge, read_custodians};
 pub(super) use guests::read_guests;
 pub(crate) use guests::{read_guest, read_guest_end};
 
@@ -37,6 +40,8 @@ pub(crate) enum Referrer {
     Kv(ObjectId),
     /// A run of another home's job that is here: its input, result or log.
     Guest(ObjectId),
+    /// A job of another home that is kept here: its input, result or log.
+    Charge(ObjectId),
 }
 
 impl Referrer {
@@ -49,6 +54,7 @@ impl Referrer {
             2 => Some(Self::Function(id)),
             3 => Some(Self::Kv(id)),
             4 => Some(Self::Guest(id)),
+            5 => Some(Self::Charge(id)),
             _ => None,
         }
     }
@@ -65,6 +71,8 @@ pub(crate) enum ReferrerKind {
     Kv = 3,
     /// [`Referrer::Guest`].
     Guest = 4,
+    /// [`Referrer::Charge`].
+    Charge = 5,
 }
 
 /// Where in a reference's key that stands which tells several of the same referrer apart.
@@ -82,6 +90,7 @@ pub(crate) fn reference_key(blob: BlobId, referrer: Referrer, place: &[u8]) -> B
         Referrer::Function(id) => (ReferrerKind::Function, id),
         Referrer::Kv(id) => (ReferrerKind::Kv, id),
         Referrer::Guest(id) => (ReferrerKind::Guest, id),
+        Referrer::Charge(id) => (ReferrerKind::Charge, id),
     };
     let mut key = reference_prefix(blob, kind);
     key.extend_from_slice(&id.to_bytes());
@@ -167,6 +176,9 @@ pub(super) fn append(
         Record::GuestAccepted(guest) => guests::accepted(&guest, rows),
         Record::GuestEnded(run, end) => guests::ended(run, &end, rows),
         Record::GuestGone(run) => guests::gone(store, run, rows)?,
+        Record::Custodians(set) => charges::custodians(&set, rows),
+        Record::Charge(charge) => charges::charge(*charge, rows),
+        Record::ChargeGone(job) => charges::gone(store, job, rows)?,
     }
     Ok(())
 }

@@ -15,8 +15,9 @@ use crate::peers::Home;
 
 /// The filter that says whose jobs a list has.
 pub(super) const SCOPE: &str = "scope";
-/// Its values: this node's, everybody's.
+/// Its values: this node's, those that this node keeps for other homes, everybody's.
 pub(super) const NODE: &str = "node";
+pub(super) const KEPT: &str = "kept";
 pub(super) const MESH: &str = "mesh";
 
 /// Nodes that are asked. Why 256: four views; of a larger mesh the others are named as not asked.
@@ -44,9 +45,26 @@ impl Service {
         peers.sort_by_key(|peer| (!peer.connected, peer.node));
         let rest = peers.split_off(peers.len().min(NODES_MAX));
         let (there, away): (Vec<_>, Vec<_>) = peers.into_iter().partition(|peer| peer.connected);
-        let asked = there.into_iter().map(|peer| {
+        let there: Vec<NodeId> = there.into_iter().map(|peer| peer.node).collect();
+        self.ask_all(caller, there.clone(), &query, &mut merged).await;
+        away.into_iter().for_each(|peer| merged.miss(peer.node, "there is no connection to it".into()));
+        rest.into_iter().for_each(|peer| merged.miss(peer.node, format!("at most {NODES_MAX} nodes are asked")));
+        if !merged.unanswered.is_empty() {
+            // Jobs of those that did not answer are kept by others.
+            let mut kept = Merged::new();
+            query.filters.insert(SCOPE.to_owned(), KEPT.to_owned());
+            kept.add(self.jobs_of(caller, None, query.clone()).await?, |job| job.id);
+            self.ask_all(caller, there, &query, &mut kept).await;
+            merged.add_kept(kept, |job| job.home);
+        }
+        Answer::new(200, format, &merged.page(limit))
+    }
+
+    /// Asks these nodes, several at once.
+    async fn ask_all(&self, caller: &Caller, nodes: Vec<NodeId>, query: &ListQuery, merged: &mut Merged<Job>) {
+        let asked = nodes.into_iter().map(|node| {
             let query = query.clone();
-            async move { (peer.node, timeout(ANSWER_MAX, self.jobs_of(caller, Some(peer.node), query)).await) }
+            async move { (node, timeout(ANSWER_MAX, self.jobs_of(caller, Some(node), query)).await) }
         });
         let mut asked = futures_util::stream::iter(asked).buffer_unordered(AT_ONCE);
         while let Some((node, answered)) = asked.next().await {
@@ -56,9 +74,6 @@ impl Service {
                 Err(_) => merged.miss(node, format!("it has not answered within {} s", ANSWER_MAX.as_secs())),
             }
         }
-        away.into_iter().for_each(|peer| merged.miss(peer.node, "there is no connection to it".into()));
-        rest.into_iter().for_each(|peer| merged.miss(peer.node, format!("at most {NODES_MAX} nodes are asked")));
-        Answer::new(200, format, &merged.page(limit))
     }
 
     /// A page of the jobs of one node; none: of this one.
@@ -97,6 +112,13 @@ impl<T> Merged<T> {
 
     fn miss(&mut self, node: NodeId, why: String) {
         self.unanswered.push(Unanswered { node, why });
+    }
+
+    /// Adds what is kept of those that did not answer.
+    fn add_kept(&mut self, kept: Self, home: impl Fn(&T) -> NodeId) {
+        let silent: Vec<NodeId> = self.unanswered.iter().map(|missing| missing.node).collect();
+        self.entries.extend(kept.entries.into_iter().filter(|(_, entry)| silent.contains(&home(entry))));
+        self.complete_to = self.complete_to.max(kept.complete_to);
     }
 
     fn page(self, limit: usize) -> Page<T> {

@@ -9,6 +9,7 @@ use shoal_protocol::wire::client::Call;
 use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem};
 
 use super::blob::{Found, open_short, problem, range, unavailable};
+use super::custody::Asking;
 use super::{ByteStream, Caller, Opened, Service, Upload, everywhere};
 use crate::identity::token::Operation;
 use crate::peers::{Granted, Home};
@@ -55,7 +56,10 @@ impl Service {
             | Call::Delete { class, .. }
             | Call::Method { class, .. } => *class == Class::Job,
             // A node that asked all others for another one would be a lever.
-            Call::List { class, query } => *class == Class::Job && !query.filters.contains_key(everywhere::SCOPE),
+            Call::List { class, query } => {
+                let scope = query.filters.get(everywhere::SCOPE);
+                *class == Class::Job && scope.is_none_or(|scope| scope == everywhere::KEPT)
+            }
             Call::Create { .. } => false,
         }
     }
@@ -64,31 +68,47 @@ impl Service {
         job.tag() != self.0.peers.node().tag()
     }
 
-    async fn home_of(&self, caller: &Caller, job: ObjectId) -> Result<Option<Home>, Problem> {
+    /// Whether a job is answered for by this node: its own, or one that it keeps and whose home is away.
+    async fn answers_for(&self, caller: &Caller, job: ObjectId) -> Result<bool, Problem> {
         if !self.has_other_home(job) {
-            return Ok(None);
+            return Ok(true);
         }
         caller.user()?;
         caller.check(Operation::Read, Class::Job)?;
-        self.0.peers.home_of(job).await.map(Some)
+        self.stands_in_for(job).await
     }
 
     /// Opens the result of a job, wherever its home is.
     pub(crate) async fn open_result(&self, caller: &Caller, job: ObjectId, offset: u64) -> Result<Opened, Problem> {
-        match self.home_of(caller, job).await? {
-            None => self.open_payload(&self.result_here(caller, job).await?, offset).await,
-            Some(home) => {
-                let granted = self.0.peers.ask_result(home, caller, job).await?;
-                self.pass_on(home, granted, offset, None).await
+        if self.answers_for(caller, job).await? {
+            return self.open_payload(&self.result_here(caller, job).await?, offset).await;
+        }
+        let mut asking = Asking::new(job);
+        loop {
+            let home = asking.next(self).await?;
+            let opened = match self.0.peers.ask_result(home, caller, job).await {
+                Ok(granted) => self.pass_on(home, granted, offset, None).await,
+                Err(problem) => Err(problem),
+            };
+            match opened {
+                Ok(opened) => return Ok(opened),
+                Err(problem) => asking.failed(home, problem)?,
             }
         }
     }
 
     /// Opens the log of a job, wherever its home is.
     pub(crate) async fn open_log(&self, caller: &Caller, job: ObjectId, follow: bool) -> Result<ByteStream, Problem> {
-        match self.home_of(caller, job).await? {
-            None => self.open_log_here(caller, job, follow).await,
-            Some(home) => self.0.peers.open_log(home, caller, job, follow).await,
+        if self.answers_for(caller, job).await? {
+            return self.open_log_here(caller, job, follow).await;
+        }
+        let mut asking = Asking::new(job);
+        loop {
+            let home = asking.next(self).await?;
+            match self.0.peers.open_log(home, caller, job, follow).await {
+                Ok(log) => return Ok(log),
+                Err(problem) => asking.failed(home, problem)?,
+            }
         }
     }
 

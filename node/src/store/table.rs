@@ -31,11 +31,17 @@ pub(crate) enum Table {
     Guests = 11,
     /// Id of another home's job → how that run ended.
     GuestEnds = 12,
+    /// Id of another home's job that is kept here → its home, set and `Accepted`.
+    Charges = 13,
+    /// Id of another home's job that is kept here → `Standing`.
+    ChargeStandings = 14,
+    /// Node id of a home and number → set of custodians.
+    Custodians = 15,
 }
 
 impl Table {
     /// Every table.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Jobs,
         Self::Standings,
         Self::Changes,
@@ -48,6 +54,9 @@ impl Table {
         Self::Short,
         Self::Guests,
         Self::GuestEnds,
+        Self::Charges,
+        Self::ChargeStandings,
+        Self::Custodians,
     ];
 
     /// The name in redb.
@@ -65,6 +74,9 @@ impl Table {
             Self::Short => "short",
             Self::Guests => "guests",
             Self::GuestEnds => "guest_ends",
+            Self::Charges => "charges",
+            Self::ChargeStandings => "charge_standings",
+            Self::Custodians => "custodians",
         }
     }
 

@@ -5,6 +5,7 @@
 mod bad_input;
 mod bench;
 mod commands;
+mod custody;
 mod demo;
 mod flood;
 mod life;
@@ -30,6 +31,13 @@ pub async fn node() -> Node {
     let mut node = Node::new(shoal()).unwrap();
     node.start().await.unwrap();
     node
+}
+
+/// What a command says that fails.
+pub fn failure_of(mut command: std::process::Command) -> String {
+    let output = command.output().unwrap();
+    assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8(output.stderr).unwrap()
 }
 
 /// A file that ships with the functions or the guests of the tests; `path` is seen from the project's root.

@@ -46,8 +46,9 @@ impl<F: Faults> Machine<F> {
         worker.take(id, &job.accepted.needs);
         self.counters.offers += 1;
         if !F::EPOCH_UNWRITTEN {
-            effects.push(Effect::Write(Record::Standing(id, Box::new(job.standing()))));
+            self.write_standing(id, effects);
         }
+        let Some(job) = self.jobs.get(id) else { return };
         match node {
             Some(peer) => {
                 self.counters.peer_offers += 1;
@@ -283,7 +284,7 @@ impl<F: Faults> Machine<F> {
     ) {
         self.release(id);
         self.take_out(id);
-        let Some(job) = self.jobs.remove(id) else { return };
+        let Some(mut job) = self.jobs.remove(id) else { return };
         self.placeable |= job.placed().is_some();
         if let Some(until_ms) = job.total_until_ms {
             self.timers.remove(until_ms, Timer::TotalLimit(id));
@@ -296,7 +297,11 @@ impl<F: Faults> Machine<F> {
             });
         }
         self.counters.settle(state);
+        // What ends before its custodians have it was not acknowledged as kept.
+        job.alone |= job.phase == Phase::Keeping;
         let (accepted, standing) = job.settled(state, outcome, now.wall_ms);
+        let mut kept = Vec::new();
+        self.keep_standing(&accepted, &standing, &mut kept);
         if F::SETTLED_STAYS {
             let mut again = crate::jobs::Job::new(accepted, standing.clone(), now.mono_ms);
             again.phase = Phase::Queued { since_ms: now.mono_ms };
@@ -304,6 +309,7 @@ impl<F: Faults> Machine<F> {
             self.jobs.insert(again);
         }
         effects.push(Effect::Write(Record::Standing(id, Box::new(standing))));
+        effects.append(&mut kept);
         effects.push(Effect::Changed { job: id, settled: true });
     }
 

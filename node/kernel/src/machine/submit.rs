@@ -1,5 +1,6 @@
 //! Taking jobs in: each is accepted or refused by itself, and all are answered at once.
 
+use shoal_protocol::custody::{Custody, DURABILITY_MAX};
 use shoal_protocol::limits::{JOB_MS_MAX, SUBMIT_BATCH_LEN_MAX};
 use shoal_protocol::object::function::Function;
 use shoal_protocol::object::job::{Receipt, State, check_after};
@@ -32,13 +33,27 @@ impl<F: Faults> Machine<F> {
             return;
         }
         let first = effects.len();
-        let receipts = jobs.into_iter().map(|job| self.submit_one(now, &principal, job, effects)).collect();
+        let mut keeping = Vec::new();
+        let submit = |job| self.submit_one(now, &principal, job, &mut keeping, effects);
+        let receipts = jobs.into_iter().map(submit).collect();
+        if !keeping.is_empty() {
+            return self.await_custodians(now, request, receipts, &keeping, effects);
+        }
         let reply = Effect::Reply { request, reply: Ok(Reply::Receipts(receipts)) };
         let place = if F::ACKNOWLEDGED_FIRST { first } else { effects.len() };
         effects.insert(place, reply);
     }
 
-    fn submit_one(&mut self, now: Now, principal: &Principal, job: NewJob, effects: &mut Vec<Effect>) -> Receipt {
+    /// One job. Where custodians shall have it before it is acknowledged that is noted in `keeping`.
+    fn submit_one(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        job: NewJob,
+        keeping: &mut Vec<(ObjectId, bool, u8)>,
+        effects: &mut Vec<Effect>,
+    ) -> Receipt {
+        let strict = job.durability.is_some();
         match self.admit(now, principal, job) {
             Ok(accepted) => {
                 let id = accepted.id;
@@ -47,9 +62,15 @@ impl<F: Faults> Machine<F> {
                 effects.push(Effect::Write(Record::Accepted(Box::new(accepted.clone()))));
                 self.counters.accepted += 1;
                 self.counters.held += u64::from(state == State::Held);
+                let durability = accepted.custody.map_or(1, |custody| custody.durability);
                 self.take_in(now, Job::new(accepted, standing, now.mono_ms));
-                self.wait_as(now, id, state, None);
-                self.depend(id, effects);
+                if durability > 1 && !F::KEEPING_NOT_AWAITED {
+                    self.wait_for_custodians(now, id);
+                    keeping.push((id, strict, durability));
+                } else {
+                    self.begin_waiting(now, id, effects);
+                    self.keep_whole(id, effects);
+                }
                 Receipt::Accepted { id }
             }
             Err(problem) => {
@@ -86,7 +107,8 @@ impl<F: Faults> Machine<F> {
                 "not_before_ms: the time is more than a year ahead; it is in milliseconds since the Unix epoch";
             return Err(Problem::new(Kind::InvalidField, detail));
         }
-        let accepted = accept(now, owner, function, job)?;
+        let custody = self.custody_for(now, job.durability)?;
+        let accepted = accept(now, owner, function, job, custody)?;
         if !self.queue.has_room(&accepted.needs) {
             return Err(full("jobs of too many different needs wait at this node".into()));
         }
@@ -95,6 +117,17 @@ impl<F: Faults> Machine<F> {
 }
 
 impl<F: Faults> Machine<F> {
+    /// With whom a job is kept that so many nodes shall have.
+    fn custody_for(&self, now: Now, durability: Option<u8>) -> Result<Option<Custody>, Problem> {
+        match durability {
+            Some(durability) if !(1..=DURABILITY_MAX).contains(&durability) => {
+                let detail = format!("durability is {durability}; it goes from 1 to {DURABILITY_MAX}");
+                Err(Problem::new(Kind::InvalidField, detail))
+            }
+            durability => self.custody.terms(durability, now.mono_ms),
+        }
+    }
+
     /// Checks what a job is to wait for.
     fn check_after(&self, principal: &Principal, job: &NewJob) -> Result<(), Problem> {
         check_after(&job.after, job.input_of)?;
@@ -120,7 +153,13 @@ fn full(detail: String) -> Problem {
     Problem::new(Kind::Full, detail).retry_after(RETRY_FULL_MS)
 }
 
-fn accept(now: Now, owner: ObjectId, function: &Function, job: NewJob) -> Result<Accepted, Problem> {
+fn accept(
+    now: Now,
+    owner: ObjectId,
+    function: &Function,
+    job: NewJob,
+    custody: Option<Custody>,
+) -> Result<Accepted, Problem> {
     let version = match job.version {
         Some(number) => function.versions.iter().find(|version| version.number == number),
         None => function.versions.iter().rev().find(|version| version.component == function.current),
@@ -158,5 +197,6 @@ fn accept(now: Now, owner: ObjectId, function: &Function, job: NewJob) -> Result
         rerun_of: job.rerun_of,
         after: job.after,
         input_of: job.input_of,
+        custody,
     })
 }

@@ -1,6 +1,8 @@
 //! The rules of the kernel, one test each: a kernel, inputs, and what comes out. No runtime, no clock, no sockets.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod charges;
+mod custody;
 mod dependencies;
 mod guests;
 mod harness;

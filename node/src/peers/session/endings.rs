@@ -77,7 +77,7 @@ impl Session {
     }
 
     /// Fetches from the peer. A disk that cannot be written is waited for: another run would not help.
-    async fn fetch(&self, id: BlobId, size: u64) -> Result<shoal_blobs::Held, Problem> {
+    pub(super) async fn fetch(&self, id: BlobId, size: u64) -> Result<shoal_blobs::Held, Problem> {
         let mut tries = 0;
         loop {
             match self.parts.service.fetch_from(id, size, vec![self.peer]).await {
