@@ -5,7 +5,7 @@ use std::time::Duration;
 use shoal_client::Client;
 use shoal_protocol::Kind;
 use shoal_protocol::object::ListQuery;
-use shoal_protocol::object::function::NewFunction;
+use shoal_protocol::object::function::{Grant, NewFunction};
 use shoal_protocol::object::job::{Input, State, Submit};
 
 use crate::mesh::{Mesh, at, until, until_ok};
@@ -77,7 +77,8 @@ async fn a_node_that_is_alone_says_so_and_refuses_what_it_cannot_promise() {
     let mut node = node().await;
     let client: Client = node.client().await.unwrap();
     let component = client.put_bytes(&file("node/functions/digest/digest.wasm"), true, "digest").await.unwrap().id;
-    client.deploy(&NewFunction::new("digest", component)).await.unwrap();
+    let digest = NewFunction { grants: [Grant::Blob].into(), ..NewFunction::new("digest", component) };
+    client.deploy(&digest).await.unwrap();
     let submit = |durability| Submit { function: "digest".into(), durability, ..Submit::default() };
     let job = client.submit(&submit(None)).await.unwrap();
     assert_eq!(client.job(job, false).await.unwrap().durability, None);
