@@ -45,7 +45,7 @@ pub trait Faults {
     const CHARGE_UNWRITTEN: bool = false;
     /// An older record of a job that is kept here takes the place of a newer one.
     const CHARGE_REVISION_UNCHECKED: bool = false;
-    /// A custodian that comes back is not asked what it has missed.
+    /// No custodian is ever asked what it has missed.
     const CUSTODIAN_NOT_COMPARED: bool = false;
 }
 

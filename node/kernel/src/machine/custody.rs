@@ -229,7 +229,7 @@ impl<F: Faults> Machine<F> {
         self.custody.forget_gone(now.mono_ms);
         let due = self.custody.attached().into_iter().filter(|node| {
             let custodian = self.custody.nodes.get(node);
-            custodian.is_some_and(|custodian| custodian.compare_ms <= now.mono_ms)
+            !F::CUSTODIAN_NOT_COMPARED && custodian.is_some_and(|custodian| custodian.compare_ms <= now.mono_ms)
         });
         for custodian in due.collect::<Vec<_>>() {
             if let Some(known) = self.custody.nodes.get_mut(&custodian) {
