@@ -44,7 +44,8 @@ pub(crate) struct Job {
     pub(crate) queue_until_ms: Option<u64>,
     /// When it has taken as long in all as it may.
     pub(crate) total_until_ms: Option<u64>,
-    pub(crate) progress: Option<Progress>,
+    /// Boxed, since a job that waits has none.
+    pub(crate) progress: Option<Box<Progress>>,
     /// Runs that were lost.
     pub(crate) losses: u32,
     /// Runs that were declined, or lost before their guest had started; they are not counted as attempts.

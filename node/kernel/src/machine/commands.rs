@@ -207,7 +207,7 @@ impl<F: Faults> Machine<F> {
     /// A job in memory, as its readers see it: without the bytes of its input, which the store has.
     fn view(&self, now: Now, job: &Job) -> View {
         let mut view = view::job(self.config.node, &job.accepted, &job.standing(), false);
-        view.progress = job.progress.clone();
+        view.progress = job.progress.as_deref().cloned();
         view.reason = match &job.phase {
             Phase::Held => Some(reason::held()),
             Phase::Blocked => Some(reason::blocked(&job.unmet)),

@@ -88,7 +88,7 @@ impl<F: Faults> Machine<F> {
         let Some(job) = self.jobs.current_mut(worker, run) else {
             return self.guest_progress(worker, run, progress, effects);
         };
-        job.progress = Some(progress);
+        job.progress = Some(Box::new(progress));
         effects.push(Effect::Changed { job: run.job, settled: false });
     }
 
