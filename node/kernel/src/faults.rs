@@ -51,6 +51,14 @@ pub trait Faults {
     const GUEST_EPOCH_UNCHECKED: bool = false;
     /// The ending of a run of another home is forgotten as soon as it was reported once.
     const GUEST_FORGOTTEN: bool = false;
+    /// A job is acknowledged without waiting for its custodians.
+    const KEEPING_NOT_AWAITED: bool = false;
+    /// A custodian says that it keeps a job without journaling it.
+    const CHARGE_UNWRITTEN: bool = false;
+    /// An older record of a job that is kept here takes the place of a newer one.
+    const CHARGE_REVISION_UNCHECKED: bool = false;
+    /// No custodian is ever asked what it has missed.
+    const CUSTODIAN_NOT_COMPARED: bool = false;
 }
 
 /// No bugs that we know of.

@@ -13,13 +13,17 @@
 //! | `placement` | which worker or peer gets it |
 //! | `peers` | what a peer is believed to have left |
 //! | `guests` | what is held of other homes' runs |
+//! | `custody` | who keeps this home's jobs with it, and which of them wait for that |
+//! | `charges` | what is kept of other homes' jobs |
 //! | [`lease`] | how long a silent worker keeps its runs |
 //! | `reason` | what is said about a job that does not run |
 //! | [`view`] | what readers see of a job |
 
 mod backoff;
+mod charges;
 pub mod config;
 pub mod counters;
+mod custody;
 mod dependents;
 pub mod effect;
 pub mod faults;
@@ -44,9 +48,9 @@ mod workers;
 pub use config::{Config, Prefetch};
 pub use counters::Counters;
 pub use effect::{Effect, Load, Noted, PeerView, Reply};
-pub use input::{Command, End, Input, NewJob, Now, PeerAttached, Principal, RequestId, WorkerAttached};
+pub use input::{Command, End, Input, NewJob, Now, PeerAttached, Principal, Recall, RequestId, WorkerAttached};
 pub use jobs::JOB_BYTES;
-pub use record::{Accepted, GuestEnd, GuestRun, Record, Saving, Spec, Standing};
+pub use record::{Accepted, Charge, ChargeState, Custodians, GuestEnd, GuestRun, Record, Saving, Spec, Standing};
 
 /// The kernel that production runs: the machine without any of the faults that the simulator can put in.
 pub type Kernel = machine::Machine<faults::Sound>;

@@ -24,6 +24,8 @@ pub fn job(home: NodeId, accepted: &Accepted, standing: &Standing, inline: bool)
         component: accepted.spec.component,
         owner: accepted.spec.owner,
         home,
+        durability: accepted.custody.map(|custody| if standing.alone { 1 } else { custody.durability.get() }),
+        custodians: Vec::new(),
         state: standing.state,
         reason: None,
         epoch: standing.epoch,

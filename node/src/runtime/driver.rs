@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_kernel::{Command, Effect, End, Input, Kernel, Record, Reply, RequestId, WorkerAttached};
+use shoal_kernel::{Command, Effect, End, Input, Kernel, Recall, Record, Reply, RequestId, WorkerAttached};
 use shoal_protocol::object::job::Payload;
 use shoal_protocol::{Kind, ObjectId, Problem, WorkerId};
 use tokio::sync::{mpsc, oneshot};
@@ -93,6 +93,8 @@ impl Driver {
             let standing = standing.unwrap_or_else(|| accepted.standing());
             (accepted, standing)
         });
+        let (sets, charges) = rows::read_custody(&self.store)?;
+        self.kernel.restore_custody(now(), sets.into_iter(), charges.into_iter());
         self.kernel.restore(now(), restored, &mut self.effects);
         self.kernel.restore_guests(now(), guests.into_iter(), &mut self.effects);
         self.kernel.restore_checkpoints(saved.into_iter(), saved_by_guests.into_iter());
@@ -168,12 +170,16 @@ impl Driver {
         for job in self.reports.take_learn() {
             self.learn(job);
         }
+        for recall in self.reports.take_recall() {
+            self.recall(recall);
+        }
         if self.failing.is_none() && self.wake_ms.is_some_and(|at| at <= now().mono_ms) {
             self.wake_ms = None;
             self.handle(Input::Tick);
         }
         self.commit().await;
         self.tell_hint();
+        self.tell_homes_kept();
         match stopped {
             Some(done) => {
                 self.drain().await;
@@ -243,6 +249,24 @@ impl Driver {
         }
     }
 
+    /// Tells the kernel what is durable of a job that a custodian shall have.
+    fn recall(&mut self, recall: Recall) {
+        if self.failing.is_some() {
+            // Custodians are compared again when the kernel is restored.
+            return;
+        }
+        match rows::read_job(&self.store, recall.job) {
+            Ok(found) => {
+                let record = found.map(|(accepted, standing)| {
+                    let standing = standing.unwrap_or_else(|| accepted.standing());
+                    Box::new((accepted, standing))
+                });
+                self.handle(Input::Recalled { recall, record });
+            }
+            Err(problem) => self.fail(Vec::new(), &problem),
+        }
+    }
+
     /// Sends the records to the store, and the other effects after them.
     async fn commit(&mut self) {
         if self.effects.is_empty() {
@@ -254,8 +278,10 @@ impl Driver {
         for effect in std::mem::take(&mut self.effects) {
             if let Effect::Write(record) = effect {
                 self.metrics.record(&record);
-                if let Record::GuestEnded(run, _) | Record::GuestGone(run) = &record {
-                    outgoing.push(Outgoing::GuestEnded(*run));
+                match &record {
+                    Record::GuestEnded(run, _) | Record::GuestGone(run) => outgoing.push(Outgoing::GuestEnded(*run)),
+                    Record::Charge(charge) => outgoing.push(Outgoing::Changed(charge.job, false)),
+                    _ => {}
                 }
                 if let Err(problem) = rows::append(record, &self.store, &mut self.counts, &mut mutations) {
                     return self.fail(outgoing, &problem);
@@ -291,6 +317,7 @@ impl Driver {
                 outgoing.extend(self.requests.remove(&request).map(|sender| Outgoing::Reply(sender, reply)));
             }
             Effect::Learn { job } => outgoing.push(Outgoing::Learn(job)),
+            Effect::Recall(recall) => outgoing.push(Outgoing::Recall(recall)),
             Effect::Seek { needs } => outgoing.push(Outgoing::Wish(Wish::Seek(needs))),
             Effect::Reach { node } => outgoing.push(Outgoing::Wish(Wish::Reach(node))),
             said => outgoing.extend(self.posts.address(said)),
@@ -307,6 +334,17 @@ impl Driver {
                 changed
             });
         }
+    }
+
+    /// Tells of which homes jobs are kept here.
+    fn tell_homes_kept(&self) {
+        self.shared.homes_kept.send_if_modified(|last| {
+            let changed = !self.kernel.homes_kept().eq(last.iter().copied());
+            if changed {
+                *last = self.kernel.homes_kept().collect();
+            }
+            changed
+        });
     }
 
     fn notice_failures(&mut self) {

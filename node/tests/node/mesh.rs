@@ -116,11 +116,11 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(look: impl Fn() -> F
     }
 }
 
-async fn until_ok<T, F: Future<Output = Result<T, Error>>>(attempt: impl Fn() -> F) -> T {
+pub(crate) async fn until_ok<T, F: Future<Output = Result<T, Error>>>(attempt: impl Fn() -> F) -> T {
     until(|| async { attempt().await.ok() }).await
 }
 
-fn at(place: usize) -> Needs {
+pub(crate) fn at(place: usize) -> Needs {
     Needs { labels: [("place".to_owned(), place.to_string())].into(), ..Needs::default() }
 }
 

@@ -11,6 +11,7 @@
 //! looked for is found among the nodes that live and are not cut off.
 
 mod calm;
+mod custodians;
 mod documents;
 mod links;
 
@@ -138,13 +139,15 @@ impl<F: Bugs> Mesh<F> {
             if self.now_ms >= look_ms {
                 look_ms = self.now_ms + 1_000;
                 (0..self.worlds.len()).try_for_each(|place| self.at_node(place, World::release_held))?;
-                let quiet = self.worlds.iter().all(World::is_quiet) && self.documents_agree();
+                let quiet =
+                    self.worlds.iter().all(World::is_quiet) && self.documents_agree() && self.custodians_agree();
                 if quiet || self.now_ms > self.faults_ms + SETTLE_MS {
                     break;
                 }
             }
         }
         self.documents_check()?;
+        self.custodians_check()?;
         self.finish()
     }
 
@@ -178,6 +181,7 @@ impl<F: Bugs> Mesh<F> {
         world.now_ms = world.now_ms.max(now_ms);
         what(world).map_err(|violation| at(place, violation))?;
         let outbox = std::mem::take(&mut world.outbox);
+        self.acknowledged_at(place)?;
         self.plan(place);
         for outgoing in outbox {
             self.goes_out(place, outgoing);

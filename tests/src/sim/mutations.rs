@@ -96,6 +96,14 @@ mutations! {
     kernel GuestEpochUnchecked = GUEST_EPOCH_UNCHECKED;
     /// The ending of a run of another home is forgotten before it is settled.
     kernel GuestForgotten = GUEST_FORGOTTEN;
+    /// Jobs are acknowledged before custodians have them.
+    kernel KeepingNotAwaited = KEEPING_NOT_AWAITED;
+    /// A custodian says that it keeps what it has not journaled.
+    kernel ChargeUnwritten = CHARGE_UNWRITTEN;
+    /// What is kept gives way to what is older.
+    kernel ChargeRevisionUnchecked = CHARGE_REVISION_UNCHECKED;
+    /// A custodian is never asked what it has missed.
+    kernel CustodianNotCompared = CUSTODIAN_NOT_COMPARED;
     /// Changes are let in before those that they depend on.
     replica DepsSkipped = DEPS_SKIPPED;
     /// Of changes with the same author and number the one that came first counts.

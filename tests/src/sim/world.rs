@@ -5,10 +5,11 @@ use std::fmt;
 use std::ops::Range;
 
 use shoal_kernel::faults::Faults;
-use shoal_kernel::{Now, Reply, RequestId};
+use shoal_kernel::{Now, Recall, Reply, RequestId};
 use shoal_protocol::object::function::{Function, Grant, Needs, RunLimits, Version};
 use shoal_protocol::object::job::{Ending, FailureCode, Outcome};
 use shoal_protocol::object::worker::Offer;
+use shoal_protocol::wire::custody::Keep;
 use shoal_protocol::wire::worker::{FromWorker, Run, ToWorker};
 use shoal_protocol::{BlobId, NodeId, ObjectId, Problem};
 
@@ -98,6 +99,8 @@ pub(crate) enum Event {
     WorkerRecovers { worker: usize },
     HintDue { life: u64 },
     Learned { life: u64, job: ObjectId },
+    Recalled { life: u64, recall: Recall },
+    KeepFetched { life: u64, peer: NodeId, keep: Box<Keep> },
     Fetched { life: u64, peer: NodeId, run: Run, outcome: Box<Outcome> },
 }
 
@@ -166,7 +169,7 @@ impl<F: Faults> World<F> {
             foreign: BTreeMap::new(),
             outbox: Vec::new(),
             functions_made: 0,
-            checks: Checks::new(setting.id.tag()),
+            checks: Checks::new(setting.id),
             coverage: Coverage::default(),
             plan,
             events: BTreeMap::new(),
@@ -283,6 +286,8 @@ impl<F: Faults> World<F> {
             Event::Accepts => self.input(shoal_kernel::Input::Accept),
             Event::WorkerRecovers { worker } => self.worker_recovers(worker),
             Event::Learned { life, job } => self.learned(life, job),
+            Event::Recalled { life, recall } => self.recalled(life, recall),
+            Event::KeepFetched { life, peer, keep } => self.keep_fetched(life, peer, *keep),
             Event::HintDue { life } => {
                 self.hint_due(life);
                 Ok(())

@@ -9,7 +9,6 @@ use crate::effect::{Effect, Reply};
 use crate::faults::Faults;
 use crate::input::{Command, Now, Principal, RequestId};
 use crate::jobs::{Job, Phase};
-use crate::record::Record;
 use crate::workers::{Link, Worker};
 use crate::{reason, rights, view};
 
@@ -83,7 +82,7 @@ impl<F: Faults> Machine<F> {
         placed.cancel_ms = Some(now.mono_ms);
         let worker = placed.worker;
         if !F::CANCEL_UNWRITTEN {
-            effects.push(Effect::Write(Record::Standing(id, Box::new(job.standing()))));
+            self.write_standing(id, effects);
         }
         effects.push(Effect::Cancel { worker, run });
         effects.push(Effect::Changed { job: id, settled: false });
@@ -135,8 +134,7 @@ impl<F: Faults> Machine<F> {
         if self.jobs.contains(id) {
             return Err(Problem::new(Kind::Conflict, "the job has not ended; cancel it first"));
         }
-        self.counters.swept += 1;
-        effects.push(Effect::Write(Record::Swept(id)));
+        self.sweep(id, effects);
         Ok(Reply::Done)
     }
 
@@ -228,6 +226,7 @@ impl<F: Faults> Machine<F> {
         view.reason = match &job.phase {
             Phase::Held => Some(reason::held()),
             Phase::Blocked => Some(reason::blocked(&job.unmet)),
+            Phase::Keeping => Some(reason::keeping()),
             Phase::Begun => Some(reason::begun(job)),
             Phase::Later { until_ms } => Some(reason::later(*until_ms, now.mono_ms)),
             Phase::Queued { .. } => {
@@ -236,7 +235,7 @@ impl<F: Faults> Machine<F> {
                 Some(reason::queued(&self.workers, needs, behind, self.refusing.as_ref(), now.mono_ms))
             }
             Phase::Backoff { until_ms, .. } => {
-                Some(reason::backoff(*until_ms, now.mono_ms, job.attempts_total + job.fruitless))
+                Some(reason::backoff(*until_ms, now.mono_ms, job.attempts_total + u32::from(job.fruitless)))
             }
             Phase::Placed(placed) => {
                 if placed.started_ms.is_some() {

@@ -1,7 +1,9 @@
 //! Taking jobs in: each is accepted or refused by itself, and all are answered at once.
 
+use std::num::NonZeroU8;
 use std::sync::Arc;
 
+use shoal_protocol::custody::{Custody, DURABILITY_MAX};
 use shoal_protocol::limits::{JOB_MS_MAX, SUBMIT_BATCH_LEN_MAX};
 use shoal_protocol::object::function::Function;
 use shoal_protocol::object::job::{Receipt, State, check_after};
@@ -9,7 +11,6 @@ use shoal_protocol::record::check_texts;
 use shoal_protocol::{Kind, ObjectId, Problem};
 
 use super::Machine;
-use super::telling::noted;
 use crate::effect::{Effect, Reply};
 use crate::faults::Faults;
 use crate::input::{NewJob, Now, Principal, RequestId};
@@ -35,13 +36,27 @@ impl<F: Faults> Machine<F> {
             return;
         }
         let first = effects.len();
-        let receipts = jobs.into_iter().map(|job| self.submit_one(now, &principal, job, effects)).collect();
+        let mut keeping = Vec::new();
+        let submit = |job| self.submit_one(now, &principal, job, &mut keeping, effects);
+        let receipts = jobs.into_iter().map(submit).collect();
+        if !keeping.is_empty() {
+            return self.await_custodians(now, request, receipts, &keeping, effects);
+        }
         let reply = Effect::Reply { request, reply: Ok(Reply::Receipts(receipts)) };
         let place = if F::ACKNOWLEDGED_FIRST { first } else { effects.len() };
         effects.insert(place, reply);
     }
 
-    fn submit_one(&mut self, now: Now, principal: &Principal, job: NewJob, effects: &mut Vec<Effect>) -> Receipt {
+    /// One job. Where custodians shall have it before it is acknowledged that is noted in `keeping`.
+    fn submit_one(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        job: NewJob,
+        keeping: &mut Vec<(ObjectId, bool, u8)>,
+        effects: &mut Vec<Effect>,
+    ) -> Receipt {
+        let strict = job.durability.is_some();
         match self.admit(now, principal, job) {
             Ok(accepted) => {
                 let id = accepted.id;
@@ -50,11 +65,15 @@ impl<F: Faults> Machine<F> {
                 effects.push(Effect::Write(Record::Accepted(Box::new(accepted.clone()))));
                 self.counters.accepted += u64::from(accepted.size());
                 self.counters.held += u64::from(state == State::Held);
-                let job = Job::new(accepted, standing, now.mono_ms);
-                effects.push(noted(now, &job, state, None));
-                self.take_in(now, job);
-                self.wait_as(now, id, state, None);
-                self.depend(id, effects);
+                let durability = accepted.custody.map_or(1, |custody| custody.durability.get());
+                self.take_in(now, Job::new(accepted, standing, now.mono_ms));
+                if durability > 1 && !F::KEEPING_NOT_AWAITED {
+                    self.wait_for_custodians(now, id);
+                    keeping.push((id, strict, durability));
+                } else {
+                    self.begin_waiting(now, id, effects);
+                    self.keep_whole(id, effects);
+                }
                 Receipt::Accepted { id }
             }
             Err(problem) => {
@@ -95,7 +114,8 @@ impl<F: Faults> Machine<F> {
                 "not_before_ms: the time is more than a year ahead; it is in milliseconds since the Unix epoch";
             return Err(Problem::new(Kind::InvalidField, detail));
         }
-        let accepted = accept(now, owner, function, job)?;
+        let custody = self.custody_for(now, job.durability)?;
+        let accepted = accept(now, owner, function, job, custody)?;
         if !self.queue.has_room(&accepted.spec.needs) {
             return Err(full("jobs of too many different needs wait at this node".into()));
         }
@@ -104,6 +124,18 @@ impl<F: Faults> Machine<F> {
 }
 
 impl<F: Faults> Machine<F> {
+    /// With whom a job is kept that so many nodes shall have.
+    fn custody_for(&self, now: Now, durability: Option<u8>) -> Result<Option<Custody>, Problem> {
+        let Some(durability) = durability else { return self.custody.terms(None, now.mono_ms) };
+        match NonZeroU8::new(durability).filter(|durability| durability.get() <= DURABILITY_MAX) {
+            Some(durability) => self.custody.terms(Some(durability), now.mono_ms),
+            None => {
+                let detail = format!("durability is {durability}; it goes from 1 to {DURABILITY_MAX}");
+                Err(Problem::new(Kind::InvalidField, detail))
+            }
+        }
+    }
+
     /// Checks what a job is to wait for.
     fn check_after(&self, principal: &Principal, job: &NewJob) -> Result<(), Problem> {
         check_after(&job.after, job.input_of)?;
@@ -130,7 +162,13 @@ fn full(detail: String) -> Problem {
     Problem::new(Kind::Full, detail).retry_after(RETRY_FULL_MS)
 }
 
-fn accept(now: Now, owner: ObjectId, function: &Function, job: NewJob) -> Result<Accepted, Problem> {
+fn accept(
+    now: Now,
+    owner: ObjectId,
+    function: &Function,
+    job: NewJob,
+    custody: Option<Custody>,
+) -> Result<Accepted, Problem> {
     let version = match job.version {
         Some(number) => function.versions.iter().find(|version| version.number == number),
         None => function.versions.iter().rev().find(|version| version.component == function.current),
@@ -172,5 +210,6 @@ fn accept(now: Now, owner: ObjectId, function: &Function, job: NewJob) -> Result
         rerun_of: job.rerun_of,
         after: job.after,
         input_of: job.input_of,
+        custody,
     })
 }

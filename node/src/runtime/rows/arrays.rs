@@ -42,7 +42,8 @@ pub(crate) fn begun_before(
     Ok(rows.iter().filter_map(|(key, _)| object_id(key)).collect())
 }
 
-fn ends(array: &Accepted) -> Option<(ObjectId, ObjectId)> {
+/// The first and the last id that an element of it can have.
+pub(super) fn ends(array: &Accepted) -> Option<(ObjectId, ObjectId)> {
     array.id.element(0).zip(array.id.element(array.array?.last))
 }
 
