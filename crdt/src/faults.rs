@@ -1,27 +1,38 @@
 //! Bugs that replication could have, each under a name, so that the simulator can show that it would find them.
 //!
-//! As in the kernel they are constants of a trait: chosen at compile time, nothing at run time, and no feature of Cargo
-//! can switch one on. [`crate::Replica`] and [`crate::reconcile::Session`] have those of [`Sound`], which are none, unless
-//! they are made with others by name.
+//! As in the kernel a type says which there are: [`crate::Replica`] and [`crate::reconcile::Session`] have those of
+//! [`Sound`], which are none, unless they are made with another type by name.
 
-/// Which bugs a replica and its sessions have. All off unless said otherwise.
-pub trait Faults {
+/// A bug that a replica or its sessions can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
     /// A change is let into its history although what it depends on is not there.
-    const DEPS_SKIPPED: bool = false;
+    DepsSkipped,
     /// Of changes with the same author and number the one that came first counts.
-    const FIRST_OF_EQUALS: bool = false;
+    FirstOfEquals,
     /// A change that counted goes on counting when another one takes its place.
-    const LOSER_STAYS: bool = false;
+    LoserStays,
     /// A change is judged by the keys that are known when it comes, and not again when its user lists more.
-    const JUDGED_ON_ARRIVAL: bool = false;
+    JudgedOnArrival,
     /// A batch that a peer has sent counts as taken, and is not stored.
-    const BATCH_LOST: bool = false;
+    BatchLost,
     /// What the peer lacks is compared and not sent.
-    const LACKS_FORGOTTEN: bool = false;
+    LacksForgotten,
+}
+
+/// Which bugs a replica and its sessions have.
+pub trait Faults {
+    /// Whether it has this one.
+    fn has(fault: Fault) -> bool;
 }
 
 /// No bugs that we know of.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sound;
 
-impl Faults for Sound {}
+impl Faults for Sound {
+    #[inline(always)]
+    fn has(_: Fault) -> bool {
+        false
+    }
+}

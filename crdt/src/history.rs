@@ -13,7 +13,7 @@ use shoal_protocol::key::PublicKey;
 use shoal_protocol::limits::CHANGE_DEPS_MAX;
 
 use crate::check::{Checked, Refused, listed};
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::schema::limits::{EQUIVOCATIONS_MAX, HISTORY_LEN_MAX};
 
 /// The place of a change in its history.
@@ -231,8 +231,11 @@ impl History {
             };
             let hash_of = |place: &Place| self.entry(*place).map(|entry| entry.hash);
             let mut continuing = places.iter().filter(continues);
-            let winner =
-                if F::FIRST_OF_EQUALS { continuing.next() } else { continuing.min_by_key(|&place| hash_of(place)) };
+            let winner = if F::has(Fault::FirstOfEquals) {
+                continuing.next()
+            } else {
+                continuing.min_by_key(|&place| hash_of(place))
+            };
             match winner {
                 Some(&winner) => winners.push(winner),
                 None => break,

@@ -24,7 +24,7 @@ use shoal_protocol::key::PublicKey;
 use crate::check::{self, Checked, Refused};
 use crate::derive::Derived;
 use crate::facts::Facts;
-use crate::faults::{Faults, Sound};
+use crate::faults::{Fault, Faults, Sound};
 use crate::history::{Place, Position};
 use crate::rights::Reason;
 use crate::schema::limits::DOCUMENTS_MAX;
@@ -123,7 +123,7 @@ impl<F: Faults> Replica<F> {
         };
         match self.position(&checked)? {
             Position::Known => return Ok(applied),
-            Position::Missing(_) if F::DEPS_SKIPPED => self.admit(checked, Box::default(), &mut applied)?,
+            Position::Missing(_) if F::has(Fault::DepsSkipped) => self.admit(checked, Box::default(), &mut applied)?,
             Position::Missing(missing) => {
                 let waits_for = missing.first().copied();
                 if let Some(dependency) = waits_for {
@@ -255,7 +255,7 @@ impl<F: Faults> Replica<F> {
             self.signed_for.entry((user, author)).or_default().insert(id);
         }
         applied.accepted.push(signed);
-        self.judge(id, contested && !F::LOSER_STAYS, applied);
+        self.judge(id, contested && !F::has(Fault::LoserStays), applied);
         Ok(())
     }
 
@@ -292,7 +292,7 @@ impl<F: Faults> Replica<F> {
         for key in before.symmetric_difference(&after) {
             dependent.extend(self.signed_for.get(&(id, *key)).into_iter().flatten().copied());
         }
-        for id in dependent.into_iter().filter(|_| !F::JUDGED_ON_ARRIVAL) {
+        for id in dependent.into_iter().filter(|_| !F::has(Fault::JudgedOnArrival)) {
             self.bring_up_to_date(id, true, applied);
         }
     }

@@ -8,11 +8,12 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use shoal_kernel::faults::Faults;
+use shoal_crdt::faults::Fault as ReplicaFault;
+use shoal_kernel::faults::Fault;
 use shoal_tests::sim::coverage::{REQUIRED, REQUIRED_OF_A_MESH};
-use shoal_tests::sim::mutations::{Bugs, Sound};
+use shoal_tests::sim::mutations::{Mutated, Mutation, Sound, with};
 use shoal_tests::sim::world::FAULTS_MS;
-use shoal_tests::sim::{Coverage, Report, Violation, mutations, run, run_mesh};
+use shoal_tests::sim::{Coverage, Report, Violation, run, run_mesh};
 
 /// Seeds in a normal run of the tests.
 const SEEDS: Range<u64> = 0..100;
@@ -152,72 +153,72 @@ fn the_same_seed_gives_the_same_trace() {
 }
 
 /// The first violation that the normal seeds find in a kernel with a bug.
-fn found<F: Faults>() -> (u64, Violation) {
-    found_by::<F>(run::<F>)
+fn found(fault: Fault) -> (u64, Violation) {
+    found_by(fault.into(), run::<Mutated>)
 }
 
 /// The same in a mesh.
-fn found_in_a_mesh<F: Bugs>() -> (u64, Violation) {
-    found_by::<F>(|seed, print| run_mesh::<F>(NODES, seed, print))
+fn found_in_a_mesh(mutation: impl Into<Mutation>) -> (u64, Violation) {
+    found_by(mutation.into(), |seed, print| run_mesh::<Mutated>(NODES, seed, print))
 }
 
-fn found_by<F>(run: impl Fn(u64, bool) -> Outcome) -> (u64, Violation) {
+fn found_by(mutation: Mutation, run: impl Fn(u64, bool) -> Outcome) -> (u64, Violation) {
     for seed in SEEDS {
-        if let Err(violation) = run(seed, false) {
-            println!("{} is found by seed {seed} {violation}", std::any::type_name::<F>());
+        if let Err(violation) = with(mutation, || run(seed, false)) {
+            println!("{mutation:?} is found by seed {seed} {violation}");
             return (seed, violation);
         }
     }
-    panic!("{} is not found", std::any::type_name::<F>());
+    panic!("{mutation:?} is not found");
 }
 
 #[test]
 fn an_unwritten_epoch_is_found() {
-    assert_eq!(found::<mutations::EpochUnwritten>().1.rule, "an epoch is written before it starts");
+    assert_eq!(found(Fault::EpochUnwritten).1.rule, "an epoch is written before it starts");
 }
 
 #[test]
 fn a_late_result_that_counts_is_found() {
-    let rule = found::<mutations::LateResultCounts>().1.rule;
+    let rule = found(Fault::LateResultCounts).1.rule;
     // A late failure that is tried again leaves a run in the books that the kernel no longer holds.
     assert!(["a late result never counts", "accepted = waiting + running + settled + swept"].contains(&rule), "{rule}");
 }
 
 #[test]
 fn an_acknowledgement_before_the_journal_is_found() {
-    assert_eq!(found::<mutations::AcknowledgedFirst>().1.rule, "written, then acknowledged");
+    assert_eq!(found(Fault::AcknowledgedFirst).1.rule, "written, then acknowledged");
 }
 
 #[test]
 fn a_lost_run_that_nobody_repeats_is_found() {
-    assert_eq!(found::<mutations::LostRunStays>().1.rule, "a silent worker keeps its runs for one lease");
+    assert_eq!(found(Fault::LostRunStays).1.rule, "a silent worker keeps its runs for one lease");
 }
 
 #[test]
 fn a_job_forgotten_by_a_restart_is_found() {
-    assert_eq!(found::<mutations::OfferedForgotten>().1.rule, "accepted = waiting + running + settled + swept");
+    assert_eq!(found(Fault::OfferedForgotten).1.rule, "accepted = waiting + running + settled + swept");
 }
 
 #[test]
 fn a_job_that_settles_twice_is_found() {
-    let rule = found::<mutations::SettledStays>().1.rule;
+    let rule = found(Fault::SettledStays).1.rule;
     assert!(["a job settles once", "accepted = waiting + running + settled + swept"].contains(&rule), "{rule}");
 }
 
 #[test]
 fn a_cancellation_that_is_not_journaled_is_found() {
-    let rule = found::<mutations::CancelUnwritten>().1.rule;
+    let rule = found(Fault::CancelUnwritten).1.rule;
     assert_eq!(rule, "a cancellation is durable before it is answered");
 }
 
 #[test]
 fn a_hold_that_is_not_journaled_is_found() {
-    assert_eq!(found::<mutations::HoldUnwritten>().1.rule, "what is told of a job is written");
+    assert_eq!(found(Fault::HoldUnwritten).1.rule, "what is told of a job is written");
 }
 
 #[test]
 fn an_element_that_its_array_does_not_count_is_found() {
-    let rule = found::<mutations::ElementUncounted>().1.rule;
+    let rule = found(Fault::ElementUncounted).1.rule;
     assert!(
         [
             "after the last fault everything settles",
@@ -232,133 +233,139 @@ fn an_element_that_its_array_does_not_count_is_found() {
 
 #[test]
 fn a_time_that_a_restart_forgets_is_found() {
-    assert_eq!(found::<mutations::TimeForgotten>().1.rule, "nothing runs before its time");
+    assert_eq!(found(Fault::TimeForgotten).1.rule, "nothing runs before its time");
 }
 
 #[test]
 fn limits_that_a_restart_forgets_are_found() {
-    let rule = found::<mutations::LimitsForgotten>().1.rule;
+    let rule = found(Fault::LimitsForgotten).1.rule;
     assert!(rule == "nothing takes longer in all than it may" || rule == "nothing waits longer than it may", "{rule}");
 }
 
 #[test]
 fn a_dependency_that_a_restart_forgets_is_found() {
-    let rule = found::<mutations::BlockForgotten>().1.rule;
+    let rule = found(Fault::BlockForgotten).1.rule;
     let rules = ["nothing runs before the jobs that it waits for", "what is told of a job is written"];
     assert!(rules.contains(&rule), "{rule}");
 }
 
 #[test]
 fn a_job_that_runs_after_the_wrong_end_of_another_is_found() {
-    assert_eq!(found::<mutations::AnyEndWillDo>().1.rule, "nothing runs before the jobs that it waits for");
+    assert_eq!(found(Fault::AnyEndWillDo).1.rule, "nothing runs before the jobs that it waits for");
 }
 
 #[test]
 fn an_end_that_dependents_are_not_told_of_is_found() {
-    assert_eq!(found::<mutations::DependentsUntold>().1.rule, "after the last fault everything settles");
+    assert_eq!(found(Fault::DependentsUntold).1.rule, "after the last fault everything settles");
 }
 
 #[test]
 fn an_end_that_subscribers_do_not_hear_of_is_found() {
-    assert_eq!(found::<mutations::EndUntold>().1.rule, "every change of state is told");
+    assert_eq!(found(Fault::EndUntold).1.rule, "every change of state is told");
 }
 
 #[test]
 fn a_refusal_that_leaves_no_trace_is_found() {
-    assert_eq!(found::<mutations::RefusalForgotten>().1.rule, "every hand-over is a run or a refusal");
+    assert_eq!(found(Fault::RefusalForgotten).1.rule, "every hand-over is a run or a refusal");
 }
 
 #[test]
 fn a_checkpoint_of_a_run_that_counts_no_more_is_found() {
-    let rule = found::<mutations::CheckpointUnfenced>().1.rule;
+    let rule = found(Fault::CheckpointUnfenced).1.rule;
     let rules = ["only the current run saves", "a checkpoint gives way to a later one only"];
     assert!(rules.contains(&rule), "{rule}");
 }
 
 #[test]
 fn a_checkpoint_that_is_not_journaled_is_found() {
-    let rule = found::<mutations::CheckpointUnwritten>().1.rule;
+    let rule = found(Fault::CheckpointUnwritten).1.rule;
     let rules = ["a checkpoint is durable before it is acknowledged", "a run begins with what was saved last"];
     assert!(rules.contains(&rule), "{rule}");
 }
 
 #[test]
 fn a_checkpoint_that_a_restart_forgets_is_found() {
-    assert_eq!(found::<mutations::CheckpointForgotten>().1.rule, "a run begins with what was saved last");
+    assert_eq!(found(Fault::CheckpointForgotten).1.rule, "a run begins with what was saved last");
 }
 
 #[test]
 fn a_run_of_another_home_that_is_not_journaled_is_found() {
-    let rule = found_in_a_mesh::<mutations::GuestUnwritten>().1.rule;
+    let rule = found_in_a_mesh(Fault::GuestUnwritten).1.rule;
     assert_eq!(rule, "a guest is written before its home hears of it");
 }
 
 #[test]
 fn a_run_that_gives_way_to_an_older_one_is_found() {
-    assert_eq!(found_in_a_mesh::<mutations::GuestEpochUnchecked>().1.rule, "a run gives way to a newer epoch only");
+    assert_eq!(found_in_a_mesh(Fault::GuestEpochUnchecked).1.rule, "a run gives way to a newer epoch only");
 }
 
 #[test]
 fn an_ending_that_is_forgotten_before_its_home_has_it_is_found() {
-    assert_eq!(found_in_a_mesh::<mutations::GuestForgotten>().1.rule, "an ending is kept until its home has it");
+    assert_eq!(found_in_a_mesh(Fault::GuestForgotten).1.rule, "an ending is kept until its home has it");
 }
 
 #[test]
 fn a_job_that_is_acknowledged_before_custodians_have_it_is_found() {
-    let rule = found_in_a_mesh::<mutations::KeepingNotAwaited>().1.rule;
+    let rule = found_in_a_mesh(Fault::KeepingNotAwaited).1.rule;
     assert_eq!(rule, "a job is on as many disks as it says when it is acknowledged");
 }
 
 #[test]
 fn a_job_that_is_said_to_be_kept_and_is_not_journaled_is_found() {
-    let rule = found_in_a_mesh::<mutations::ChargeUnwritten>().1.rule;
+    let rule = found_in_a_mesh(Fault::ChargeUnwritten).1.rule;
     assert_eq!(rule, "a job is written before its home hears that it is kept");
 }
 
 #[test]
 fn a_record_that_gives_way_to_an_older_one_is_found() {
-    let rule = found_in_a_mesh::<mutations::ChargeRevisionUnchecked>().1.rule;
+    let rule = found_in_a_mesh(Fault::ChargeRevisionUnchecked).1.rule;
     assert_eq!(rule, "what is kept never gives way to what is older");
 }
 
 #[test]
+fn what_is_kept_of_a_job_without_the_job_is_found() {
+    let rule = found_in_a_mesh(Fault::ChargeUnfounded).1.rule;
+    assert_eq!(rule, "what is new of a job is kept with the job, or its array");
+}
+
+#[test]
 fn a_custodian_that_is_not_asked_what_it_has_missed_is_found() {
-    let rule = found_in_a_mesh::<mutations::CustodianNotCompared>().1.rule;
+    let rule = found_in_a_mesh(Fault::CustodianNotCompared).1.rule;
     assert_eq!(rule, "custodians come to hold what the home holds");
 }
 
 #[test]
 fn a_change_without_those_that_it_follows_is_found() {
-    assert_eq!(found_in_a_mesh::<mutations::DepsSkipped>().1.rule, SAME_DOCUMENTS);
+    assert_eq!(found_in_a_mesh(ReplicaFault::DepsSkipped).1.rule, SAME_DOCUMENTS);
 }
 
 #[test]
 fn a_change_that_counts_by_the_order_of_arrival_is_found() {
-    assert_eq!(found_in_a_mesh::<mutations::FirstOfEquals>().1.rule, SAME_DOCUMENTS);
+    assert_eq!(found_in_a_mesh(ReplicaFault::FirstOfEquals).1.rule, SAME_DOCUMENTS);
 }
 
 #[test]
 fn a_change_that_counts_though_another_took_its_place_is_found() {
-    assert_eq!(found_in_a_mesh::<mutations::LoserStays>().1.rule, SAME_DOCUMENTS);
+    assert_eq!(found_in_a_mesh(ReplicaFault::LoserStays).1.rule, SAME_DOCUMENTS);
 }
 
 #[test]
 fn a_right_that_is_judged_on_arrival_is_found() {
-    assert_eq!(found_in_a_mesh::<mutations::JudgedOnArrival>().1.rule, SAME_DOCUMENTS);
+    assert_eq!(found_in_a_mesh(ReplicaFault::JudgedOnArrival).1.rule, SAME_DOCUMENTS);
 }
 
 #[test]
 fn a_lost_batch_of_a_reconciliation_is_found() {
-    assert_eq!(found_in_a_mesh::<mutations::BatchLost>().1.rule, SAME_CHANGES);
+    assert_eq!(found_in_a_mesh(ReplicaFault::BatchLost).1.rule, SAME_CHANGES);
 }
 
 #[test]
 fn a_reconciliation_that_sends_nothing_is_found() {
-    assert_eq!(found_in_a_mesh::<mutations::LacksForgotten>().1.rule, SAME_CHANGES);
+    assert_eq!(found_in_a_mesh(ReplicaFault::LacksForgotten).1.rule, SAME_CHANGES);
 }
 
 #[test]
 fn a_change_that_is_acknowledged_before_it_is_durable_is_found() {
-    let rule = found_in_a_mesh::<mutations::ChangeAcknowledgedFirst>().1.rule;
+    let rule = found_in_a_mesh(Mutation::ChangeAcknowledgedFirst).1.rule;
     assert_eq!(rule, "a change is durable before it is acknowledged");
 }

@@ -8,7 +8,7 @@ use super::answering::Answering;
 use super::asking::Asking;
 use super::transfer::Transfer;
 use super::{Index, Misbehaviour, Report, Step, Stored, Verdict};
-use crate::faults::{Faults, Sound};
+use crate::faults::{Fault, Faults, Sound};
 
 /// What is awaited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -239,7 +239,7 @@ impl<F: Faults> Session<F> {
     fn transfer(&mut self, index: &Index, steps: &mut Vec<Step>) {
         self.phase = Phase::Batch;
         let mut lacks = std::mem::take(&mut self.lacks);
-        if F::LACKS_FORGOTTEN {
+        if F::has(Fault::LacksForgotten) {
             lacks.clear();
         }
         self.transfer.begin(index, lacks, &mut self.report, steps);

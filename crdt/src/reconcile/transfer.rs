@@ -7,7 +7,7 @@ use shoal_protocol::wire::sync::{
 };
 
 use super::{Held, Index, Misbehaviour, READ_ITEMS_MAX, REFUSED_MAX, Report, SLACK, Step, Stored};
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 
 /// Items of no use for each of our own, and with them those that wait for others. Why 2: those that we know come once,
 /// and what is superseded here has something here that supersedes it; what waits does so for what is refused here.
@@ -107,7 +107,7 @@ impl Transfer {
         let count = items.len();
         let mut unknown: Vec<SignedItem> = items.into_iter().filter(|item| !index.contains(&item.hash())).collect();
         self.incoming.unstored.push_back(count - unknown.len());
-        if F::BATCH_LOST {
+        if F::has(Fault::BatchLost) {
             unknown.clear();
         }
         if unknown.is_empty() && self.incoming.unstored.len() == 1 {

@@ -18,6 +18,13 @@ use crate::record::ChargeState;
 /// jobs of its own.
 pub(crate) const CHARGES_MAX: usize = 400_000;
 
+/// When a home is looked for first that is away and whose jobs are kept here, in milliseconds. Why 5 s: most come back by
+/// themselves.
+const REACH_FIRST_MS: u64 = 5_000;
+
+/// It is looked for at least so often, in milliseconds. Why a minute: as often as those that are here are compared.
+const REACH_MAX_MS: u64 = 60_000;
+
 /// One job of another home.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Known {
@@ -31,6 +38,8 @@ pub(crate) struct Known {
 #[derive(Debug)]
 struct Home {
     node: NodeId,
+    /// While it is away: when it is looked for again, and after how long for the next time, in milliseconds.
+    away: Option<(u64, u64)>,
     sets: BTreeMap<u32, CustodianSet>,
     jobs: BTreeMap<ObjectId, Known>,
     /// Those of them that stand for their elements.
@@ -52,6 +61,27 @@ impl Charges {
     /// The homes of which jobs are kept here, by their tags.
     pub(crate) fn homes(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.homes.values().filter(|home| !home.jobs.is_empty()).map(|home| home.node)
+    }
+
+    pub(crate) fn keeps_for(&self, home: NodeId) -> bool {
+        self.homes.get(&home.tag()).is_some_and(|home| !home.jobs.is_empty())
+    }
+
+    /// The homes whose jobs are kept here that are to be looked for now: they are not here.
+    pub(crate) fn away(&mut self, now_ms: u64, is_here: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
+        let mut due = Vec::new();
+        for home in self.homes.values_mut().filter(|home| !home.jobs.is_empty()) {
+            if is_here(home.node) {
+                home.away = None;
+                continue;
+            }
+            let (at_ms, pause_ms) = home.away.unwrap_or((now_ms.saturating_add(REACH_FIRST_MS), REACH_FIRST_MS));
+            let is_due = at_ms <= now_ms;
+            let pause_ms = if is_due { pause_ms.saturating_mul(2).min(REACH_MAX_MS) } else { pause_ms };
+            home.away = Some((if is_due { now_ms.saturating_add(pause_ms) } else { at_ms }, pause_ms));
+            due.extend(is_due.then_some(home.node));
+        }
+        due
     }
 
     pub(crate) fn get(&self, job: ObjectId) -> Option<Known> {
@@ -115,7 +145,7 @@ impl Charges {
     }
 
     fn home(&mut self, node: NodeId) -> &mut Home {
-        let empty = || Home { node, sets: BTreeMap::new(), jobs: BTreeMap::new(), arrays: BTreeMap::new() };
+        let empty = || Home { node, away: None, sets: BTreeMap::new(), jobs: BTreeMap::new(), arrays: BTreeMap::new() };
         self.homes.entry(node.tag()).or_insert_with(empty)
     }
 }
@@ -144,6 +174,19 @@ mod tests {
         assert!(!second.more && second.is_sound() && second.jobs.len() == 1_000 - KEEP_JOBS_MAX);
         assert_eq!(second.jobs[0], (job(KEEP_JOBS_MAX as u64), 1, KEEP_JOBS_MAX as u64));
         assert_eq!(charges.page(NodeId([2; 32]), None), Holding::default(), "another home has none");
+    }
+
+    #[test]
+    fn a_home_that_is_away_is_looked_for_ever_more_rarely_until_it_is_here() {
+        let mut charges = Charges::default();
+        assert_eq!(charges.away(0, |_| false), []);
+        put(&mut charges, 1, 0);
+        assert!(charges.keeps_for(HOME) && !charges.keeps_for(NodeId([2; 32])));
+        let looks: Vec<u64> = (0..300).filter(|s| charges.away(s * 1_000, |_| false) == [HOME]).collect();
+        assert_eq!(looks, [5, 15, 35, 75, 135, 195, 255]);
+        assert_eq!(charges.away(300_000, |_| true), []);
+        assert_eq!(charges.away(301_000, |_| false), []);
+        assert_eq!(charges.away(306_000, |_| false), [HOME]);
     }
 
     #[test]

@@ -96,6 +96,8 @@ pub struct Counters {
     pub records_sent_again: u64,
     /// Jobs of other homes that were taken to be kept here, each once.
     pub charges_taken: u64,
+    /// Of these, elements of arrays.
+    pub elements_taken: u64,
     /// Jobs of other homes that are kept here no more.
     pub charges_gone: u64,
     /// Jobs of other homes kept here, taken back after a restart.

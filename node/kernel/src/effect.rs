@@ -93,7 +93,8 @@ pub enum Effect {
         /// What is needed.
         needs: Needs,
     },
-    /// Connect to this node: it is the home of runs that are here, and away. Repeated with growing pauses.
+    /// Connect to this node: it is away, and the home of runs that are here or of jobs that are kept here. Repeated with growing
+    /// pauses.
     Reach {
         /// Which.
         node: NodeId,
@@ -191,6 +192,8 @@ pub enum Reply {
         placed: Vec<ObjectId>,
         /// Of that one.
         guests: Vec<ObjectId>,
+        /// One of the two keeps jobs of the other.
+        keeps: bool,
     },
 }
 

@@ -41,7 +41,7 @@ use crate::counters::Counters;
 use crate::custody::Custody;
 use crate::dependents::Dependents;
 use crate::effect::{Effect, Load};
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::functions::Functions;
 use crate::guests::Guests;
 use crate::input::{Input, Now};
@@ -119,19 +119,19 @@ impl<F: Faults> Machine<F> {
         for (accepted, standing) in jobs.filter(|(_, standing)| !standing.state.is_settled()) {
             let at = standing.attempts.last().map(|at| (at.worker, at.worker_name.clone(), at.node));
             let offered = standing.state == State::Offered;
-            if offered && F::OFFERED_FORGOTTEN {
+            if offered && F::has(Fault::OfferedForgotten) {
                 continue;
             }
             let (state, retry_ms) = (standing.state, standing.retry_ms);
             let mut job = Job::new(accepted, standing, now.mono_ms);
-            if F::TIME_FORGOTTEN {
+            if F::has(Fault::TimeForgotten) {
                 job.accepted.terms.not_before_ms = None;
             }
-            if F::LIMITS_FORGOTTEN {
+            if F::has(Fault::LimitsForgotten) {
                 let limits = &mut job.accepted.spec_mut().limits;
                 (limits.queue_ms, limits.total_ms) = (None, None);
             }
-            if F::BLOCK_FORGOTTEN {
+            if F::has(Fault::BlockForgotten) {
                 job.unmet.clear();
             }
             let (id, stopping) = (job.id(), job.is_stopping());

@@ -99,6 +99,7 @@ mod tests {
     fn run(epoch: u64) -> Attempt {
         Attempt {
             epoch,
+            resumed: None,
             worker: WorkerId::from_parts(1, 0, [0; 8]),
             worker_name: "w1".into(),
             node: None,

@@ -182,7 +182,7 @@ async fn may_have(parts: &Parts, from: NodeId, blob: BlobId) -> Result<bool, Pro
         return Ok(false);
     }
     let nobody = Principal { user: None, operator: true };
-    let Reply::Runs { placed, guests } = parts.runtime.request(nobody, Command::RunsWith(from)).await? else {
+    let Reply::Runs { placed, guests, .. } = parts.runtime.request(nobody, Command::RunsWith(from)).await? else {
         return Ok(false);
     };
     for job in placed {

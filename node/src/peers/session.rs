@@ -65,7 +65,7 @@ pub(super) enum End {
     #[error("{}", .0.detail)]
     Closed(Problem),
     /// It was begun for what a search has found, and nothing has come of it.
-    #[error("it carries no runs, and the peer is no neighbour")]
+    #[error("it carries no runs, neither keeps jobs of the other, and the peer is no neighbour")]
     Unused,
     /// The kernel begins anew, or another connection took the place of this one.
     #[error("the connection was replaced")]
@@ -159,18 +159,18 @@ impl Session {
         loop {
             looks.tick().await;
             let is_neighbour = self.peers.mesh().peer(&self.peer).is_some_and(|peer| peer.neighbour);
-            let is_used = is_neighbour || self.has_runs().await;
+            let is_used = is_neighbour || self.has_use().await;
             if idle.look(is_used, Instant::now()) {
                 return;
             }
         }
     }
 
-    /// Whether one of both has runs of the other's jobs, also such as have ended and are not settled.
-    async fn has_runs(&self) -> bool {
+    /// Whether one of both has runs of the other's jobs, also such as have ended and are not settled, or keeps jobs of the other.
+    async fn has_use(&self) -> bool {
         let nobody = Principal { user: None, operator: true };
         match self.parts.runtime.request(nobody, Command::RunsWith(self.peer)).await {
-            Ok(Reply::Runs { placed, guests }) => !placed.is_empty() || !guests.is_empty(),
+            Ok(Reply::Runs { placed, guests, keeps }) => keeps || !placed.is_empty() || !guests.is_empty(),
             // That the kernel does not answer says nothing of the runs.
             Ok(_) | Err(_) => true,
         }

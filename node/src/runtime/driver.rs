@@ -409,7 +409,7 @@ fn refuse(message: Message) {
             Command::Describe(_) => Ok(Reply::Jobs(Vec::new())),
             Command::Workers => Ok(Reply::Workers(Vec::new())),
             Command::Peers => Ok(Reply::Peers(Vec::new())),
-            Command::RunsWith(_) => Ok(Reply::Runs { placed: Vec::new(), guests: Vec::new() }),
+            Command::RunsWith(_) => Ok(Reply::Runs { placed: Vec::new(), guests: Vec::new(), keeps: false }),
             Command::Load => Ok(Reply::Load(shoal_kernel::Load::default())),
             _ => Err(problem.retry_after(RETRY_MS)),
         };

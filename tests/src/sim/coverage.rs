@@ -78,6 +78,7 @@ pub const REQUIRED_OF_A_MESH: &[&str] = &[
     "checkpoints told to homes",
     "commits that failed",
     "documents deleted or taken back",
+    "elements of arrays kept for homes",
     "equivocators in agreements",
     "fault: link cut",
     "fault: link reset",
@@ -199,6 +200,7 @@ impl Coverage {
         self.add("records sent again to custodians", counters.records_sent_again);
         self.add("charges taken", counters.charges_taken);
         self.add("charges gone", counters.charges_gone);
+        self.add("elements of arrays kept for homes", counters.elements_taken);
         self.add("charges restored after a restart", counters.charges_restored);
         for (state, count) in &counters.settled {
             let what = match state {

@@ -11,7 +11,7 @@ use shoal_protocol::object::job::{Array, Elements, Ending, Failure, FailureCode,
 use super::Machine;
 use super::runs::empty_outcome;
 use crate::effect::{Effect, Reply};
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::input::{End, Now};
 use crate::jobs::{Job, Phase};
 use crate::record::{Accepted, Standing};
@@ -74,7 +74,7 @@ impl<F: Faults> Machine<F> {
     pub(super) fn count_ended(&mut self, element: &Accepted, state: State) -> Option<(ObjectId, Standing)> {
         let array = self.jobs.get_mut(element.array_id()?)?;
         array.elements.as_mut()?.end(state);
-        Some((array.id(), array.next_standing())).filter(|_| !F::ELEMENT_UNCOUNTED)
+        Some((array.id(), array.next_standing())).filter(|_| !F::has(Fault::ElementUncounted))
     }
 
     /// An element has ended, or its array is to: the next one may begin, or the array has ended.

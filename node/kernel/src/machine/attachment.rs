@@ -11,7 +11,7 @@ use shoal_protocol::{Kind, NodeId, ObjectId, Problem, WorkerId};
 use super::Machine;
 use super::runs::{Loss, empty_outcome};
 use crate::effect::Effect;
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::input::{Now, WorkerAttached};
 use crate::jobs::{Job, Placed};
 use crate::lease::{Lease, granted_ms};
@@ -270,7 +270,7 @@ impl<F: Faults> Machine<F> {
 
     /// Every run of a worker is lost.
     pub(super) fn lose_all(&mut self, now: Now, id: WorkerId, why: &str, effects: &mut Vec<Effect>) {
-        if F::LOST_RUN_STAYS {
+        if F::has(Fault::LostRunStays) {
             return;
         }
         for (job, _, _) in self.runs_of(id) {

@@ -8,7 +8,7 @@ use shoal_protocol::{NodeId, ObjectId};
 
 use super::Machine;
 use crate::effect::Effect;
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::input::Now;
 use crate::record::{Charge, ChargeState, Custodians, Record, VERSION};
 
@@ -33,6 +33,7 @@ impl<F: Faults> Machine<F> {
         for charge in charges {
             self.counters.charges_restored += 1;
             self.charges.put(charge);
+            self.look_again(now);
         }
     }
 
@@ -72,12 +73,14 @@ impl<F: Faults> Machine<F> {
         let known = self.charges.get(job);
         // What an element was accepted with is its array's.
         let array = self.charges.array_of(job).filter(|_| known.is_none() && told.accepted.is_none());
-        let lacks =
-            known.map_or(array.is_none(), |known| known.lacks_input && told.supplied && known.revision < revision);
+        let lacks = known.map_or(array.is_none() && !F::has(Fault::ChargeUnfounded), |known| {
+            known.lacks_input && told.supplied && known.revision < revision
+        });
         if lacks && told.accepted.is_none() {
             return kept.missing.push(job);
         }
-        if let Some(known) = known.filter(|known| known.revision >= revision && !F::CHARGE_REVISION_UNCHECKED) {
+        if let Some(known) = known.filter(|known| known.revision >= revision && !F::has(Fault::ChargeRevisionUnchecked))
+        {
             return kept.jobs.push((job, known.revision));
         }
         if known.is_none() && self.charges.is_full() {
@@ -85,6 +88,7 @@ impl<F: Faults> Machine<F> {
             return;
         }
         self.counters.charges_taken += u64::from(known.is_none());
+        self.counters.elements_taken += u64::from(array.is_some());
         // It stays with the set under which it was taken first.
         let set = known.map_or(set, |known| known.set);
         let waits = told.accepted.as_ref().map(|accepted| accepted.input_of.is_some() && !told.supplied);
@@ -92,7 +96,7 @@ impl<F: Faults> Machine<F> {
         let elements = told.accepted.as_ref().and_then(|accepted| accepted.array);
         self.charges.put(ChargeState { job, home, set, revision, lacks_input, array: elements });
         kept.jobs.push((job, revision));
-        if !F::CHARGE_UNWRITTEN {
+        if !F::has(Fault::ChargeUnwritten) {
             let KeepJob { accepted, standing, .. } = told;
             let charge = Charge { version: VERSION, home, set, job, accepted, standing, array };
             effects.push(Effect::Write(Record::Charge(Box::new(charge))));

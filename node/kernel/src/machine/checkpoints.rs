@@ -11,7 +11,7 @@ use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem, WorkerId};
 
 use super::Machine;
 use crate::effect::{Effect, Reply};
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::guests::Kept;
 use crate::input::{Now, RequestId};
 use crate::record::{Record, Saving};
@@ -24,7 +24,7 @@ impl<F: Faults> Machine<F> {
         own: impl Iterator<Item = (ObjectId, Checkpoint)>,
         guests: impl Iterator<Item = (ObjectId, Checkpoint)>,
     ) {
-        for (job, checkpoint) in own.filter(|_| !F::CHECKPOINT_FORGOTTEN) {
+        for (job, checkpoint) in own.filter(|_| !F::has(Fault::CheckpointForgotten)) {
             self.jobs.get_mut(job).into_iter().for_each(|job| job.checkpoint = Some(Box::new(checkpoint.clone())));
         }
         for (job, checkpoint) in guests {
@@ -75,20 +75,20 @@ impl<F: Faults> Machine<F> {
         checkpoint: Checkpoint,
         effects: &mut Vec<Effect>,
     ) -> Result<Reply, Problem> {
-        let counts = self.jobs.current(worker, run).is_some() || F::CHECKPOINT_UNFENCED;
+        let counts = self.jobs.current(worker, run).is_some() || F::has(Fault::CheckpointUnfenced);
         let Some(job) = self.jobs.get_mut(run.job).filter(|_| counts) else {
             self.counters.checkpoints_fenced += 1;
             let detail = "this run does not count any more: the job goes on elsewhere or has settled";
             return Err(Problem::new(Kind::Conflict, detail));
         };
         let last = job.checkpoint.as_deref();
-        if last.is_some_and(|last| last.place() >= checkpoint.place()) && !F::CHECKPOINT_UNFENCED {
+        if last.is_some_and(|last| last.place() >= checkpoint.place()) && !F::has(Fault::CheckpointUnfenced) {
             return Ok(Reply::Done);
         }
         let replaces = replaced(last, &checkpoint);
         job.checkpoint = Some(Box::new(checkpoint.clone()));
         self.counters.checkpoints += 1;
-        if !F::CHECKPOINT_UNWRITTEN {
+        if !F::has(Fault::CheckpointUnwritten) {
             let saving = Saving { checkpoint: Some(checkpoint), replaces };
             effects.push(Effect::Write(Record::Checkpoint(run.job, Box::new(saving))));
         }

@@ -6,7 +6,7 @@ use shoal_protocol::{Kind, ObjectId, Problem, WorkerId, name};
 
 use super::Machine;
 use crate::effect::{Effect, Reply};
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::input::{Command, Now, Principal, RequestId};
 use crate::jobs::{Job, Phase};
 use crate::workers::{Link, Worker};
@@ -81,7 +81,7 @@ impl<F: Faults> Machine<F> {
         };
         placed.cancel_ms = Some(now.mono_ms);
         let worker = placed.worker;
-        if !F::CANCEL_UNWRITTEN {
+        if !F::has(Fault::CancelUnwritten) {
             self.write_standing(id, effects);
         }
         effects.push(Effect::Cancel { worker, run });

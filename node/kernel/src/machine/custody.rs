@@ -17,7 +17,7 @@ use super::Machine;
 use super::telling::noted;
 use crate::custody::{COMPARE_EVERY_MS, Custodian, Custody, LOOK_EVERY_MS, POOR_MS, Submission, ZONE, patience_ms};
 use crate::effect::{Effect, Reply};
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::input::{Now, Recall, RequestId};
 use crate::jobs::{Job, Phase};
 use crate::record::{Accepted, Custodians, Record, Standing};
@@ -231,7 +231,7 @@ impl<F: Faults> Machine<F> {
             compare_ms: now.mono_ms.saturating_add(COMPARE_EVERY_MS),
         };
         self.custody.nodes.insert(node, custodian);
-        if self.custody.is_custodian(node) && !F::CUSTODIAN_NOT_COMPARED {
+        if self.custody.is_custodian(node) && !F::has(Fault::CustodianNotCompared) {
             effects.push(Effect::ToCustodian { custodian: node, message: PeerMessage::Compare { after: None } });
         }
         self.look_for_custodians(now, effects);
@@ -259,7 +259,8 @@ impl<F: Faults> Machine<F> {
         self.custody.forget_gone(now.mono_ms);
         let due = self.custody.attached().into_iter().filter(|node| {
             let custodian = self.custody.nodes.get(node);
-            !F::CUSTODIAN_NOT_COMPARED && custodian.is_some_and(|custodian| custodian.compare_ms <= now.mono_ms)
+            !F::has(Fault::CustodianNotCompared)
+                && custodian.is_some_and(|custodian| custodian.compare_ms <= now.mono_ms)
         });
         for custodian in due.collect::<Vec<_>>() {
             if let Some(known) = self.custody.nodes.get_mut(&custodian) {
@@ -267,6 +268,9 @@ impl<F: Faults> Machine<F> {
             }
             effects.push(Effect::ToCustodian { custodian, message: PeerMessage::Compare { after: None } });
         }
+        let is_here = |home| self.custody.nodes.get(&home).is_some_and(|node| node.connection.is_some());
+        let away = self.charges.away(now.mono_ms, is_here);
+        effects.extend(away.into_iter().map(|node| Effect::Reach { node }));
         self.look_for_custodians(now, effects);
     }
 
@@ -281,7 +285,14 @@ impl<F: Faults> Machine<F> {
             }
             self.begin_agreed(now, effects);
         }
-        if self.custody.look_ms.is_none() && !self.custody.nodes.is_empty() {
+        if !self.custody.nodes.is_empty() || self.charges.homes().next().is_some() {
+            self.look_again(now);
+        }
+    }
+
+    /// Sees to it that it is looked again who should keep jobs of this home, and whether homes are there whose jobs are kept.
+    pub(super) fn look_again(&mut self, now: Now) {
+        if self.custody.look_ms.is_none() {
             let at_ms = now.mono_ms.saturating_add(LOOK_EVERY_MS);
             self.custody.look_ms = Some(at_ms);
             self.timers.set(at_ms, Timer::Custody);

@@ -7,7 +7,7 @@ use shoal_protocol::object::job::{Ending, Failure, FailureCode, State};
 use super::Machine;
 use super::runs::empty_outcome;
 use crate::effect::Effect;
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::input::{End, Now};
 use crate::jobs::Phase;
 
@@ -44,7 +44,7 @@ impl<F: Faults> Machine<F> {
         let Some(when) = job.accepted.after.iter().find(|after| after.job == earlier).map(|after| after.when) else {
             return;
         };
-        let met = end.filter(|end| when.is_met_by(end.state) || F::ANY_END_WILL_DO);
+        let met = end.filter(|end| when.is_met_by(end.state) || F::has(Fault::AnyEndWillDo));
         let Some(end) = met else {
             let what = end.map_or("is not known any more", |end| how(end.state));
             let message = format!("it was to run after job {earlier} {}; that job {what}", when.words());

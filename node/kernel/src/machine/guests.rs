@@ -11,7 +11,7 @@ use shoal_protocol::{Kind, NodeId, ObjectId, Problem, WorkerId};
 use super::Machine;
 use super::runs::{Loss, cut, empty_outcome};
 use crate::effect::Effect;
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::guests::{GUESTS_MAX, Guest, KEPT_MS, Phase};
 use crate::input::{Now, Principal};
 use crate::jobs::Placed;
@@ -128,7 +128,7 @@ impl<F: Faults> Machine<F> {
     /// not.
     fn replace_guest(&mut self, now: Now, run: Run, effects: &mut Vec<Effect>) -> Result<(), Problem> {
         let Some(known) = self.guests.get(run.job) else { return Ok(()) };
-        if known.run.epoch >= run.epoch && !F::GUEST_EPOCH_UNCHECKED {
+        if known.run.epoch >= run.epoch && !F::has(Fault::GuestEpochUnchecked) {
             return Err(Problem::new(Kind::Conflict, "a run of a newer epoch is here"));
         }
         self.counters.guests_replaced += 1;
@@ -174,7 +174,7 @@ impl<F: Faults> Machine<F> {
         let start = Box::new(guest.start());
         self.guests.insert(guest);
         self.counters.guests_taken += 1;
-        if !F::GUEST_UNWRITTEN {
+        if !F::has(Fault::GuestUnwritten) {
             let worker_name = worker_name.clone();
             let record =
                 GuestRun { version: VERSION, home, run, attempt, accepted, worker: to, worker_name, checkpoint };
@@ -222,7 +222,7 @@ impl<F: Faults> Machine<F> {
         effects.push(Effect::Write(Record::GuestEnded(run, Box::new(end))));
         self.answer_saved(id, Err(Problem::new(Kind::Conflict, "the run has ended")), effects);
         self.report(now, home, effects);
-        if F::GUEST_FORGOTTEN {
+        if F::has(Fault::GuestForgotten) {
             self.drop_guest(now, id, effects);
         }
     }

@@ -174,7 +174,8 @@ impl<F: Faults> Machine<F> {
         let worker = self.workers.get(WorkerId::of_node(&node)).filter(|worker| worker.node() == Some(node));
         let placed = worker.map(|worker| worker.runs().collect()).unwrap_or_default();
         let guests = self.guests.runs(node).into_iter().map(|run| run.job).collect();
-        Reply::Runs { placed, guests }
+        let keeps = self.custody.is_custodian(node) || self.charges.keeps_for(node);
+        Reply::Runs { placed, guests, keeps }
     }
 
     pub(super) fn list_peers(&self, now: Now, principal: &Principal) -> Result<Reply, Problem> {

@@ -11,7 +11,7 @@ use super::Machine;
 use super::telling::noted;
 use crate::backoff::pause_ms;
 use crate::effect::Effect;
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::input::{End, Now};
 use crate::jobs::{Job, Phase, Placed};
 use crate::record::{Record, Saving};
@@ -49,7 +49,7 @@ impl<F: Faults> Machine<F> {
         worker.take(id, &job.accepted.spec.needs);
         self.counters.offers += 1;
         self.counters.resumed += u64::from(job.checkpoint.is_some());
-        if !F::EPOCH_UNWRITTEN {
+        if !F::has(Fault::EpochUnwritten) {
             match job.accepted.index.is_some() && job.epoch == 1 {
                 true => self.write_began(id, effects),
                 false => self.write_standing(id, effects),
@@ -113,7 +113,8 @@ impl<F: Faults> Machine<F> {
             effects.push(Effect::Settled { worker: from, run });
             return;
         }
-        let counts = self.jobs.current(from, run).is_some() || (F::LATE_RESULT_COUNTS && self.jobs.contains(run.job));
+        let counts =
+            self.jobs.current(from, run).is_some() || (F::has(Fault::LateResultCounts) && self.jobs.contains(run.job));
         if !counts {
             self.counters.fenced += 1;
             effects.push(Effect::Settled { worker: from, run });
@@ -298,7 +299,7 @@ impl<F: Faults> Machine<F> {
         effects: &mut Vec<Effect>,
     ) {
         let Some((told, array)) = self.end(now, id, state, outcome, effects) else { return };
-        if !F::END_UNTOLD {
+        if !F::has(Fault::EndUntold) {
             effects.push(told);
         }
         if let Some(array) = array {
@@ -323,7 +324,7 @@ impl<F: Faults> Machine<F> {
             self.timers.remove(until_ms, Timer::TotalLimit(id));
         }
         job.unmet.iter().for_each(|earlier| self.dependents.remove(*earlier, id));
-        if !F::DEPENDENTS_UNTOLD {
+        if !F::has(Fault::DependentsUntold) {
             self.dependents.ended(id, || {
                 let output = outcome.as_ref().map_or_else(Payload::empty, |outcome| outcome.output.clone());
                 Some(End { state, output })
@@ -343,7 +344,7 @@ impl<F: Faults> Machine<F> {
         }
         self.counters.settle(state, standing.elements.map_or(1, |elements| elements.cut));
         let array = accepted.array_id();
-        if F::SETTLED_STAYS {
+        if F::has(Fault::SettledStays) {
             let mut again = Job::new(accepted.clone(), standing.clone(), now.mono_ms);
             again.phase = Phase::Queued { since_ms: now.mono_ms };
             self.queue.insert(&again.accepted.spec.needs, again.rank());
@@ -373,7 +374,7 @@ impl<F: Faults> Machine<F> {
 /// Strikes a run from the books that never began.
 fn strike<F: Faults>(job: &mut Job, code: RefusalCode, message: &str, now: Now) {
     job.strike_attempt(code, message, now.wall_ms);
-    if F::REFUSAL_FORGOTTEN {
+    if F::has(Fault::RefusalForgotten) {
         job.refusals = None;
     }
 }

@@ -12,7 +12,7 @@ use shoal_protocol::{Kind, ObjectId, Problem};
 
 use super::Machine;
 use crate::effect::{Effect, Reply};
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::input::{NewJob, Now, Principal, RequestId};
 use crate::jobs::Job;
 use crate::record::{Accepted, Record, Spec, VERSION};
@@ -43,7 +43,7 @@ impl<F: Faults> Machine<F> {
             return self.await_custodians(now, request, receipts, &keeping, effects);
         }
         let reply = Effect::Reply { request, reply: Ok(Reply::Receipts(receipts)) };
-        let place = if F::ACKNOWLEDGED_FIRST { first } else { effects.len() };
+        let place = if F::has(Fault::AcknowledgedFirst) { first } else { effects.len() };
         effects.insert(place, reply);
     }
 
@@ -67,7 +67,7 @@ impl<F: Faults> Machine<F> {
                 self.counters.held += u64::from(state == State::Held);
                 let durability = accepted.custody.map_or(1, |custody| custody.durability.get());
                 self.take_in(now, Job::new(accepted, standing, now.mono_ms));
-                if durability > 1 && !F::KEEPING_NOT_AWAITED {
+                if durability > 1 && !F::has(Fault::KeepingNotAwaited) {
                     self.wait_for_custodians(now, id);
                     keeping.push((id, strict, durability));
                 } else {

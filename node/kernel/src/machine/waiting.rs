@@ -11,7 +11,7 @@ use super::Machine;
 use super::runs::empty_outcome;
 use crate::custody::KEEP_MS;
 use crate::effect::{Effect, Reply};
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::input::{Now, Principal};
 use crate::jobs::{Job, Phase};
 use crate::timers::Timer;
@@ -169,7 +169,7 @@ impl<F: Faults> Machine<F> {
         self.take_out(id);
         self.set_aside(id, Phase::Held);
         self.counters.held += 1;
-        if !F::HOLD_UNWRITTEN {
+        if !F::has(Fault::HoldUnwritten) {
             self.write_standing(id, effects);
         }
         effects.push(Effect::Changed { job: id, settled: false });

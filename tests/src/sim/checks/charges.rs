@@ -81,12 +81,12 @@ impl Charges {
         }
     }
 
-    /// What an element was accepted with is its array's, which is written before.
+    /// Something new is written of a job that was not kept before: an element, whose array was.
     fn element(&self, charge: &Charge) -> Result<(), Broken> {
         if charge.array.is_some_and(|array| self.written.contains_key(&array)) {
             return Ok(());
         }
-        Err(("an element is kept with its array", format!("{charge:?}")))
+        Err(("what is new of a job is kept with the job, or its array", format!("{charge:?}")))
     }
 
     /// Something is decided to be said to a home.

@@ -83,7 +83,7 @@ impl<F: Bugs> Site<F> {
         while let Some(process) = self.process.as_mut().filter(|process| process.commit.is_none()) {
             let Some(ask) = process.asks.pop_front() else { return };
             let commit = process.take(ask, &mut self.coverage);
-            if F::CHANGE_ACKNOWLEDGED_FIRST {
+            if F::acknowledges_changes_first() {
                 outs.extend(commit.counted.map(Out::Acknowledged));
             }
             if commit.accepted.is_empty() {
