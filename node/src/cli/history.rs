@@ -108,7 +108,6 @@ mod tests {
             ended_ms: Some(9_000),
             ending: Some(Ending::TimedOut),
             usage: Some(Usage { run_us: 5_000_000, start_us: 0, memory_bytes: 1 << 20 }),
-            resumed: None,
         }
     }
 

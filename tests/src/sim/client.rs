@@ -267,7 +267,7 @@ impl<F: Faults> World<F> {
         };
         // Most take what there is; a few insist.
         let durability = match self.setting.place {
-            Some(_) if self.random.percent(30) => Some(self.random.within(1..4) as u8),
+            Some(_) if self.setting.keeps && self.random.percent(30) => Some(self.random.within(1..4) as u8),
             _ => None,
         };
         Some(NewJob {

@@ -38,6 +38,8 @@ pub const LEASE_MS: u64 = 15_000;
 pub(crate) struct Setting {
     /// Among which nodes of a mesh this one is; none: it is alone.
     pub(crate) place: Option<usize>,
+    /// Whether the nodes of its mesh keep jobs of each other.
+    pub(crate) keeps: bool,
     /// The node.
     pub(crate) id: NodeId,
     /// How long faults happen, in milliseconds.
@@ -59,6 +61,7 @@ impl Setting {
         let offer = |slots, memory_mb, name| Offer { slots, memory_mb, labels: zone(name), ..Offer::default() };
         Self {
             place: None,
+            keeps: false,
             id: NodeId([7; 32]),
             faults_ms: FAULTS_MS,
             calm: 1,

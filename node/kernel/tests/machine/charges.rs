@@ -1,6 +1,6 @@
 //! Jobs of other homes that are kept here.
 
-use shoal_kernel::{Effect, Input, Record};
+use shoal_kernel::{Command, Effect, Input, Record, Reply};
 use shoal_protocol::Octets;
 use shoal_protocol::custody::{CustodianSet, SignedCustodians, VERSION};
 use shoal_protocol::key::Signature;
@@ -137,4 +137,22 @@ fn an_element_is_kept_with_its_array_and_goes_with_it() {
     assert_eq!(said(&effects).jobs, [(third, 2), (array.element(4).unwrap(), 1)]);
     node.handle(Input::Forget { home: peer(1), jobs: vec![array] });
     assert!(node.charges.is_empty());
+}
+
+#[test]
+fn a_home_that_is_away_is_looked_for_by_who_keeps_its_jobs_and_their_connection_is_of_use() {
+    let mut node = node();
+    let keeps = |node: &mut Node| match node.command(owner(), Command::RunsWith(peer(1))).0 {
+        Ok(Reply::Runs { keeps, .. }) => keeps,
+        other => panic!("{other:?}"),
+    };
+    assert!(!keeps(&mut node));
+    keep(&mut node, &[1, 9], vec![record(1, 0, true)]);
+    assert!(keeps(&mut node));
+    let (mut node, _) = node.restarted();
+    let reach = Effect::Reach { node: peer(1) };
+    assert!(!node.pass(5_000).contains(&reach), "it may come by itself");
+    assert!(node.pass(5_000).contains(&reach));
+    node.keeper(1);
+    assert!(keeps(&mut node) && !node.pass(60_000).contains(&reach));
 }
