@@ -56,9 +56,13 @@ impl Service {
             let silent: Vec<[u8; 8]> = merged.unanswered.iter().map(|missing| missing.node.tag()).collect();
             let is_kept = |_: NodeId, job: ObjectId| silent.contains(&job.tag());
             query.filters.insert(SCOPE.to_owned(), KEPT.to_owned());
+            let mut kept = Merged::new();
             let here = self.jobs_of(caller, None, query.clone()).await?;
-            merged.add_of(self.node_id(), here, limit, |job| job.id, is_kept);
-            self.ask_all(caller, &there, (&query, limit), &mut merged, is_kept).await;
+            kept.add_of(self.node_id(), here, limit, |job| job.id, is_kept);
+            self.ask_all(caller, &there, (&query, limit), &mut kept, is_kept).await;
+            // That some of these may be missing is said already: their homes have not answered.
+            merged.entries.append(&mut kept.entries);
+            merged.complete_to = merged.complete_to.max(kept.complete_to);
         }
         Answer::new(200, format, &merged.page(limit))
     }

@@ -80,9 +80,12 @@ impl<F: Faults> World<F> {
     /// What has been decided for a peer goes out.
     pub(crate) fn tell_peer(&mut self, connection: ConnectionId, effect: Effect) {
         let message = match effect {
-            Effect::Greet { runs, .. } => {
-                PeerMessage::Hello(Hello { name: self.name(), version: "simulated".into(), runs, keeps: self.setting.keeps })
-            }
+            Effect::Greet { runs, .. } => PeerMessage::Hello(Hello {
+                name: self.name(),
+                version: "simulated".into(),
+                runs,
+                keeps: self.setting.keeps,
+            }),
             Effect::Attached { lease_ms, drop, .. } => PeerMessage::Welcome { lease_ms, drop },
             Effect::Offer { offer, .. } => PeerMessage::Offer(offer),
             Effect::Cancel { run, .. } => PeerMessage::Cancel(run),
