@@ -152,7 +152,11 @@ async fn run(api: &Api, operation: &'static Operation, request: Request) -> Resu
     };
     let (parts, body) = request.into_parts();
     let caller = api.service.authenticate(request::token(&parts.headers)?)?;
-    let caller = Caller { traceparent: request::traceparent(&parts.headers), ..caller };
+    let caller = Caller {
+        traceparent: request::traceparent(&parts.headers),
+        idempotency_key: request::idempotency_key(&parts.headers)?,
+        ..caller
+    };
     match operation.row {
         Row::Create if class == Class::Blob => transfer::put(&api.service, &caller, query, &parts.headers, body).await,
         Row::Feed => events::send(&api.service, &caller, None, &query, &parts.headers).await,

@@ -12,6 +12,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
+use shoal_kernel::{Keep, Retention};
 use shoal_protocol::key::PublicKey;
 use shoal_protocol::name::{self, Labels};
 
@@ -75,6 +76,8 @@ pub(crate) struct Config {
     pub(crate) worker: bool,
     /// How long a blob stays that nothing refers to, in milliseconds.
     pub(crate) blob_grace_ms: u64,
+    /// Which settled jobs are kept.
+    pub(crate) keep: Retention,
     /// The form of log lines.
     pub(crate) log: LogFormat,
     /// How it meets other nodes.
@@ -165,6 +168,10 @@ pub(crate) enum Error {
 /// jobs_mb = 1024                  # memory for jobs that have not ended, in MiB; some thousand fit into one
 /// worker = true                   # whether the node starts a worker of its own
 /// blob_grace = "1h"               # how long a blob stays that nothing refers to
+/// keep = "7d"                     # how long settled jobs are kept, and their results with them
+/// keep_jobs = 1000000             # how many of each project
+/// keep_dead = "30d"               # the same for those that have failed for good
+/// keep_dead_jobs = 100000
 /// log = "json"                    # or "text"
 /// mesh = "0.0.0.0:7452"           # other nodes, QUIC and TCP; port 0: any free one
 /// direct = "0.0.0.0:7453"         # blobs on a path of their own, UDP; port 0: any free one; or "off"
@@ -198,6 +205,14 @@ pub(crate) struct File {
     pub(crate) worker: Option<bool>,
     /// How long a blob stays that nothing refers to, such as `90s`, `10m`, `1h`, `7d`: an hour unless said otherwise.
     pub(crate) blob_grace: Option<Length>,
+    /// How long settled jobs are kept: 7 days unless said otherwise.
+    pub(crate) keep: Option<Length>,
+    /// How many settled jobs of a project are kept, or of an owner of functions in none: 1,000,000 unless said otherwise.
+    pub(crate) keep_jobs: Option<u64>,
+    /// How long jobs are kept that have failed for good: 30 days unless said otherwise.
+    pub(crate) keep_dead: Option<Length>,
+    /// How many of these: 100,000 unless said otherwise.
+    pub(crate) keep_dead_jobs: Option<u64>,
     /// The form of log lines: `text` unless said otherwise.
     pub(crate) log: Option<LogFormat>,
     /// Where other nodes connect, by QUIC and TCP: `0.0.0.0:7452` unless said otherwise.
@@ -251,6 +266,18 @@ pub(crate) struct Overrides {
     /// How long a blob stays that nothing refers to, such as 10m or 7d; 1h unless said otherwise
     #[arg(long, value_name = "LENGTH")]
     pub(crate) blob_grace: Option<Length>,
+    /// How long settled jobs are kept with their results, such as 12h or 7d; 7d unless said otherwise
+    #[arg(long, value_name = "LENGTH")]
+    pub(crate) keep: Option<Length>,
+    /// How many settled jobs of each project are kept, an array as one of them; 1000000 unless said otherwise
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_jobs: Option<u64>,
+    /// How long jobs are kept that have failed for good; 30d unless said otherwise
+    #[arg(long, value_name = "LENGTH")]
+    pub(crate) keep_dead: Option<Length>,
+    /// How many of these are kept of each project; 100000 unless said otherwise
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_dead_jobs: Option<u64>,
     /// The form of log lines
     #[arg(long, value_name = "FORM")]
     pub(crate) log: Option<LogFormat>,
@@ -294,6 +321,7 @@ impl Config {
 
     fn join(data: PathBuf, file: File, overrides: &Overrides) -> Result<Self, Error> {
         let mesh = MeshConfig::join(&file, overrides)?;
+        let keep = retention(&file, overrides);
         let mut labels = file.labels;
         labels.extend(overrides.labels.iter().cloned());
         let invalid = |key| move |problem: shoal_protocol::Problem| Error::Value { key, why: problem.detail };
@@ -321,9 +349,23 @@ impl Config {
             jobs_mb,
             worker: !overrides.no_worker && file.worker.unwrap_or(true),
             blob_grace_ms: blob_grace.millis(),
+            keep,
             log: overrides.log.or(file.log).unwrap_or_default(),
             mesh,
         })
+    }
+}
+
+/// Which settled jobs are kept.
+fn retention(file: &File, overrides: &Overrides) -> Retention {
+    let keep = |age: Option<Length>, jobs: Option<u64>, default: Keep| Keep {
+        age_ms: age.map_or(default.age_ms, Length::millis),
+        jobs: jobs.unwrap_or(default.jobs),
+    };
+    let Retention { settled, dead } = Retention::default();
+    Retention {
+        settled: keep(overrides.keep.or(file.keep), overrides.keep_jobs.or(file.keep_jobs), settled),
+        dead: keep(overrides.keep_dead.or(file.keep_dead), overrides.keep_dead_jobs.or(file.keep_dead_jobs), dead),
     }
 }
 

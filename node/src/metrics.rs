@@ -311,6 +311,7 @@ impl Metrics {
             Record::GuestEnded(..) => {
                 self.guests_ended.inc();
             }
+            Record::Retained(_) => {}
             Record::Checkpoint(_, saving) | Record::GuestCheckpoint(_, saving) => {
                 self.checkpoints.inc_by(u64::from(saving.checkpoint.is_some()));
             }
@@ -423,6 +424,7 @@ mod tests {
             retry_ms: None,
             unmet: Default::default(),
             elements: None,
+            duplicate_of: None,
             saved: None,
             settled_ms,
             outcome: None,

@@ -80,6 +80,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let known = Box::new(documents.known());
     let kernel = shoal_kernel::Config {
         jobs_bytes_max: u64::from(config.jobs_mb) << 20,
+        retention: config.keep,
         ..shoal_kernel::Config::new(identity.node_id())
     };
     let Started { runtime, thread: kernel_thread, wishes } =

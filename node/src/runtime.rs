@@ -7,6 +7,7 @@
 //! A disk error is handled as a crash of the kernel: what was not durable is answered with a problem, every worker is
 //! disconnected, and once the store writes again the kernel is restored from what is durable.
 
+mod clearing;
 mod driver;
 mod feed;
 mod outbox;

@@ -65,6 +65,8 @@ pub(crate) struct Caller {
     pub(crate) traceparent: Option<Traceparent>,
     /// The token, where other nodes take it, too.
     pub(crate) token: Option<Arc<str>>,
+    /// The key under which a job is submitted, where the request says one beside its body.
+    pub(crate) idempotency_key: Option<Arc<str>>,
 }
 
 impl Caller {
@@ -74,6 +76,7 @@ impl Caller {
         rights: Rights::ALL,
         traceparent: None,
         token: None,
+        idempotency_key: None,
     };
 
     /// A user of whom another node says that it is them.
@@ -183,7 +186,7 @@ impl Service {
         }
         let principal = Principal { user: Some(token.user), operator: token.operator };
         let kept = token.counts_elsewhere.then(|| Arc::from(text));
-        Ok(Caller { principal, rights: token.rights, traceparent: None, token: kept })
+        Ok(Caller { principal, rights: token.rights, token: kept, ..Caller::ANONYMOUS })
     }
 
     /// What the node says of itself.

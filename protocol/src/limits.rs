@@ -129,6 +129,9 @@ pub const PRIORITY_MAX: i8 = 100;
 /// Jobs that a job may wait for. Why 64: what a person writes down; more of them meet in a job of their own.
 pub const AFTER_MAX: usize = 64;
 
+/// An idempotency key, in bytes. Why 128: a hash or a UUID in any form, with a word before it.
+pub const IDEMPOTENCY_KEY_LEN_MAX: usize = 128;
+
 /// The first pause before a job is tried again, in milliseconds, unless the job says otherwise.
 pub const PAUSE_MS_DEFAULT: u64 = 100;
 /// The longest of these pauses, in milliseconds, unless the job says otherwise. Why 10 s: a job that waits should notice soon

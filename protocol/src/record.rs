@@ -16,7 +16,7 @@ use crate::limits::{AFTER_MAX, ARGS_LEN_MAX, ARGS_MAX, ATTEMPTS_KEPT_MAX};
 use crate::name::{self, Labels};
 use crate::object::function::{Grant, Needs, RunLimits};
 use crate::object::job::{
-    After, Array, Attempt, Elements, Outcome, Payload, Refusals, Saved, State, Terms, check_after,
+    After, Array, Attempt, Elements, IdempotencyKey, Outcome, Payload, Refusals, Saved, State, Terms, check_after,
 };
 use crate::{Kind, Problem, Traceparent};
 
@@ -59,6 +59,8 @@ pub struct Accepted {
     pub array: Option<Array>,
     /// Of an element of an array: its index.
     pub index: Option<u32>,
+    /// The key that it was submitted with; an element has none, its array has. Boxed, since few jobs have one and a million may wait.
+    pub key: Option<Box<IdempotencyKey>>,
     /// The job that it repeats.
     pub rerun_of: Option<ObjectId>,
     /// The jobs that it runs after.
@@ -100,6 +102,11 @@ impl Accepted {
         Arc::make_mut(&mut self.spec)
     }
 
+    /// Among whose jobs it counts and is kept: its function's project, or where there is none the function's owner.
+    pub fn group(&self) -> ObjectId {
+        self.spec.project.unwrap_or(self.spec.function_owner)
+    }
+
     /// Where a job stands that has only this record: it waits, and was never offered. Accepting writes one record, not two.
     pub fn standing(&self) -> Standing {
         Standing {
@@ -123,6 +130,7 @@ impl Accepted {
             unmet: self.after.iter().map(|after| after.job).collect(),
             elements: self.is_array().then(Elements::default),
             saved: None,
+            duplicate_of: None,
             settled_ms: None,
             outcome: None,
             revision: 0,
@@ -157,6 +165,7 @@ impl Accepted {
         Some(Self {
             id: self.id.element(index)?,
             index: Some(index),
+            key: None,
             after: Vec::new(),
             input_of: None,
             ..self.clone()
@@ -185,6 +194,7 @@ impl Accepted {
         if self.custody.is_some_and(|custody| custody.durability.get() > DURABILITY_MAX) {
             return invalid(format!("custody: more nodes than {DURABILITY_MAX} shall have the job"));
         }
+        self.key.as_ref().map_or(Ok(()), |key| key.check())?;
         check_texts(&self.name, &self.labels, &self.input, &self.args, &self.env)
     }
 }
@@ -229,6 +239,9 @@ pub struct Standing {
     /// Of an array: how far it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub elements: Option<Elements>,
+    /// It ends as a duplicate of this job, which was submitted under the same key before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duplicate_of: Option<ObjectId>,
     /// What a run of it has saved last, when this was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saved: Option<Saved>,

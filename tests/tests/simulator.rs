@@ -289,6 +289,21 @@ fn a_checkpoint_that_a_restart_forgets_is_found() {
 }
 
 #[test]
+fn a_key_that_a_restart_forgets_is_found() {
+    assert_eq!(found(Fault::KeysForgotten).1.rule, "a key is that of one job");
+}
+
+#[test]
+fn settled_jobs_that_a_restart_does_not_count_are_found() {
+    assert_eq!(found(Fault::SettledUncounted).1.rule, "no more settled jobs are kept than may be");
+}
+
+#[test]
+fn an_element_that_is_kept_without_its_array_is_found() {
+    assert_eq!(found(Fault::ElementRetained).1.rule, "an element goes with its array");
+}
+
+#[test]
 fn a_run_of_another_home_that_is_not_journaled_is_found() {
     let rule = found_in_a_mesh(Fault::GuestUnwritten).1.rule;
     assert_eq!(rule, "a guest is written before its home hears of it");

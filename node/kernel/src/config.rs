@@ -2,6 +2,8 @@
 
 use shoal_protocol::NodeId;
 
+use crate::record::Group;
+
 /// Length of a worker's lease, in milliseconds. Why 15 s: three heartbeats of 5 s, so that one lost in a reconnect costs
 /// no run, and a job of a vanished worker waits no longer than a person would.
 pub const LEASE_MS_DEFAULT: u64 = 15_000;
@@ -9,6 +11,53 @@ pub const LEASE_MS_DEFAULT: u64 = 15_000;
 /// What the unsettled jobs may take in memory, in bytes. Why 200 MiB: a machine at the edge can spare it, and it holds some
 /// 200,000 jobs with short inputs.
 pub const JOBS_BYTES_MAX_DEFAULT: u64 = 200 * 1024 * 1024;
+
+/// How long settled jobs are kept, in milliseconds: seven days. Why: somebody who was away for a week still finds them.
+pub const KEEP_MS_DEFAULT: u64 = 7 * 24 * 3_600_000;
+
+/// How long those are kept that have failed for good, in milliseconds: 30 days. Why: somebody has to look at them.
+pub const KEEP_DEAD_MS_DEFAULT: u64 = 30 * 24 * 3_600_000;
+
+/// Settled jobs of one project that are kept, an array as one of them. Why a million: some 2 GiB on disk with what stands in
+/// their records, beside the elements of arrays.
+pub const KEEP_JOBS_DEFAULT: u64 = 1_000_000;
+
+/// Those of them that have failed for good. Why 100,000: more than anybody looks at.
+pub const KEEP_DEAD_JOBS_DEFAULT: u64 = 100_000;
+
+/// How long settled jobs of a project are kept, and how many of them: the oldest go first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// For so many milliseconds after they have settled.
+    pub age_ms: u64,
+    /// At most so many; an array counts as one, and goes with all its elements.
+    pub jobs: u64,
+}
+
+/// Which settled jobs are kept, of each project, or of each owner of functions that are in none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Those that succeeded or were cancelled.
+    pub settled: Keep,
+    /// Those that have failed for good.
+    pub dead: Keep,
+}
+
+impl Retention {
+    /// What holds for a group.
+    pub fn of(&self, group: Group) -> Keep {
+        if group.dead { self.dead } else { self.settled }
+    }
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            settled: Keep { age_ms: KEEP_MS_DEFAULT, jobs: KEEP_JOBS_DEFAULT },
+            dead: Keep { age_ms: KEEP_DEAD_MS_DEFAULT, jobs: KEEP_DEAD_JOBS_DEFAULT },
+        }
+    }
+}
 
 /// What a kernel is told once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,12 +71,20 @@ pub struct Config {
     pub jobs_bytes_max: u64,
     /// How far workers are handed jobs ahead of their slots.
     pub prefetch: Prefetch,
+    /// Which settled jobs are kept.
+    pub retention: Retention,
 }
 
 impl Config {
     /// The defaults, for this node.
     pub fn new(node: NodeId) -> Self {
-        Self { node, lease_ms: LEASE_MS_DEFAULT, jobs_bytes_max: JOBS_BYTES_MAX_DEFAULT, prefetch: Prefetch::default() }
+        Self {
+            node,
+            lease_ms: LEASE_MS_DEFAULT,
+            jobs_bytes_max: JOBS_BYTES_MAX_DEFAULT,
+            prefetch: Prefetch::default(),
+            retention: Retention::default(),
+        }
     }
 }
 

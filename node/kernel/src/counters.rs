@@ -28,6 +28,10 @@ pub struct Counters {
     pub requeued: u64,
     /// Endings of runs that no longer counted.
     pub fenced: u64,
+    /// Submissions that were answered with the job of the same key.
+    pub same_key: u64,
+    /// Jobs that ended as duplicates of others with the same key.
+    pub duplicates: u64,
     /// Jobs that somebody cancelled.
     pub cancelled: u64,
     /// Jobs that somebody held, when they were submitted or later.
@@ -106,6 +110,8 @@ pub struct Counters {
     pub settled: BTreeMap<State, u64>,
     /// Settled jobs forgotten.
     pub swept: u64,
+    /// Of these, those that went because there were too many.
+    pub swept_for_number: u64,
 }
 
 impl Counters {

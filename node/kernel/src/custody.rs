@@ -12,6 +12,7 @@ use shoal_protocol::object::job::Receipt;
 use shoal_protocol::{Kind, NodeId, ObjectId, Problem};
 
 use crate::input::RequestId;
+use crate::record::Group;
 
 /// How long jobs wait for their custodians, in milliseconds. Why 3 s: some slow fsyncs and a lost round trip; whoever submits
 /// waits for it.
@@ -102,11 +103,13 @@ pub(crate) struct Open {
     pub(crate) strict: bool,
     kept_by: BTreeSet<NodeId>,
     wanted: usize,
+    /// As one of which group it is kept, if it has ended by itself.
+    ended: Option<Group>,
 }
 
 impl Open {
     fn new(submission: u64, strict: bool, wanted: u8) -> Self {
-        Self { submission, strict, kept_by: BTreeSet::new(), wanted: usize::from(wanted) }
+        Self { submission, strict, kept_by: BTreeSet::new(), wanted: usize::from(wanted), ended: None }
     }
 
     /// How many nodes have it, its home among them.
@@ -287,6 +290,23 @@ impl Custody {
         let Some(open) = self.open.get_mut(&job) else { return false };
         open.kept_by.insert(by);
         open.reached() >= open.wanted
+    }
+
+    /// A job that waits has ended by itself, and is kept as one of this group.
+    pub(crate) fn ended(&mut self, job: ObjectId, group: Group) {
+        if let Some(open) = self.open.get_mut(&job) {
+            open.ended = Some(group);
+        }
+    }
+
+    /// Whether a job waits.
+    pub(crate) fn is_open(&self, job: ObjectId) -> bool {
+        self.open.contains_key(&job)
+    }
+
+    /// As one of which group a job is kept that waits and has ended.
+    pub(crate) fn ended_in(&self, job: ObjectId) -> Option<Group> {
+        self.open.get(&job)?.ended
     }
 
     /// A job waits no more: it is refused with what this makes of how many should have had it and have, or accepted. Its submission, if it was

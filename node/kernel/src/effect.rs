@@ -20,7 +20,7 @@ use shoal_protocol::wire::worker::{Run, Start};
 use shoal_protocol::{NodeId, ObjectId, Problem, WorkerId};
 
 use crate::input::{Recall, RequestId};
-use crate::record::Record;
+use crate::record::{Group, Record};
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -150,6 +150,12 @@ pub enum Effect {
     Learn {
         /// Which.
         job: ObjectId,
+    },
+    /// Look into the store which settled jobs of this group are the oldest, up to [`crate::SWEEP_LEN_MAX`] of them, and hand
+    /// them in as [`crate::Input::Oldest`].
+    Oldest {
+        /// Which.
+        group: Group,
     },
     /// Hand in [`crate::Input::Tick`] at this time, or earlier. A later one replaces it.
     Wake {

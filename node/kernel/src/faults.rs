@@ -46,6 +46,12 @@ pub enum Fault {
     CheckpointUnwritten,
     /// A restarted kernel does not know what runs have saved.
     CheckpointForgotten,
+    /// A restarted kernel does not know which keys jobs were submitted under.
+    KeysForgotten,
+    /// A restarted kernel does not know that there are settled jobs.
+    SettledUncounted,
+    /// An element of an array is kept for itself, not with its array.
+    ElementRetained,
     /// A run of another home is taken without being journaled.
     GuestUnwritten,
     /// A run of another home replaces the one that is here whatever their epochs.

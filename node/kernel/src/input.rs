@@ -10,13 +10,17 @@ use std::collections::BTreeMap;
 use shoal_protocol::custody::{CustodianSet, SignedCustodians};
 use shoal_protocol::name::Labels;
 use shoal_protocol::object::function::{Function, Needs, RunLimits};
-use shoal_protocol::object::job::{After, Array, Checkpoint, JobPatch, Outcome, Payload, Progress, State, Terms};
+use shoal_protocol::object::job::{
+    After, Array, Checkpoint, JobPatch, KeyId, Outcome, Payload, Progress, State, Terms,
+};
 use shoal_protocol::object::project::Project;
 use shoal_protocol::object::worker::{Offer, WorkerPatch};
 use shoal_protocol::wire::custody::{Holding, KeepJob, Kept};
 use shoal_protocol::wire::peer::{Hint, RunOffer};
 use shoal_protocol::wire::worker::Run;
-use shoal_protocol::{NodeId, ObjectId, Problem, Traceparent, WorkerId};
+use shoal_protocol::{BlobId, NodeId, ObjectId, Problem, Traceparent, WorkerId};
+
+use crate::record::Group;
 
 use crate::record::{Accepted, Standing};
 
@@ -268,6 +272,22 @@ pub enum Input {
         /// How it ended.
         end: Option<End>,
     },
+    /// Another node has a job with this key.
+    KeyTold {
+        /// Which key.
+        key: KeyId,
+        /// The job.
+        job: ObjectId,
+        /// The hash of what was submitted: [`shoal_protocol::object::job::IdempotencyKey::body`].
+        body: BlobId,
+    },
+    /// The oldest settled jobs of a group that the kernel has asked about, as they are durable.
+    Oldest {
+        /// Which group.
+        group: Group,
+        /// When each settled, in milliseconds since the Unix epoch, and which it is: oldest first.
+        jobs: Vec<(u64, ObjectId)>,
+    },
     /// Accept nothing new: the node stops, or its store cannot write.
     Refuse(Problem),
     /// Accept again.
@@ -349,12 +369,14 @@ pub enum Command {
     Release(ObjectId),
     /// Change name, labels or priority of an unsettled job.
     Patch(ObjectId, JobPatch),
-    /// Forget a settled job. The caller has read `owner` from its record.
+    /// Forget a settled job. The caller has read `owner` and `group` from its record.
     Forget {
         /// Which.
         job: ObjectId,
         /// Who submitted it.
         owner: ObjectId,
+        /// Among which it is kept.
+        group: Group,
     },
     /// A guest at a worker of this node has saved its state; a blob is here and held until the reply, [`crate::Reply::Done`].
     Checkpoint {
@@ -412,6 +434,8 @@ pub struct NewJob {
     pub terms: Terms,
     /// It stands for these elements. Their ids are minted with its own.
     pub array: Option<Array>,
+    /// Under which it is submitted, so that nothing is submitted twice.
+    pub key: Option<String>,
     /// The job that it repeats.
     pub rerun_of: Option<ObjectId>,
     /// Jobs of this home that it runs after. Of those that are not in memory the edge has seen that the principal may see

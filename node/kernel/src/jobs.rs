@@ -1,6 +1,6 @@
 //! The unsettled jobs of this home.
 //!
-//! A million may wait. A waiting job is one block of some 600 bytes with what it alone was accepted with; what it is alike in with
+//! A million may wait. A waiting job is one block of some 620 bytes with what it alone was accepted with; what it is alike in with
 //! others it shares with them ([`crate::specs`]), and what only a run has is boxed with the run.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,6 +49,8 @@ pub(crate) struct Job {
     pub(crate) total_until_ms: Option<u64>,
     /// Of an array: how far it is.
     pub(crate) elements: Option<Box<Elements>>,
+    /// It ends as a duplicate of this job.
+    pub(crate) duplicate_of: Option<Box<ObjectId>>,
     /// What a run of it has saved last.
     pub(crate) checkpoint: Option<Box<Checkpoint>>,
     /// Runs that were lost.
@@ -145,6 +147,7 @@ impl Job {
             queue_until_ms: None,
             total_until_ms: None,
             elements: standing.elements.map(Box::new),
+            duplicate_of: standing.duplicate_of.map(Box::new),
             checkpoint: None,
             losses: 0,
             fruitless: 0,
@@ -264,6 +267,7 @@ impl Job {
             retry_ms,
             unmet: self.unmet.clone(),
             elements: self.elements.as_deref().copied(),
+            duplicate_of: self.duplicate_of.as_deref().copied(),
             saved: self.checkpoint.as_ref().map(|last| last.saved()),
             settled_ms: None,
             outcome: None,
@@ -297,6 +301,7 @@ impl Job {
             retry_ms: None,
             unmet: self.unmet,
             elements: self.elements.map(|elements| *elements),
+            duplicate_of: self.duplicate_of.map(|first| *first),
             saved: self.checkpoint.map(|last| last.saved()),
             settled_ms: Some(wall_ms),
             outcome,
@@ -359,8 +364,11 @@ fn env(accepted: &Accepted) -> BTreeMap<String, String> {
     env
 }
 
-/// What an unsettled job is reckoned to take in memory beside its input, arguments and environment, in bytes.
+/// What an unsettled job is reckoned to take in memory beside its input, arguments, environment and key, in bytes.
 pub const JOB_BYTES: u64 = 1024;
+
+/// What a key takes in memory beside its text: its entries in both tables of [`crate::keys`], and the hash in the job.
+const KEY_BYTES: usize = 192;
 
 /// What a job is reckoned to take in memory, in bytes.
 fn weight(accepted: &Accepted) -> u64 {
@@ -370,7 +378,8 @@ fn weight(accepted: &Accepted) -> u64 {
     };
     let args: usize = accepted.args.iter().map(String::len).sum();
     let env: usize = accepted.env.iter().map(|(key, value)| key.len() + value.len()).sum();
-    JOB_BYTES.saturating_add((input + args + env) as u64)
+    let key = accepted.key.as_ref().map_or(0, |key| KEY_BYTES + key.key.len());
+    JOB_BYTES.saturating_add((input + args + env + key) as u64)
 }
 
 /// Elements of an array that have not begun.
@@ -513,6 +522,6 @@ mod tests {
     #[test]
     fn a_waiting_job_is_small() {
         // With its trace, a short input, an id in the table and a rank in the queue it is some 800 bytes.
-        assert!(size_of::<Job>() <= 608, "{} bytes", size_of::<Job>());
+        assert!(size_of::<Job>() <= 624, "{} bytes", size_of::<Job>());
     }
 }

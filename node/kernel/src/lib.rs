@@ -16,6 +16,7 @@
 //! | `custody` | who keeps this home's jobs with it, and which of them wait for that |
 //! | `charges` | what is kept of other homes' jobs |
 //! | [`lease`] | how long a silent worker keeps its runs |
+//! | `retention` | how many settled jobs are kept |
 //! | `reason` | what is said about a job that does not run |
 //! | [`view`] | what readers see of a job |
 
@@ -31,6 +32,7 @@ mod functions;
 mod guests;
 pub mod input;
 mod jobs;
+mod keys;
 pub mod kv;
 pub mod lease;
 pub mod machine;
@@ -39,18 +41,22 @@ mod placement;
 mod queue;
 mod reason;
 pub mod record;
+mod retention;
 pub mod rights;
 mod specs;
 mod timers;
 pub mod view;
 mod workers;
 
-pub use config::{Config, Prefetch};
+pub use config::{Config, Keep, Prefetch, Retention};
 pub use counters::Counters;
 pub use effect::{Effect, Load, Noted, PeerView, Reply};
 pub use input::{Command, End, Input, NewJob, Now, PeerAttached, Principal, Recall, RequestId, WorkerAttached};
 pub use jobs::JOB_BYTES;
-pub use record::{Accepted, Charge, ChargeState, Custodians, GuestEnd, GuestRun, Record, Saving, Spec, Standing};
+pub use machine::SWEEP_LEN_MAX;
+pub use record::{
+    Accepted, Charge, ChargeState, Custodians, Group, GuestEnd, GuestRun, Record, Retained, Saving, Spec, Standing,
+};
 
 /// The kernel that production runs: the machine without any of the faults that the simulator can put in.
 pub type Kernel = machine::Machine<faults::Sound>;

@@ -1,6 +1,6 @@
-//! What each input does. The parts: [`submit`] takes jobs in, [`schedule`] hands them to workers and peers, [`runs`]
+//! What each input does. The parts: [`submit`] takes jobs in, [`keys`] none twice, [`schedule`] hands them to workers and peers, [`runs`]
 //! follows a run to its end, [`custody`] brings jobs to those who keep them with this home, [`charges`] keeps those of others,
-//! [`waiting`] what waits before and between runs, [`dependencies`] what waits for others, [`arrays`] jobs that stand for many, [`telling`] tells subscribers, [`attachment`] follows workers, [`peers`] what peers do beyond that, [`seek`] looks for more
+//! [`waiting`] what waits before and between runs, [`dependencies`] what waits for others, [`arrays`] jobs that stand for many, [`sweeping`] what has settled, [`telling`] tells subscribers, [`attachment`] follows workers, [`peers`] what peers do beyond that, [`seek`] looks for more
 //! of them, [`checkpoints`] keeps what runs save for the next, [`guests`] runs what other homes offer, [`homes`] talks with these homes, [`commands`] answers everything else.
 //!
 //! Invariant: a run is offered only after its epoch is written, in the same list of effects (`runs::offer`).
@@ -20,13 +20,17 @@ mod custody;
 mod dependencies;
 mod guests;
 mod homes;
+mod keys;
 mod peers;
 mod runs;
 mod schedule;
 mod seek;
 mod submit;
+mod sweeping;
 mod telling;
 mod waiting;
+
+pub use sweeping::SWEEP_LEN_MAX;
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -46,8 +50,10 @@ use crate::functions::Functions;
 use crate::guests::Guests;
 use crate::input::{Input, Now};
 use crate::jobs::{Job, Jobs, Phase, Placed};
+use crate::keys::Keys;
 use crate::queue::Queue;
 use crate::record::{Accepted, Standing};
+use crate::retention::Shelves;
 use crate::specs::Specs;
 use crate::timers::{Timer, Timers};
 use crate::workers::Workers;
@@ -65,6 +71,8 @@ pub struct Machine<F> {
     functions: Functions,
     specs: Specs,
     dependents: Dependents,
+    keys: Keys,
+    shelves: Shelves,
     timers: Timers,
     counters: Counters,
     /// Why nothing is accepted at the moment.
@@ -96,6 +104,8 @@ impl<F: Faults> Machine<F> {
             functions: Functions::default(),
             specs: Specs::default(),
             dependents: Dependents::default(),
+            keys: Keys::default(),
+            shelves: Shelves::default(),
             timers: Timers::default(),
             counters: Counters::default(),
             refusing: None,
@@ -174,6 +184,8 @@ impl<F: Faults> Machine<F> {
             Input::Declined { worker, run, problem } => self.declined(now, worker, run, problem, effects),
             Input::Leaving { worker } => self.leaving(worker),
             Input::Learned { job, end } => self.learned(job, end),
+            Input::KeyTold { key, job, body } => self.key_told(now, key, job, body, effects),
+            Input::Oldest { group, jobs } => self.oldest(now, group, &jobs, effects),
             Input::Refuse(problem) => self.refusing = Some(problem),
             Input::Accept => {
                 self.refusing = None;
@@ -242,6 +254,7 @@ impl<F: Faults> Machine<F> {
                 Timer::Guest(job) => self.guest_is_old(now, job, effects),
                 Timer::Keep(submission) => self.keep_due(now, submission, effects),
                 Timer::Custody => self.custody_due(now, effects),
+                Timer::Sweep(group) => self.sweep_due(now, group, effects),
                 Timer::Place => self.placeable = true,
             }
         }

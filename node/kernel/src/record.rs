@@ -15,7 +15,7 @@
 
 use serde::{Deserialize, Serialize};
 use shoal_protocol::custody::{CustodianSet, SignedCustodians};
-use shoal_protocol::object::job::{Array, Checkpoint, Outcome};
+use shoal_protocol::object::job::{Array, Checkpoint, Outcome, State};
 use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{BlobId, NodeId, ObjectId, WorkerId};
 
@@ -43,6 +43,8 @@ pub enum Record {
     GuestEnded(Run, Box<GuestEnd>),
     /// A run of another home is forgotten. Nothing when it is not there any more.
     GuestGone(Run),
+    /// A settled job is kept, among those of its group. Follows its last [`Standing`].
+    Retained(Retained),
     /// What a run of this job of the home has saved for the next.
     Checkpoint(ObjectId, Box<Saving>),
     /// The same for a run of another home: it is kept as long as the run is here.
@@ -53,6 +55,33 @@ pub enum Record {
     Charge(Box<Charge>),
     /// A job of another home is kept here no more. Nothing when it is not there any more.
     ChargeGone(ObjectId),
+}
+
+/// Settled jobs that are counted and kept together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Group {
+    /// The project, or where there is none the owner of the function: [`Accepted::group`].
+    pub owner: ObjectId,
+    /// Whether they have failed for good, [`State::is_dead`]: these are kept for longer.
+    pub dead: bool,
+}
+
+impl Group {
+    /// Of a job that has settled in this state.
+    pub fn of(accepted: &Accepted, state: State) -> Self {
+        Self { owner: accepted.group(), dead: state.is_dead() }
+    }
+}
+
+/// A settled job, as it is found when it is to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retained {
+    /// Among which.
+    pub group: Group,
+    /// Which.
+    pub job: ObjectId,
+    /// When it settled, in milliseconds since the Unix epoch.
+    pub settled_ms: u64,
 }
 
 /// What becomes of the checkpoint of a job.

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use shoal_protocol::{NodeId, ObjectId, WorkerId};
 
+use crate::record::Group;
+
 /// What is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
@@ -23,6 +25,8 @@ pub(crate) enum Timer {
     Keep(u64),
     /// Who keeps this home's jobs is looked at again.
     Custody,
+    /// The oldest settled job of a group may be due.
+    Sweep(Group),
     /// Placement may find something that it did not find before.
     Place,
 }

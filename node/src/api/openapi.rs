@@ -172,9 +172,10 @@ const fn object_id(class: Class) -> &'static str {
 /// Headers that a row understands beyond `Authorization`.
 const fn headers(operation: &Operation) -> &'static [(&'static str, &'static str)] {
     match operation.row {
-        Row::Create if matches!(operation.class, Some(Class::Job)) => {
-            &[("traceparent", "The place in the caller's trace (W3C Trace Context): the job carries it to its guest")]
-        }
+        Row::Create if matches!(operation.class, Some(Class::Job)) => &[
+            ("traceparent", "The place in the caller's trace (W3C Trace Context): the job carries it to its guest"),
+            ("Idempotency-Key", "As `idempotency_key` of the one job in the body: the same key gives the same job"),
+        ],
         Row::Set => &[("If-Match", "The ETag that the object must still have")],
         Row::Part(operations::Part::Content | operations::Part::Result) => &[
             ("Range", "One range of bytes, such as `bytes=0-99`, `bytes=100-` or `bytes=-100`"),

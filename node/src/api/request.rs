@@ -1,5 +1,6 @@
 //! What a request says: object, query, token, preconditions, body. Bounded before it is read, checked before it is used.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
@@ -14,6 +15,9 @@ use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem, Traceparent, name}
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::operations::{Operation, Parameter, Request, Values};
+
+/// The header of the draft `draft-ietf-httpapi-idempotency-key-header`.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// How long the body of an object may take to arrive. Why 30 s: 1 MiB at 35 KiB/s; slower ones are upload attacks or
 /// belong into a blob.
@@ -155,6 +159,13 @@ pub(super) fn lists(headers: &HeaderMap, name: &HeaderName, etag: &str) -> bool 
 /// The place in the caller's trace; a header that is not of its form is ignored, as that standard demands.
 pub(super) fn traceparent(headers: &HeaderMap) -> Option<Traceparent> {
     Traceparent::sent(headers.get(TRACEPARENT)?.to_str().ok())
+}
+
+/// The key under which a job is submitted, if the request says one.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<Arc<str>>, Problem> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let unreadable = || Problem::new(Kind::InvalidField, "Idempotency-Key: only printable ASCII can be read");
+    value.to_str().map(|key| Some(key.into())).map_err(|_| unreadable())
 }
 
 /// The media type of the body, lower case, without its parameters.

@@ -1,5 +1,7 @@
 //! `shoal job`.
 
+mod dead;
+
 use std::path::PathBuf;
 
 use shoal_client::Client;
@@ -21,6 +23,12 @@ pub(crate) enum Job {
         /// Only those in this state, such as queued, running, succeeded, failed
         #[arg(long, value_parser = parse_state)]
         state: Option<State>,
+        /// Only the dead letters: those that have failed for good
+        #[arg(long, conflicts_with = "state")]
+        dead: bool,
+        /// Only those of functions of this project, by name or id
+        #[arg(long)]
+        project: Option<String>,
         /// Only those of this function, by name or id
         #[arg(long)]
         function: Option<String>,
@@ -87,10 +95,23 @@ pub(crate) enum Job {
         ids: Vec<ObjectId>,
     },
     /// Hand the same jobs over once more; prints an id for each
+    #[command(group(clap::ArgGroup::new("which").required(true).args(["ids", "dead"])))]
     Rerun {
         /// The jobs
-        #[arg(required = true)]
         ids: Vec<ObjectId>,
+        /// All of your dead letters at the node; each is forgotten as soon as its successor is durable. An array of which some
+        /// elements have succeeded stays: see --array
+        #[arg(long)]
+        dead: bool,
+        /// Of this array the elements that have failed for good, each as a job of its own; they stay as long as their array
+        #[arg(long, value_name = "ARRAY", requires = "dead", conflicts_with_all = ["project", "function"])]
+        array: Option<ObjectId>,
+        /// Of these only those of functions of this project, by name or id
+        #[arg(long, requires = "dead")]
+        project: Option<String>,
+        /// Of these only those of this function, by name or id
+        #[arg(long, requires = "dead")]
+        function: Option<String>,
     },
     /// Forget jobs that have ended
     Rm {
@@ -107,12 +128,16 @@ fn parse_state(text: &str) -> Result<State, String> {
 
 pub(crate) async fn run(context: &Context, client: &Client, command: Job) -> Result<(), Failure> {
     match command {
-        Job::Ls { state, function, name, array, mesh, page } => {
-            let state = state.map(|state| state.text().to_owned());
-            let scope = mesh.then(|| "mesh".to_owned());
-            let array = array.map(|array| array.to_string());
-            let filters =
-                [("state", state), ("function", function), ("name", name), ("array", array), ("scope", scope)];
+        Job::Ls { state, dead, project, function, name, array, mesh, page } => {
+            let filters = [
+                ("state", state.map(|state| state.text().to_owned())),
+                ("dead", dead.then(|| "true".to_owned())),
+                ("project", project),
+                ("function", function),
+                ("name", name),
+                ("array", array.map(|array| array.to_string())),
+                ("scope", mesh.then(|| "mesh".to_owned())),
+            ];
             let page = client.jobs(page.query(filters)).await?;
             if context.json {
                 return output::json(&page);
@@ -137,13 +162,14 @@ pub(crate) async fn run(context: &Context, client: &Client, command: Job) -> Res
         Job::Cancel { ids } => each(context, ids, |id| client.cancel(id)).await,
         Job::Hold { ids } => each(context, ids, |id| client.hold(id)).await,
         Job::Release { ids } => each(context, ids, |id| client.release(id)).await,
-        Job::Rerun { ids } => {
+        Job::Rerun { ids, dead: false, .. } => {
             for id in ids {
-                let id = client.rerun(id).await?;
-                if context.json { output::json(&Accepted { id })? } else { output::line(&id.to_string())? }
+                rerun(context, client, id).await?;
             }
             Ok(())
         }
+        Job::Rerun { array: Some(array), .. } => dead::send_elements_again(context, client, array).await,
+        Job::Rerun { project, function, .. } => dead::send_again(context, client, project, function).await,
         Job::Rm { ids } => {
             for id in ids {
                 // `DELETE` of a job that has not ended cancels it; `rm` promises no such thing.
@@ -160,6 +186,12 @@ pub(crate) async fn run(context: &Context, client: &Client, command: Job) -> Res
             Ok(())
         }
     }
+}
+
+/// Hands a job over once more, and prints the id of the new one.
+async fn rerun(context: &Context, client: &Client, id: ObjectId) -> Result<(), Failure> {
+    let id = client.rerun(id).await?;
+    if context.json { output::json(&Accepted { id }) } else { output::line(&id.to_string()) }
 }
 
 /// Asks the same of each job; says how each stands then if somebody reads it.
@@ -277,6 +309,8 @@ fn show(job: &JobObject) -> String {
         ("array", array(job)),
         ("priority", if job.priority == 0 { String::new() } else { job.priority.to_string() }),
         ("after", after(job)),
+        ("key", job.idempotency_key.clone().unwrap_or_default()),
+        ("duplicate of", job.duplicate_of.map(|id| id.to_string()).unwrap_or_default()),
         ("repeats", job.rerun_of.map(|id| id.to_string()).unwrap_or_default()),
         ("saved", job.checkpoint.map(|saved| saved_text(&saved)).unwrap_or_default()),
         ("in the queue", job.limits.queue_ms.map(|ms| format!("{} at most", length(ms))).unwrap_or_default()),

@@ -57,6 +57,10 @@ pub(crate) struct Submit {
     /// Wait for the end and print the result; the exit code is the function's
     #[arg(long, short)]
     wait: bool,
+    /// A key of your choice: submitting the same job under the same key again gives the job that was accepted first; with
+    /// --not-before give a time then, not a length
+    #[arg(long, value_name = "KEY", conflicts_with = "count")]
+    key: Option<String>,
     /// A name for the job
     #[arg(long)]
     name: Option<String>,
@@ -133,6 +137,7 @@ async fn prepare(client: &Client, command: Submit) -> Result<Job, Failure> {
         priority: command.terms.priority,
         retry: command.terms.retry(),
         array: command.terms.array,
+        idempotency_key: command.key,
         after,
         durability: command.durability,
     })

@@ -26,8 +26,8 @@ use super::places::{Place, Places};
 use super::serve::{Parts, TOO_MANY_STREAMS};
 use crate::metrics::{BlobPath, Direction};
 use crate::runtime::{
-    CHECKPOINT_PLACE, REFERENCE_PLACE, Referrer, ReferrerKind, read_custodians, read_guest_checkpoint, read_guest_end,
-    read_job, reference_key, reference_prefix,
+    CHECKPOINT_PLACE, REFERENCE_PLACE, Referrer, ReferrerKind, read_custodians, read_guest_end, read_job,
+    reference_key, reference_prefix,
 };
 use crate::store::Table;
 
@@ -193,14 +193,17 @@ async fn may_have(parts: &Parts, from: NodeId, blob: BlobId) -> Result<bool, Pro
         }
     }
     for job in guests {
+        let refers = |place| store.get(Table::References, &reference_key(blob, Referrer::Guest(job), place));
+        // Of its own jobs a home gets what was made here, and not what it says that it put in.
+        if refers(CHECKPOINT_PLACE)?.is_some() {
+            return Ok(true);
+        }
         // An ending is long: it is read only where it may be the one.
-        if store.get(Table::References, &reference_key(blob, Referrer::Guest(job), &[]))?.is_none() {
+        if refers(&[])?.is_none() {
             continue;
         }
-        // Of its own jobs a home gets what was made here, and not what it says that it put in.
         let made = read_guest_end(store, job)?;
-        let made = made.is_some_and(|end| [end.outcome.output.blob(), end.outcome.log.blob()].contains(&Some(blob)));
-        if made || read_guest_checkpoint(store, job)?.is_some_and(|saved| saved.bytes.blob() == Some(blob)) {
+        if made.is_some_and(|end| [end.outcome.output.blob(), end.outcome.log.blob()].contains(&Some(blob))) {
             return Ok(true);
         }
     }

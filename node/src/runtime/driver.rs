@@ -4,14 +4,15 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_kernel::{Command, Effect, End, Input, Kernel, Recall, Record, Reply, RequestId, WorkerAttached};
+use shoal_kernel::{Command, Effect, End, Group, Input, Kernel, Recall, Record, Reply, RequestId, WorkerAttached};
 use shoal_protocol::object::job::Payload;
 use shoal_protocol::{Kind, ObjectId, Problem, WorkerId};
 use tokio::sync::{mpsc, oneshot};
 
+use super::clearing::Clearing;
 use super::outbox::{Outgoing, Reports};
 use super::posts::Posts;
-use super::rows::{self, Counts};
+use super::rows::{self, Counts, Kept};
 use super::{Known, Message, OwnHint, Shared, Wish, now};
 use crate::metrics::Metrics;
 use crate::store::{Mutation, Store, Table};
@@ -34,6 +35,8 @@ pub(super) struct Driver {
     shared: Arc<Shared>,
     reports: Arc<Reports>,
     counts: Counts,
+    kept: Kept,
+    clearing: Clearing,
     requests: HashMap<RequestId, oneshot::Sender<Result<Reply, Problem>>>,
     next_request: RequestId,
     posts: Posts,
@@ -64,6 +67,8 @@ impl Driver {
             shared,
             reports: Arc::default(),
             counts: Counts::default(),
+            kept: Kept::default(),
+            clearing: Clearing::default(),
             requests: HashMap::new(),
             next_request: 0,
             wake_ms: None,
@@ -79,6 +84,9 @@ impl Driver {
         self.kernel = Kernel::new(self.config.clone());
         self.generation = self.store.generation();
         self.counts = rows::read_counts(&self.store)?;
+        self.kept = Kept::read(&self.store)?;
+        self.clearing = Clearing::UnderWay;
+        self.reports.clear();
         self.wake_ms = None;
         self.effects.clear();
         let open = rows::read_open(&self.store)?;
@@ -97,6 +105,8 @@ impl Driver {
         self.kernel.restore_custody(now(), sets.into_iter(), charges.into_iter());
         self.kernel.restore(now(), restored, &mut self.effects);
         self.kernel.restore_guests(now(), guests.into_iter(), &mut self.effects);
+        self.kernel.restore_keys(rows::read_keys(&self.store)?.into_iter());
+        self.kernel.restore_settled(now(), self.kept.iter());
         self.kernel.restore_checkpoints(saved.into_iter(), saved_by_guests.into_iter());
         for input in (self.known)() {
             if let Input::Function(function) = &input {
@@ -117,6 +127,7 @@ impl Driver {
             Err(error) => return tracing::error!(%error, "the kernel's thread cannot run"),
         };
         runtime.block_on(async {
+            self.index_settled().await;
             let mut messages = Vec::with_capacity(INPUTS_PER_COMMIT_MAX);
             self.commit().await;
             loop {
@@ -172,6 +183,12 @@ impl Driver {
         }
         for recall in self.reports.take_recall() {
             self.recall(recall);
+        }
+        for group in self.reports.take_oldest() {
+            self.look_for_oldest(group);
+        }
+        if self.reports.take_clear() {
+            self.clear_some().await;
         }
         if self.failing.is_none() && self.wake_ms.is_some_and(|at| at <= now().mono_ms) {
             self.wake_ms = None;
@@ -267,11 +284,51 @@ impl Driver {
         }
     }
 
+    /// Tells the kernel which settled jobs of a group are the oldest, as they are durable.
+    fn look_for_oldest(&mut self, group: Group) {
+        if self.failing.is_some() {
+            // The kernel asks again when it is restored.
+            return;
+        }
+        match rows::read_oldest(&self.store, group) {
+            Ok(jobs) => self.handle(Input::Oldest { group, jobs }),
+            Err(problem) => self.fail(Vec::new(), &problem),
+        }
+    }
+
+    /// Clears some of what is left of arrays that were forgotten, and goes on with it once that is durable.
+    async fn clear_some(&mut self) {
+        if self.failing.is_some() {
+            // Begins anew when the kernel is restored.
+            return;
+        }
+        let rows = rows::clear_some(&self.store).unwrap_or_else(|problem| {
+            tracing::warn!(%problem, "what is left of forgotten arrays stays until the next start");
+            Vec::new()
+        });
+        if !rows.is_empty() || self.clearing.again() {
+            self.send(rows, vec![Outgoing::Clear]).await;
+        }
+    }
+
+    /// Before anything else: what an older program has settled gets its place among what is kept.
+    async fn index_settled(&mut self) {
+        match rows::index_settled(&self.store).await {
+            Ok(false) => {}
+            Ok(true) => match self.restore() {
+                Ok(()) => tracing::info!("settled jobs have their places among what is kept"),
+                Err(problem) => self.fail(Vec::new(), &problem),
+            },
+            Err(problem) => tracing::warn!(%problem, "settled jobs of before are kept until the next start"),
+        }
+    }
+
     /// Sends the records to the store, and the other effects after them.
     async fn commit(&mut self) {
         if self.effects.is_empty() {
             return;
         }
+        self.kept.gone(&self.reports.take_gone());
         let before = self.counts;
         let mut mutations = Vec::new();
         let mut outgoing = Vec::new();
@@ -283,7 +340,9 @@ impl Driver {
                     Record::Charge(charge) => outgoing.push(Outgoing::Changed(charge.job, false)),
                     _ => {}
                 }
-                if let Err(problem) = rows::append(record, &self.store, &mut self.counts, &mut mutations) {
+                if let Err(problem) =
+                    rows::append(record, &self.store, &mut self.counts, &mut self.kept, &mut mutations)
+                {
                     return self.fail(outgoing, &problem);
                 }
             } else {
@@ -292,6 +351,14 @@ impl Driver {
         }
         if self.counts != before {
             mutations.push(rows::counts_row(self.counts));
+        }
+        mutations.extend(self.kept.take_rows());
+        let going = self.kept.take_going();
+        if !going.is_empty() {
+            outgoing.push(Outgoing::Gone(going));
+        }
+        if self.kept.take_forgotten() {
+            outgoing.extend(self.clearing.begin());
         }
         if mutations.is_empty() && self.reports.outstanding() == 0 {
             self.reports.release(&self.shared, outgoing);
@@ -318,6 +385,7 @@ impl Driver {
             }
             Effect::Learn { job } => outgoing.push(Outgoing::Learn(job)),
             Effect::Recall(recall) => outgoing.push(Outgoing::Recall(recall)),
+            Effect::Oldest { group } => outgoing.push(Outgoing::Oldest(group)),
             Effect::Seek { needs } => outgoing.push(Outgoing::Wish(Wish::Seek(needs))),
             Effect::Reach { node } => outgoing.push(Outgoing::Wish(Wish::Reach(node))),
             said => outgoing.extend(self.posts.address(said)),

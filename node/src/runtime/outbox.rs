@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use shoal_kernel::{Noted, Recall, Reply};
+use shoal_kernel::{Group, Noted, Recall, Reply};
 use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::wire::custody::KeepJob;
 use shoal_protocol::wire::peer::PeerMessage;
@@ -27,6 +27,12 @@ pub(super) enum Outgoing {
     Learn(ObjectId),
     /// The driver is to look for this job, for a custodian.
     Recall(Recall),
+    /// The driver is to look which settled jobs of this group are the oldest.
+    Oldest(Group),
+    /// These jobs are forgotten.
+    Gone(Vec<ObjectId>),
+    /// The driver is to clear what is left of arrays that were forgotten.
+    Clear,
 }
 
 /// What a connection to a peer is told.
@@ -74,6 +80,12 @@ struct State {
     learn: Vec<ObjectId>,
     /// Jobs that custodians shall have and that are not in the kernel's memory.
     recall: Vec<Recall>,
+    /// Groups of settled jobs whose oldest the kernel wants to know.
+    oldest: Vec<Group>,
+    /// Jobs of which it is durable that they are forgotten.
+    gone: Vec<ObjectId>,
+    /// Something may be left of arrays that were forgotten.
+    clear: bool,
 }
 
 impl Reports {
@@ -99,6 +111,24 @@ impl Reports {
 
     pub(super) fn take_recall(&self) -> Vec<Recall> {
         std::mem::take(&mut self.state().recall)
+    }
+
+    pub(super) fn take_gone(&self) -> Vec<ObjectId> {
+        std::mem::take(&mut self.state().gone)
+    }
+
+    pub(super) fn take_clear(&self) -> bool {
+        std::mem::take(&mut self.state().clear)
+    }
+
+    /// The driver is to look at once whether something is left of arrays that were forgotten.
+    pub(super) fn clear(&self) {
+        self.state().clear = true;
+        self.wake.notify_one();
+    }
+
+    pub(super) fn take_oldest(&self) -> Vec<Group> {
+        std::mem::take(&mut self.state().oldest)
     }
 
     /// A commit has ended: its effects leave, or are answered with the problem.
@@ -146,6 +176,12 @@ impl Reports {
                     self.state().recall.push(recall);
                     self.wake.notify_one();
                 }
+                Outgoing::Oldest(group) => {
+                    self.state().oldest.push(group);
+                    self.wake.notify_one();
+                }
+                Outgoing::Gone(jobs) => self.state().gone.extend(jobs),
+                Outgoing::Clear => self.clear(),
                 Outgoing::ToWorker(outbox, message) => self.put(&outbox, message),
                 Outgoing::ToPeer(outbox, message) => self.put(&outbox, message),
             }

@@ -4,6 +4,8 @@ mod arrays;
 mod charges;
 mod checkpoints;
 mod guests;
+mod keys;
+mod settled;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -16,12 +18,15 @@ use crate::logs::IsCurrent;
 use crate::store::{Mutation, Store, Table};
 
 pub(crate) use arrays::begun_before;
+pub(super) use arrays::clear_some;
 pub(super) use charges::read_custody;
 pub(crate) use charges::{KeptJob, charges_begun_before, read_charge, read_custodians};
 pub(super) use checkpoints::read_checkpoints;
 pub(crate) use checkpoints::{CHECKPOINT_PLACE, read_checkpoint, read_guest_checkpoint};
 pub(super) use guests::read_guests;
 pub(crate) use guests::{read_guest, read_guest_end};
+pub(super) use keys::read_keys;
+pub(super) use settled::{Kept, index as index_settled, read_oldest};
 
 /// The row of [`Counts`].
 const COUNTS: &[u8] = b"job_counts";
@@ -141,12 +146,14 @@ pub(super) fn append(
     record: Record,
     store: &Store,
     counts: &mut Counts,
+    kept: &mut Kept,
     rows: &mut Vec<Mutation>,
 ) -> Result<(), Problem> {
     match record {
         Record::Accepted(accepted) => {
             counts.accepted += u64::from(accepted.size());
             rows.push(Mutation::put(Table::Open, key_of(accepted.id), Bytes::new()));
+            rows.extend(keys::row(&accepted));
             put_accepted(&accepted, rows);
         }
         Record::Supplied(accepted) => put_accepted(&accepted, rows),
@@ -159,7 +166,8 @@ pub(super) fn append(
             put_standing(element, &standing, counts, rows);
             put_standing(array, &far, counts, rows);
         }
-        Record::Swept(id) => sweep(id, store, counts, rows)?,
+        Record::Retained(retained) => kept.add(&retained, rows),
+        Record::Swept(id) => sweep(id, store, counts, kept, rows)?,
         Record::GuestAccepted(guest) => guests::accepted(&guest, rows),
         Record::GuestEnded(run, end) => guests::ended(run, &end, rows),
         Record::GuestGone(run) => guests::gone(store, run, rows)?,
@@ -190,14 +198,24 @@ fn put_standing(id: ObjectId, standing: &Standing, counts: &mut Counts, rows: &m
     rows.push(Mutation::put(Table::Standings, key, codec::encode(standing)));
 }
 
-/// Removes all rows of a job, and of the elements of an array.
-fn sweep(id: ObjectId, store: &Store, counts: &mut Counts, rows: &mut Vec<Mutation>) -> Result<(), Problem> {
-    let Some((accepted, standing)) = read_job(store, id)? else { return Ok(()) };
+/// Removes all rows of a job, or of an array without those of its elements: these follow, see [`arrays`].
+fn sweep(
+    id: ObjectId,
+    store: &Store,
+    counts: &mut Counts,
+    kept: &mut Kept,
+    rows: &mut Vec<Mutation>,
+) -> Result<(), Problem> {
+    let Some((accepted, standing)) = read_job(store, id)?.filter(|_| kept.goes(id)) else { return Ok(()) };
     counts.swept += u64::from(accepted.size());
     counts.settled = counts.settled.saturating_sub(u64::from(accepted.size()));
+    if let Some(standing) = &standing {
+        kept.remove(&accepted, standing, rows);
+    }
     drop_outcome(id, standing.as_ref(), rows);
-    if accepted.is_array() {
-        arrays::sweep(store, &accepted, rows, |element, standing, rows| drop_outcome(element, Some(standing), rows))?;
+    if let Some(row) = arrays::forgotten(&accepted) {
+        kept.array_forgotten();
+        rows.push(row);
     }
     if let Some(blob) = accepted.input.blob() {
         rows.push(Mutation::delete(Table::References, reference_key(blob, Referrer::Job(id), &[])));
@@ -206,6 +224,7 @@ fn sweep(id: ObjectId, store: &Store, counts: &mut Counts, rows: &mut Vec<Mutati
     rows.extend(short.map(|key| Mutation::delete(Table::Short, key)));
     rows.push(Mutation::delete(Table::Jobs, key_of(id)));
     rows.push(Mutation::delete(Table::Standings, key_of(id)));
+    rows.push(Mutation::delete(Table::Keys, key_of(id)));
     Ok(())
 }
 
@@ -281,11 +300,13 @@ pub(crate) fn current_runs(store: Store) -> IsCurrent {
     })
 }
 
-/// The highest id of a job that this home has given, or set aside for the elements of an array.
+/// The highest id of a job that this home has given, or set aside for the elements of an array, also of one of which only
+/// elements are left.
 pub(super) fn newest(store: &Store) -> Result<Option<ObjectId>, Problem> {
     let rows = store.scan(Table::Jobs, (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded), true, 1)?;
     let newest = rows.first().map(|(_, row)| decode::<Accepted>("job", row)).transpose()?;
-    Ok(newest.map(|newest| newest.last_id()))
+    let cleared = arrays::remains(store, true)?.and_then(|(array, last)| array.element(last));
+    Ok(newest.map(|newest| newest.last_id()).max(cleared))
 }
 
 /// The jobs that have not settled, oldest first.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use shoal_kernel::{Command, NewJob, Reply, rights, view};
+use shoal_kernel::{Command, Group, NewJob, Reply, rights, view};
 use shoal_protocol::limits::{INLINE_LEN_MAX, SUBMIT_BATCH_LEN_MAX};
 use shoal_protocol::name::{self, Labels};
 use shoal_protocol::object::Class;
@@ -43,11 +43,15 @@ impl Service {
     pub(super) async fn submit(&self, caller: &Caller, body: Body) -> Result<Answer, Problem> {
         caller.user()?;
         match body.read::<Submission>()? {
-            Submission::One(submit) => match self.hand_over(caller, vec![*submit]).await?.pop() {
+            Submission::One(submit) => match self.hand_over(caller, vec![under_key(caller, *submit)?]).await?.pop() {
                 Some(Receipt::Accepted { id }) => Answer::new(202, body.format, &Accepted { id }),
                 Some(Receipt::Refused(problem)) => Err(problem),
                 None => Err(Problem::new(Kind::Internal, "the job got no receipt")),
             },
+            Submission::Batch(_) if caller.idempotency_key.is_some() => {
+                let detail = "Idempotency-Key: a batch has no key; give each of its jobs its own, as `idempotency_key`";
+                Err(Problem::new(Kind::InvalidField, detail))
+            }
             Submission::Batch(batch) => {
                 if batch.len() > SUBMIT_BATCH_LEN_MAX {
                     return Err(Problem::new(
@@ -150,6 +154,7 @@ impl Service {
             labels: submit.labels,
             terms,
             array: submit.array,
+            key: submit.idempotency_key,
             rerun_of: None,
             after,
             input_of,
@@ -225,7 +230,9 @@ impl Service {
             let job = self.cancel(caller, id).await?;
             return Answer::object(202, format, &job);
         }
-        self.0.runtime.request(caller.principal, Command::Forget { job: id, owner: job.owner }).await?;
+        let Some((accepted, _)) = read_job(self.0.runtime.store(), id)? else { return Ok(Answer::done()) };
+        let group = Group::of(&accepted, job.state);
+        self.0.runtime.request(caller.principal, Command::Forget { job: id, owner: job.owner, group }).await?;
         Ok(Answer::done())
     }
 
@@ -255,7 +262,7 @@ impl Service {
         format: Format,
     ) -> Result<Answer, Problem> {
         caller.user()?;
-        page.only(&["state", "function", "name", "owner", ARRAY, everywhere::SCOPE])?;
+        page.only(&["state", "dead", "function", "project", "name", "owner", ARRAY, everywhere::SCOPE])?;
         let table = match page.filter(everywhere::SCOPE) {
             None | Some(everywhere::NODE) => Table::Jobs,
             Some(everywhere::KEPT) => Table::Charges,
@@ -266,7 +273,7 @@ impl Service {
                 return Err(Problem::new(Kind::InvalidQuery, detail));
             }
         };
-        let filter = Filter::new(&page)?;
+        let filter = Filter::new(self, caller, &page)?;
         let array = page.filter(ARRAY).map(|array| self.array(caller, array)).transpose()?;
         let mut before = page.after()?;
         let mut shown: Vec<(String, Job)> = Vec::new();
@@ -361,25 +368,51 @@ impl Service {
     }
 }
 
+/// The job under the key that the request was sent with.
+fn under_key(caller: &Caller, submit: Submit) -> Result<Submit, Problem> {
+    let Some(key) = caller.idempotency_key.as_deref() else { return Ok(submit) };
+    match submit.idempotency_key {
+        Some(other) if other != key => {
+            let detail = "idempotency_key: the header Idempotency-Key says another one";
+            Err(Problem::new(Kind::InvalidField, detail))
+        }
+        _ => Ok(Submit { idempotency_key: Some(key.to_owned()), ..submit }),
+    }
+}
+
 /// The filters of a list.
 struct Filter<'a> {
     state: Option<State>,
+    /// Whether they have failed for good.
+    dead: Option<bool>,
     function: Option<&'a str>,
+    project: Option<ObjectId>,
     name: Option<&'a str>,
     owner: Option<&'a str>,
 }
 
 impl<'a> Filter<'a> {
-    fn new(page: &'a PageRequest) -> Result<Self, Problem> {
+    fn new(service: &Service, caller: &Caller, page: &'a PageRequest) -> Result<Self, Problem> {
         let state = page.filter("state").map(|text| {
             State::ALL.into_iter().find(|state| state.text() == text).ok_or_else(|| {
                 let known = State::ALL.map(State::text).join(", ");
                 Problem::new(Kind::InvalidQuery, format!("state is {text:?}; it is one of {known}"))
             })
         });
+        let dead = page.filter("dead").map(|text| {
+            let wrong =
+                || format!("dead is {text:?}; it is true, those that have failed for good, or false, all others");
+            text.parse().map_err(|_| Problem::new(Kind::InvalidQuery, wrong()))
+        });
+        let project = page.filter("project").map(|text| match text.parse() {
+            Ok(id) => Ok(id),
+            Err(_) => service.document(caller, Class::Project, text).map(|project| project.id()),
+        });
         Ok(Self {
             state: state.transpose()?,
+            dead: dead.transpose()?,
             function: page.filter("function"),
+            project: project.transpose()?,
             name: page.filter("name"),
             owner: page.filter("owner"),
         })
@@ -388,6 +421,8 @@ impl<'a> Filter<'a> {
     fn takes(&self, job: &Job) -> bool {
         let function = |text: &str| text == job.function_name || text == job.function.to_string();
         self.state.is_none_or(|state| state == job.state)
+            && self.dead.is_none_or(|dead| dead == job.state.is_dead())
+            && self.project.is_none_or(|project| Some(project) == job.project)
             && self.function.is_none_or(function)
             && self.name.is_none_or(|name| name == job.name)
             && self.owner.is_none_or(|owner| owner == job.owner.to_string())

@@ -89,6 +89,7 @@ impl Service {
             labels: job.labels,
             terms: Terms { hold: false, not_before_ms: None, priority, retry: job.terms.retry },
             array,
+            key: None,
             rerun_of: Some(job.id),
             after: Vec::new(),
             input_of: None,

@@ -7,6 +7,7 @@ mod events;
 mod health;
 mod jobs;
 mod kv;
+mod settled;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -55,8 +56,13 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::keeping(Default::default()).await
+    }
+
+    /// One that keeps these settled jobs.
+    async fn keeping(keep: shoal_kernel::Retention) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = config(folder.path());
+        let config = Config { keep, ..config(folder.path()) };
         let identity = Arc::new(Identity::open(&config.data).unwrap());
         let metrics = Arc::new(Metrics::new());
         let (store, _threads) = Store::open(&config.data, Box::new(|_, _, _| {})).unwrap();
@@ -66,9 +72,8 @@ impl World {
         let blobs = shoal_blobs::Store::open(&config.data.join("blobs"), Default::default()).await.unwrap();
         let logs = Arc::new(LogBook::new(current_runs(store.clone())));
         let known = Box::new(documents.known());
-        let Started { runtime, .. } =
-            Runtime::start(shoal_kernel::Config::new(identity.node_id()), store, known, metrics.clone(), logs.clone())
-                .unwrap();
+        let kernel = shoal_kernel::Config { retention: config.keep, ..shoal_kernel::Config::new(identity.node_id()) };
+        let Started { runtime, .. } = Runtime::start(kernel, store, known, metrics.clone(), logs.clone()).unwrap();
         documents.connect(runtime.clone());
         let kv = GlobalKv::open(key, runtime.clone(), documents.clone()).unwrap();
         let node = NodeFacts {
@@ -181,6 +186,7 @@ fn config(folder: &std::path::Path) -> Config {
         jobs_mb: 64,
         worker: false,
         blob_grace_ms: 0,
+        keep: Default::default(),
         log: LogFormat::Text,
         mesh: MeshConfig {
             listen,
@@ -240,11 +246,20 @@ impl Worker {
 
     /// Ends a run with this result and log.
     async fn end(&self, start: &Start, output: &[u8], log: &[u8]) {
+        self.ends(start, Payload::Inline(output.into()), Payload::Inline(log.into())).await;
+    }
+
+    /// Ends a run with this result.
+    async fn end_with(&self, start: &Start, output: Payload) {
+        self.ends(start, output, Payload::empty()).await;
+    }
+
+    async fn ends(&self, start: &Start, output: Payload, log: Payload) {
         let outcome = Outcome {
             ending: Ending::Succeeded,
             exit_code: None,
-            output: Payload::Inline(output.into()),
-            log: Payload::Inline(log.into()),
+            output,
+            log,
             log_dropped: 0,
             usage: Usage::default(),
         };

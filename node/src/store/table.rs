@@ -41,11 +41,19 @@ pub(crate) enum Table {
     Checkpoints = 20,
     /// Id of another home's job → what its run here has saved last.
     GuestCheckpoints = 21,
+    /// Group, time of its end, and id of a settled job → nothing.
+    Settled = 22,
+    /// Group → how many settled jobs it has.
+    SettledCounts = 23,
+    /// Id of a job that was submitted under a key → that key and the hash of what was submitted.
+    Keys = 24,
+    /// Id of an array that was forgotten → the highest index of its elements, of which rows are left.
+    Remains = 25,
 }
 
 impl Table {
     /// Every table.
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::Jobs,
         Self::Standings,
         Self::Changes,
@@ -63,6 +71,10 @@ impl Table {
         Self::Custodians,
         Self::Checkpoints,
         Self::GuestCheckpoints,
+        Self::Settled,
+        Self::SettledCounts,
+        Self::Keys,
+        Self::Remains,
     ];
 
     /// The name in redb.
@@ -85,6 +97,10 @@ impl Table {
             Self::Custodians => "custodians",
             Self::Checkpoints => "checkpoints",
             Self::GuestCheckpoints => "guest_checkpoints",
+            Self::Settled => "settled",
+            Self::SettledCounts => "settled_counts",
+            Self::Keys => "keys",
+            Self::Remains => "remains",
         }
     }
 

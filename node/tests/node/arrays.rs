@@ -100,3 +100,43 @@ async fn an_array_runs_each_of_its_elements_once_through_a_kill_of_its_node() {
     assert!(refused(&node, &["job", "show", &format!("{bad}_1")]).contains("there is no job"));
     node.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn dead_elements_are_sent_again_and_an_array_of_which_some_have_succeeded_stays() {
+    let mut node = node().await;
+    let client = node.client().await.unwrap();
+    local_worker::deploy(&client).await;
+    let ids = |text: &str| -> Vec<ObjectId> { text.lines().map(|line| line.parse().unwrap()).collect() };
+
+    let bad = submit(&node, &["--arg", "panic", "--array", "0-2"]);
+    assert_eq!(ended(&client, bad).await.state, State::Failed);
+    let listed = shoal(&node, &["job", "ls", "--dead", "--array", &bad.to_string()]);
+    assert!((0..3).all(|index| listed.contains(&format!("{bad}_{index} "))), "{listed}");
+    let again = ids(&shoal(&node, &["job", "rerun", "--dead", "--array", &bad.to_string()]));
+    assert_eq!(again.len(), 3);
+    for id in again {
+        let job = ended(&client, id).await;
+        assert_eq!((job.state, job.rerun_of.and_then(|dead| bad.index_of(dead)).is_some()), (State::Failed, true));
+    }
+
+    let mixed = submit(&node, &["--arg", "sleep", "--arg", "5000", "--array", "0-1"]);
+    let element = mixed.element(0).unwrap();
+    while client.job(element, false).await.unwrap().state != State::Running {
+        client.wait(element, Some(Duration::from_millis(20)), false).await.unwrap();
+    }
+    client.cancel(element).await.unwrap();
+    let job = ended(&client, mixed).await;
+    assert_eq!((job.state, job.elements.unwrap().succeeded), (State::Failed, 1));
+    let output = node.shoal(&["job", "rerun", "--dead"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.contains(&format!("rerun --dead --array {mixed}")), "{said}");
+    assert_eq!(ids(&String::from_utf8(output.stdout).unwrap()).len(), 4, "all that have failed but this one");
+    assert!(client.job(mixed, false).await.is_ok() && client.job(bad, false).await.is_err());
+
+    let keyed = ["--arg", "sleep", "--arg", "1", "--key", "campaign 7", "--array"];
+    let first = submit(&node, &[&keyed[..], &["0-2"]].concat());
+    assert_eq!(submit(&node, &[&keyed[..], &["0-2"]].concat()), first);
+    let other = refused(&node, &[&["submit", "sleeper"], &keyed[..], &["0-3"]].concat());
+    assert!(other.contains(&first.to_string()), "{other}");
+    node.stop().await.unwrap();
+}

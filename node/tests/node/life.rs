@@ -91,6 +91,70 @@ async fn a_job_waits_ends_and_is_repeated_as_the_command_line_says() {
     node.stop().await.unwrap();
 }
 
+#[tokio::test]
+async fn a_job_that_is_submitted_again_under_its_key_is_the_same_job() {
+    let mut node = node().await;
+    let client = node.client().await.unwrap();
+    local_worker::deploy(&client).await;
+    let first = submit(&node, &["1", "--key", "order 7"]);
+    assert_eq!(submit(&node, &["1", "--key", "order 7"]), first);
+    assert!(refused(&node, &["submit", "sleeper", "--key", "order 7"]).contains(&first.to_string()));
+    assert_eq!(ended(&client, first).await.state, State::Succeeded);
+    node.kill().unwrap();
+    node.start().await.unwrap();
+    let client = node.client().await.unwrap();
+    assert_eq!(submit(&node, &["1", "--key", "order 7"]), first, "through a kill, and though it has ended");
+    assert!(shoal(&node, &["job", "show", &first.to_string()]).contains("order 7"));
+    client.forget(first).await.unwrap();
+    assert_ne!(submit(&node, &["1", "--key", "order 7"]), first);
+    node.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn dead_letters_are_sent_again_and_old_jobs_go() {
+    let mut node = Node::new(crate::shoal()).unwrap().with_arguments(&["--keep-jobs", "3", "--keep-dead", "1h"]);
+    node.start().await.unwrap();
+    let client = node.client().await.unwrap();
+    local_worker::deploy(&client).await;
+    let fails = |n: &str| -> ObjectId {
+        shoal(&node, &["submit", "sleeper", "--arg", "exit", "--arg", n]).trim().parse().unwrap()
+    };
+    let dead = [fails("1"), fails("2")];
+    for id in dead {
+        assert_eq!(ended(&client, id).await.state, State::Failed);
+    }
+    let mut well = Vec::new();
+    for _ in 0..5 {
+        let id = submit(&node, &["0"]);
+        assert_eq!(ended(&client, id).await.state, State::Succeeded);
+        well.push(id);
+    }
+    let listed = shoal(&node, &["job", "ls", "--dead"]);
+    assert!(dead.iter().all(|id| listed.contains(&id.to_string())) && !listed.contains("succeeded"), "{listed}");
+    // A kill changes nothing of what is kept.
+    node.kill().unwrap();
+    node.start().await.unwrap();
+    let client = node.client().await.unwrap();
+    let gone = well.remove(0);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while client.job(gone, false).await.is_ok() {
+        assert!(std::time::Instant::now() < deadline, "it is kept");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let again = shoal(&node, &["job", "rerun", "--dead"]);
+    let again: Vec<ObjectId> = again.lines().map(|line| line.parse().unwrap()).collect();
+    assert_eq!(again.len(), 2);
+    for id in again {
+        let job = ended(&client, id).await;
+        assert!(job.state == State::Failed && dead.contains(&job.rerun_of.unwrap()), "{job:?}");
+        assert!(!shoal(&node, &["job", "ls", "--dead"]).contains(&job.rerun_of.unwrap().to_string()));
+    }
+    assert!(refused(&node, &["job", "rerun"]).contains("--dead"));
+    let counts = client.node().await.unwrap().jobs.unwrap();
+    assert_eq!(counts.accepted, counts.waiting + counts.running + counts.settled + counts.swept);
+    node.stop().await.unwrap();
+}
+
 /// A job that runs after others, with the result of one of them, or ends with the reason why it cannot.
 async fn after_others(node: &Node, client: &Client) {
     let id = |id: &ObjectId| id.to_string();

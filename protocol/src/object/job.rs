@@ -5,6 +5,7 @@ mod checkpoint;
 mod dependency;
 mod event;
 mod history;
+mod key;
 mod log;
 mod run;
 mod terms;
@@ -14,6 +15,7 @@ pub use checkpoint::{Checkpoint, Saved, check_len as check_checkpoint_len};
 pub use dependency::{After, When, check_after};
 pub use event::{AwaitEvents, Event, EventId, Events, Subscription, Told};
 pub use history::{Refusal, RefusalCode, Refusals};
+pub use key::{IdempotencyKey, KeyId, check_key};
 pub use log::{LogPart, LogPlace};
 pub use run::{Attempt, Ending, Failure, FailureCode, Outcome, Progress, Usage};
 pub(crate) use terms::is_zero;
@@ -144,6 +146,10 @@ pub struct Submit {
     /// After which failures it is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
+    /// Chosen by the submitter: the same key with the same job gives the job that was accepted first, for as long as that is
+    /// kept; with another job it is a conflict. It counts within the function's project, else for the submitter alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
     /// Jobs of this node that it waits for, up to 64. It ends as failed when one of them ends otherwise than it must.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<After>,
@@ -273,6 +279,11 @@ impl State {
     /// Whether nothing will change it any more.
     pub const fn is_settled(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::TimedOut | Self::Expired)
+    }
+
+    /// Whether it has failed for good: a dead letter of its project.
+    pub const fn is_dead(self) -> bool {
+        matches!(self, Self::Failed | Self::TimedOut | Self::Expired)
     }
 
     /// As it stands in JSON.
@@ -413,6 +424,9 @@ pub struct Job {
     pub version: u32,
     /// The component that runs.
     pub component: BlobId,
+    /// The function's project when the job was accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<ObjectId>,
     /// Who submitted it.
     pub owner: ObjectId,
     /// The node that accepted it.
@@ -463,6 +477,12 @@ pub struct Job {
     /// Of an element: its array.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub array_id: Option<ObjectId>,
+    /// The idempotency key that it was submitted with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+    /// The job with the same key that was accepted first, at another node that was out of reach.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duplicate_of: Option<ObjectId>,
     /// The job that it repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rerun_of: Option<ObjectId>,

@@ -12,7 +12,7 @@ use crate::custody::Custody;
 use crate::id::{BlobId, ObjectId};
 use crate::name::Labels;
 use crate::object::function::{Grant, Needs, RunLimits};
-use crate::object::job::{After, Array, Payload, Terms};
+use crate::object::job::{After, Array, IdempotencyKey, Payload, Terms};
 
 /// The fields in the order in which they are written.
 #[derive(Serialize, Deserialize)]
@@ -44,6 +44,8 @@ struct Flat<'a> {
     array: Option<Array>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     index: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<Cow<'a, IdempotencyKey>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rerun_of: Option<ObjectId>,
     #[serde(default, skip_serializing_if = "after_none")]
@@ -82,6 +84,7 @@ impl Serialize for Accepted {
             terms: Cow::Borrowed(&self.terms),
             array: self.array,
             index: self.index,
+            key: self.key.as_deref().map(Cow::Borrowed),
             rerun_of: self.rerun_of,
             after: Cow::Borrowed(&self.after),
             input_of: self.input_of,
@@ -121,6 +124,7 @@ impl<'de> Deserialize<'de> for Accepted {
             terms: flat.terms.into_owned(),
             array: flat.array,
             index: flat.index,
+            key: flat.key.map(|key| Box::new(key.into_owned())),
             rerun_of: flat.rerun_of,
             after: flat.after.into_owned(),
             input_of: flat.input_of,

@@ -349,6 +349,7 @@ mod tests {
             terms: Default::default(),
             array: None,
             index: None,
+            key: None,
             rerun_of: None,
             after: Vec::new(),
             input_of: None,

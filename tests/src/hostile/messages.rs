@@ -12,7 +12,8 @@ use shoal_protocol::key::{PublicKey, SecretKey, Signature};
 use shoal_protocol::name::Labels;
 use shoal_protocol::object::function::{Grant, Needs, NewFunction, RunLimits};
 use shoal_protocol::object::job::{
-    Checkpoint, Ending, LogPlace, Outcome, Payload, Progress, Submission, Submit, Subscription, Terms, Usage,
+    Checkpoint, Ending, IdempotencyKey, LogPlace, Outcome, Payload, Progress, Submission, Submit, Subscription, Terms,
+    Usage,
 };
 use shoal_protocol::object::kv::{Increment, Key, ListKeys, Put, Scope, Value};
 use shoal_protocol::object::worker::Offer;
@@ -326,6 +327,7 @@ fn accepted() -> Accepted {
         terms: Terms::default(),
         array: None,
         index: None,
+        key: Some(Box::new(IdempotencyKey { key: "order 7".into(), body: BlobId([8; 32]) })),
         rerun_of: None,
         after: Vec::new(),
         input_of: None,

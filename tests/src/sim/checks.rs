@@ -7,6 +7,7 @@ mod checkpoints;
 mod dependencies;
 mod guests;
 mod history;
+mod settled;
 mod telling;
 mod waiting;
 
@@ -15,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use shoal_kernel::lease::granted_ms;
 use shoal_kernel::{Accepted, Effect, GuestEnd, GuestRun, Input, Load, Now, Record, Reply, Standing};
 use shoal_protocol::object::function::Needs;
-use shoal_protocol::object::job::{Ending, Payload, Receipt, State};
+use shoal_protocol::object::job::{Ending, KeyId, Payload, Receipt, State};
 use shoal_protocol::object::worker::Offer;
 use shoal_protocol::wire::worker::{Run, Start};
 use shoal_protocol::{NodeId, ObjectId, WorkerId, codec};
@@ -24,10 +25,11 @@ use self::charges::Charges;
 use self::checkpoints::Saves;
 pub use self::checkpoints::saved_by;
 use self::dependencies::Ends;
+pub use self::settled::too_many;
 use self::telling::Tellings;
 use self::waiting::Waits;
 use super::disk::Disk;
-use super::world::LEASE_MS;
+use super::world::{LEASE_MS, RETENTION};
 
 /// A broken rule: which, and how.
 pub type Broken = (&'static str, String);
@@ -90,6 +92,14 @@ pub struct Checks {
     seen: BTreeMap<ObjectId, Standing>,
 }
 
+/// The job that is forgotten.
+fn swept(effect: &Effect) -> Option<ObjectId> {
+    match effect {
+        Effect::Write(Record::Swept(job)) => Some(*job),
+        _ => None,
+    }
+}
+
 fn epoch_is_durable(run: Run, disk: &Disk) -> Result<(), Broken> {
     let durable = disk.epochs.get(&run.job).copied().unwrap_or(0);
     if durable < run.epoch {
@@ -131,6 +141,10 @@ impl Checks {
         self.note_input(now.mono_ms, input);
         let late = self.late_result(input);
         self.guests_go_for_a_reason(input, effects)?;
+        if let Some(Input::Oldest { group, .. }) = input {
+            settled::may_go(now, &RETENTION, *group, &self.emitted, effects)?;
+            self.forgotten.extend(effects.iter().filter_map(swept));
+        }
         for effect in effects {
             match effect {
                 Effect::Write(Record::Standing(id, standing) | Record::Ended(id, standing, ..))
@@ -252,6 +266,11 @@ impl Checks {
         match record {
             Record::Accepted(accepted) => {
                 let standing = accepted.standing();
+                if let Some(key) = KeyId::of(accepted)
+                    && let Some((other, _)) = self.emitted.values().find(|(other, _)| KeyId::of(other) == Some(key))
+                {
+                    return Err(("a key is that of one job", format!("{} and {}", other.id, accepted.id)));
+                }
                 self.now.into_iter().for_each(|now| self.waits.begins(now, accepted, &standing));
                 match self.emitted.insert(accepted.id, ((**accepted).clone(), standing)) {
                     None => Ok(()),
@@ -259,6 +278,7 @@ impl Checks {
                 }
             }
             Record::Swept(id) => {
+                settled::goes(*id, &self.emitted)?;
                 self.emitted.remove(id);
                 self.emitted.retain(|_, (job, _)| job.array_id() != Some(*id));
                 Ok(())
@@ -276,6 +296,7 @@ impl Checks {
                 self.standing(*array, far)
             }
             Record::Standing(id, standing) => self.standing(*id, standing),
+            Record::Retained(retained) => settled::is_kept(retained, &self.emitted),
             Record::Checkpoint(job, _) => self.saves.write(record, self.emitted.get(job).map(|(_, standing)| standing)),
             Record::GuestCheckpoint(..) => self.saves.write(record, None),
             Record::GuestAccepted(_) | Record::GuestEnded(..) | Record::GuestGone(_) => self.guest_record(record),
@@ -297,6 +318,9 @@ impl Checks {
         }
         if next.attempts_total > accepted.spec.limits.attempts() {
             return Err(("attempts are bounded", format!("{id} has had {} runs", next.attempts_total)));
+        }
+        if last.duplicate_of.is_some() && next.duplicate_of != last.duplicate_of {
+            return Err(("a duplicate stays one", format!("{id} is no longer one of {:?}", last.duplicate_of)));
         }
         if last.cancelled && !next.cancelled {
             return Err(("a cancellation stays", format!("{id} is no longer cancelled")));

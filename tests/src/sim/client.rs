@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use shoal_kernel::faults::Faults;
-use shoal_kernel::{Command, NewJob, Principal, Reply, RequestId};
+use shoal_kernel::{Command, Group, NewJob, Principal, Reply, RequestId};
 use shoal_protocol::object::function::{Needs, RunLimits};
-use shoal_protocol::object::job::{After, Array, JobPatch, Payload, Receipt, Retry, RetryOn, Terms, When};
-use shoal_protocol::{ObjectId, Problem};
+use shoal_protocol::object::job::{After, Array, JobPatch, KeyId, Payload, Receipt, Retry, RetryOn, Terms, When};
+use shoal_protocol::{BlobId, Kind, ObjectId, Problem};
 
 use super::Violation;
 use super::random::Random;
@@ -26,6 +26,8 @@ pub struct Draft {
     wants: Wants,
     /// When it may run, and what is done after a failure.
     patience: Patience,
+    /// Under which of its client's keys it is submitted.
+    key: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +83,8 @@ pub struct Client {
     /// Its acknowledged jobs, and whether it has seen them gone from the node's memory.
     jobs: BTreeMap<ObjectId, bool>,
     accepted: usize,
+    /// Keys that it has used.
+    keys: u64,
     /// Jobs that it must have had acknowledged before faults end, and after which it submits no more.
     wanted: Range<usize>,
 }
@@ -88,7 +92,7 @@ pub struct Client {
 impl Client {
     /// A client who has not asked for anything.
     pub fn new(user: ObjectId, wanted: Range<usize>) -> Self {
-        Self { user, open: None, again: None, jobs: BTreeMap::new(), accepted: 0, wanted }
+        Self { user, open: None, again: None, jobs: BTreeMap::new(), accepted: 0, keys: 0, wanted }
     }
 
     fn wish(&mut self, hurry: bool, random: &mut Random) -> Wish {
@@ -113,6 +117,13 @@ impl Client {
                     let when = [When::Ok, When::Any, When::NotOk];
                     let when = random.pick(&when).copied().unwrap_or_default();
                     draft.patience = Patience::After(job, when, when == When::Ok && random.percent(50));
+                }
+            }
+            for draft in &mut drafts {
+                // Of these each try says the same.
+                if !matches!(draft.patience, Patience::Later(_) | Patience::After(..)) && random.percent(30) {
+                    self.keys += 1;
+                    draft.key = Some(self.keys);
                 }
             }
             return Wish::Submit(drafts);
@@ -160,11 +171,14 @@ fn drafts(random: &mut Random) -> Vec<Draft> {
             90..95 => Patience::Total(random.within(100..60_000)),
             _ => Patience::Again(random.within(1..5_000)),
         };
-        Draft { behaviour, wants, patience }
+        Draft { behaviour, wants, patience, key: None }
     };
     if same {
         // A burst of the same short work: what handing ahead is for.
-        return vec![Draft { behaviour: 0, wants: Wants::Nothing, patience: Patience::Usual }; number as usize];
+        return vec![
+            Draft { behaviour: 0, wants: Wants::Nothing, patience: Patience::Usual, key: None };
+            number as usize
+        ];
     }
     (0..number).map(|_| draft(random)).collect()
 }
@@ -192,6 +206,9 @@ impl<F: Faults> World<F> {
         if self.now_ms >= self.setting.faults_ms {
             return;
         }
+        if self.random.percent(3) {
+            self.tell_key();
+        }
         let hurry = self.now_ms > self.setting.faults_ms * 4 / 5;
         let think_ms = if hurry { self.random.within(50..500) } else { self.random.within(200..6_000) };
         self.after(think_ms, Event::ClientActs { client: index });
@@ -216,7 +233,8 @@ impl<F: Faults> World<F> {
         let principal = Principal { user: Some(client.user), operator: false };
         let command = match wish {
             Wish::Submit(drafts) => {
-                Command::Submit(drafts.into_iter().filter_map(|draft| self.new_job(draft)).collect())
+                let user = client.user;
+                Command::Submit(drafts.into_iter().filter_map(|draft| self.new_job(user, draft)).collect())
             }
             Wish::Show(job) => Command::Show(job),
             Wish::Cancel(job) => Command::Cancel(job),
@@ -229,7 +247,8 @@ impl<F: Faults> World<F> {
             Wish::Forget(job) => match self.disk.jobs.get(&job) {
                 // The edge reads the owner from the record, and finds an end there.
                 Some((accepted, standing)) if standing.state.is_settled() => {
-                    Command::Forget { job, owner: accepted.spec.owner }
+                    let group = Group::of(accepted, standing.state);
+                    Command::Forget { job, owner: accepted.spec.owner, group }
                 }
                 _ => Command::Show(job),
             },
@@ -238,7 +257,20 @@ impl<F: Faults> World<F> {
         self.request(Some(index), request, principal, command)
     }
 
-    fn new_job(&mut self, draft: Draft) -> Option<NewJob> {
+    /// Another node has a job with the same key as one of this home: it was accepted before, on the other side of a cut.
+    fn tell_key(&mut self) {
+        let keyed: Vec<(KeyId, BlobId)> = self
+            .disk
+            .unsettled()
+            .filter_map(|(accepted, _)| Some((KeyId::of(accepted)?, accepted.key.as_ref()?.body)))
+            .collect();
+        if let Some((key, body)) = self.random.pick(&keyed).copied() {
+            let job = ObjectId::from_parts(1, 0, *b"elsewher");
+            self.after(0, Event::KeyTold { key, job, body });
+        }
+    }
+
+    fn new_job(&mut self, user: ObjectId, draft: Draft) -> Option<NewJob> {
         let wall_ms = self.now().wall_ms;
         let function = self.functions.get(draft.behaviour)?.id;
         let array = match draft.patience {
@@ -278,7 +310,9 @@ impl<F: Faults> World<F> {
             version: None,
             input: match input_of {
                 Some(_) => Payload::empty(),
-                None => Payload::Inline(id.to_bytes().as_slice().into()),
+                None => Payload::Inline(
+                    draft.key.map_or(id.to_bytes(), |key| u128::from(key).to_be_bytes()).as_slice().into(),
+                ),
             },
             args: vec![draft.behaviour.to_string()],
             env: BTreeMap::new(),
@@ -288,6 +322,7 @@ impl<F: Faults> World<F> {
             labels: Default::default(),
             terms,
             array,
+            key: draft.key.map(|key| format!("{user} {key}")),
             rerun_of: None,
             after,
             input_of,
@@ -307,6 +342,10 @@ impl<F: Faults> World<F> {
                         Receipt::Accepted { id } => {
                             client.accepted += 1;
                             client.jobs.insert(id, false);
+                        }
+                        // The function is another one by now: it is not the same job any more.
+                        Receipt::Refused(problem) if problem.kind == Kind::Conflict => {
+                            again.push(Draft { key: None, ..draft });
                         }
                         Receipt::Refused(_) => again.push(draft),
                     }

@@ -26,6 +26,7 @@ pub const REQUIRED: &[&str] = &[
     "fault: worker slow",
     "jobs accepted",
     "elements of arrays begun",
+    "duplicate key",
     "ends learned from the store",
     "jobs cancelled",
     "jobs held",
@@ -41,8 +42,10 @@ pub const REQUIRED: &[&str] = &[
     "jobs settled succeeded",
     "jobs settled timed out",
     "jobs swept",
+    "jobs swept since there were too many",
     "jobs that waited for others",
     "jobs whose time has come",
+    "keys answered with their job",
     "leases ended",
     "messages delivered after their connection",
     "messages lost",
@@ -160,6 +163,8 @@ impl Coverage {
         self.add("jobs accepted", counters.accepted);
         self.add("jobs refused", counters.refused.values().sum());
         self.add("jobs restored", counters.restored);
+        self.add("duplicate key", counters.duplicates);
+        self.add("keys answered with their job", counters.same_key);
         self.add("jobs cancelled", counters.cancelled);
         self.add("jobs held", counters.held);
         self.add("jobs released", counters.released);
@@ -171,6 +176,7 @@ impl Coverage {
         self.add("jobs out of time in all", counters.total_limits);
         self.add("runs tried again after a failure of their own", counters.retried);
         self.add("jobs swept", counters.swept);
+        self.add("jobs swept since there were too many", counters.swept_for_number);
         self.add("checkpoints saved", counters.checkpoints);
         self.add("checkpoints fenced", counters.checkpoints_fenced);
         self.add("checkpoint restored", counters.resumed);

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use shoal_kernel::{Accepted, Charge, ChargeState, GuestEnd, GuestRun, Record, Saving, Standing};
+use shoal_kernel::{Accepted, Charge, ChargeState, Group, GuestEnd, GuestRun, Record, SWEEP_LEN_MAX, Saving, Standing};
 use shoal_protocol::custody::CustodianSet;
-use shoal_protocol::object::job::{Checkpoint, State};
-use shoal_protocol::{NodeId, ObjectId};
+use shoal_protocol::object::job::{Checkpoint, KeyId, State};
+use shoal_protocol::{BlobId, NodeId, ObjectId};
 
 use super::checks::arrays::element;
 
@@ -98,6 +98,34 @@ impl Disk {
         census
     }
 
+    /// The keys that jobs were submitted under, with the hashes of what was.
+    pub fn keys(&self) -> Vec<(KeyId, ObjectId, BlobId)> {
+        let keyed = self.jobs.values().filter_map(|(job, _)| Some((KeyId::of(job)?, job.id, job.key.as_ref()?.body)));
+        keyed.collect()
+    }
+
+    /// How many jobs have settled, by group.
+    pub fn settled(&self) -> BTreeMap<Group, u64> {
+        let mut counts = BTreeMap::new();
+        for (accepted, standing) in self.jobs.values().filter(|(job, standing)| is_kept(job, standing)) {
+            *counts.entry(Group::of(accepted, standing.state)).or_default() += 1;
+        }
+        counts
+    }
+
+    /// The oldest settled jobs of a group, with when they settled.
+    pub fn oldest(&self, group: Group) -> Vec<(u64, ObjectId)> {
+        let settled = self
+            .jobs
+            .values()
+            .filter(|(accepted, standing)| is_kept(accepted, standing) && Group::of(accepted, standing.state) == group);
+        let mut settled: Vec<_> =
+            settled.map(|(accepted, standing)| (standing.settled_ms.unwrap_or_default(), accepted.id)).collect();
+        settled.sort_unstable();
+        settled.truncate(SWEEP_LEN_MAX);
+        settled
+    }
+
     /// Jobs that have not ended.
     pub fn unsettled(&self) -> impl Iterator<Item = &(Accepted, Standing)> {
         self.jobs.values().filter(|(_, standing)| !standing.state.is_settled())
@@ -166,6 +194,7 @@ impl Disk {
                 Some((guest, ended @ None)) if guest.run == run => *ended = Some(*end),
                 other => return Err(format!("{run:?} ended and stood as {other:?}")),
             },
+            Record::Retained(_) => {}
             Record::Checkpoint(job, saving) => keep(&mut self.saved, job, *saving),
             Record::GuestCheckpoint(run, saving) => keep(&mut self.guest_saved, run.job, *saving),
             Record::GuestGone(run) => match self.guests.remove(&run.job) {
@@ -228,6 +257,11 @@ impl Disk {
         }
         Ok(())
     }
+}
+
+/// Whether it is a settled job that is kept for itself: an element is kept with its array.
+pub fn is_kept(accepted: &Accepted, standing: &Standing) -> bool {
+    standing.state.is_settled() && accepted.array_id().is_none()
 }
 
 fn keep(saved: &mut BTreeMap<ObjectId, Checkpoint>, job: ObjectId, saving: Saving) {

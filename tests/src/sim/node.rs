@@ -8,22 +8,22 @@ use std::collections::{BTreeMap, VecDeque};
 use shoal_kernel::faults::Faults;
 use shoal_kernel::machine::Machine;
 use shoal_kernel::{
-    Accepted, ChargeState, Command, Config, Effect, End, GuestEnd, GuestRun, Input, Now, Principal, Recall, RequestId,
-    Standing, WorkerAttached,
+    Accepted, ChargeState, Command, Config, Effect, End, Group, GuestEnd, GuestRun, Input, Now, Principal, Recall,
+    RequestId, Standing, WorkerAttached,
 };
 use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::id::IdSource;
 use shoal_protocol::key::PublicKey;
 use shoal_protocol::object::function::Function;
-use shoal_protocol::object::job::{Checkpoint, Payload, State};
+use shoal_protocol::object::job::{Checkpoint, KeyId, Payload, State};
 use shoal_protocol::wire::worker::{Ask, FromWorker, Run, ToWorker};
-use shoal_protocol::{NodeId, ObjectId, WorkerId};
+use shoal_protocol::{BlobId, NodeId, ObjectId, WorkerId};
 
 use super::Violation;
 use super::checks::Asked;
 use super::network::{ConnectionId, Way};
 use super::peers::{self, Outgoing, PeerLink};
-use super::world::{Event, LEASE_MS, World};
+use super::world::{Event, LEASE_MS, RETENTION, World};
 
 /// One life of the node's process.
 #[derive(Debug)]
@@ -50,6 +50,10 @@ pub struct Node<F> {
     restored_saves: [BTreeMap<ObjectId, Checkpoint>; 2],
     /// Sets of custodians, and what was kept of other homes, when this life began.
     restored_custody: (Vec<CustodianSet>, Vec<ChargeState>),
+    /// The keys that jobs had by then.
+    restored_keys: Vec<(KeyId, ObjectId, BlobId)>,
+    /// How many jobs had settled by then.
+    restored_settled: BTreeMap<Group, u64>,
     inputs: Vec<(Now, Input)>,
     effects: Vec<Effect>,
     started: Now,
@@ -59,6 +63,7 @@ fn config(id: NodeId) -> Config {
     let mut config = Config::new(id);
     config.lease_ms = LEASE_MS;
     config.jobs_bytes_max = 150 * shoal_kernel::JOB_BYTES;
+    config.retention = RETENTION;
     config
 }
 
@@ -86,6 +91,8 @@ impl<F: Faults> World<F> {
             restored_guests: self.disk.guests.values().cloned().collect(),
             restored_saves: [self.disk.saved.clone(), self.disk.guest_saved.clone()],
             restored_custody: self.disk.custody(),
+            restored_keys: self.disk.keys(),
+            restored_settled: self.disk.settled(),
             inputs: Vec::new(),
             effects: Vec::new(),
             started: self.now(),
@@ -96,6 +103,8 @@ impl<F: Faults> World<F> {
         node.kernel.restore(node.started, node.restored.iter().cloned(), &mut effects);
         node.kernel.restore_guests(node.started, node.restored_guests.iter().cloned(), &mut effects);
         let [own, guests] = node.restored_saves.clone();
+        node.kernel.restore_keys(node.restored_keys.iter().copied());
+        node.kernel.restore_settled(node.started, node.restored_settled.clone().into_iter());
         node.kernel.restore_checkpoints(own.into_iter(), guests.into_iter());
         self.checks.restarted(&self.disk, self.now());
         self.node = Some(node);
@@ -151,6 +160,8 @@ impl<F: Faults> World<F> {
         kernel.restore(node.started, node.restored.iter().cloned(), &mut effects);
         kernel.restore_guests(node.started, node.restored_guests.iter().cloned(), &mut effects);
         let [own, guests] = node.restored_saves.clone();
+        kernel.restore_keys(node.restored_keys.iter().copied());
+        kernel.restore_settled(node.started, node.restored_settled.clone().into_iter());
         kernel.restore_checkpoints(own.into_iter(), guests.into_iter());
         for (now, input) in &node.inputs {
             kernel.handle(*now, input.clone(), &mut effects);
@@ -323,6 +334,10 @@ impl<F: Faults> World<F> {
                 let delay_ms = self.random.within(0..5);
                 self.after(delay_ms, Event::Recalled { life, recall });
             }
+            Effect::Oldest { group } => {
+                let delay_ms = self.random.within(0..5);
+                self.after(delay_ms, Event::Oldest { life, group });
+            }
             Effect::Seek { needs } => self.outbox.push(Outgoing::Seek(needs)),
             Effect::Reach { node } => self.outbox.push(Outgoing::Reach(node)),
             Effect::Write(_) | Effect::Changed { .. } | Effect::Told(_) | Effect::Wake { .. } => {}
@@ -465,6 +480,15 @@ impl<F: Faults> World<F> {
         }
         let record = self.disk.jobs.get(&recall.job).cloned().map(Box::new);
         self.input(Input::Recalled { recall, record })
+    }
+
+    /// The edge has looked into the store which settled jobs are the oldest.
+    pub(crate) fn oldest(&mut self, life: u64, group: Group) -> Result<(), Violation> {
+        if self.node.as_ref().is_none_or(|node| node.life != life) {
+            return Ok(());
+        }
+        let jobs = self.disk.oldest(group);
+        self.input(Input::Oldest { group, jobs })
     }
 
     /// The kernel is woken.

@@ -5,15 +5,15 @@ use std::fmt;
 use std::ops::Range;
 
 use shoal_kernel::faults::Faults;
-use shoal_kernel::{Now, Recall, Reply, RequestId};
+use shoal_kernel::{Group, Now, Recall, Reply, RequestId, Retention};
 use shoal_protocol::object::function::{Function, Grant, Needs, RunLimits, Version};
-use shoal_protocol::object::job::{Ending, FailureCode, Outcome};
+use shoal_protocol::object::job::{Ending, FailureCode, KeyId, Outcome};
 use shoal_protocol::object::worker::Offer;
 use shoal_protocol::wire::custody::Keep;
 use shoal_protocol::wire::worker::{FromWorker, Run, ToWorker};
 use shoal_protocol::{BlobId, NodeId, ObjectId, Problem};
 
-use super::checks::{Broken, Checks};
+use super::checks::{Broken, Checks, too_many};
 use super::client::Client;
 use super::coverage::Coverage;
 use super::disk::Disk;
@@ -30,6 +30,11 @@ pub const FAULTS_MS: u64 = 600_000;
 /// How long after the last fault everything must have settled. Why 15 minutes: the longest run, its attempts, their
 /// pauses and leases, one after the other.
 pub const SETTLE_MS: u64 = 900_000;
+/// Which settled jobs are kept. Why so few and so short: that both bounds are met within ten minutes.
+pub const RETENTION: Retention = Retention {
+    settled: shoal_kernel::Keep { age_ms: 240_000, jobs: 60 },
+    dead: shoal_kernel::Keep { age_ms: 400_000, jobs: 25 },
+};
 /// Length of a lease.
 pub const LEASE_MS: u64 = 15_000;
 
@@ -104,6 +109,8 @@ pub(crate) enum Event {
     Learned { life: u64, job: ObjectId },
     Recalled { life: u64, recall: Recall },
     KeepFetched { life: u64, peer: NodeId, keep: Box<Keep> },
+    Oldest { life: u64, group: Group },
+    KeyTold { key: KeyId, job: ObjectId, body: BlobId },
     Fetched { life: u64, peer: NodeId, run: Run, outcome: Box<Outcome> },
 }
 
@@ -291,6 +298,8 @@ impl<F: Faults> World<F> {
             Event::Learned { life, job } => self.learned(life, job),
             Event::Recalled { life, recall } => self.recalled(life, recall),
             Event::KeepFetched { life, peer, keep } => self.keep_fetched(life, peer, *keep),
+            Event::Oldest { life, group } => self.oldest(life, group),
+            Event::KeyTold { key, job, body } => self.input(shoal_kernel::Input::KeyTold { key, job, body }),
             Event::HintDue { life } => {
                 self.hint_due(life);
                 Ok(())
@@ -304,6 +313,7 @@ impl<F: Faults> World<F> {
         self.disk.unsettled().next().is_none()
             && self.disk.guests.is_empty()
             && self.disk.written == self.disk.durable
+            && too_many(&RETENTION, self.disk.jobs.values()).is_none()
             && self.node.is_some()
             && self.workers.iter().all(|worker| worker.runs.is_empty())
     }
@@ -313,6 +323,11 @@ impl<F: Faults> World<F> {
         self.checks.at_the_end(&self.disk).map_err(|broken| self.violation(broken))?;
         if !self.is_quiet() {
             let held: Vec<_> = self.workers.iter().map(|worker| (&worker.name, worker.runs.keys())).collect();
+            if let Some((group, count)) = too_many(&RETENTION, self.disk.jobs.values()) {
+                return Err(
+                    self.violation(("no more settled jobs are kept than may be", format!("{count} of {group:?}")))
+                );
+            }
             let guests = self.disk.guests.keys();
             let detail = format!("workers still hold {held:?}, the node runs of other homes {guests:?}");
             return Err(self.violation(("every ending is acknowledged", detail)));

@@ -9,6 +9,7 @@ use crate::effect::{Effect, Reply};
 use crate::faults::{Fault, Faults};
 use crate::input::{Command, Now, Principal, RequestId};
 use crate::jobs::{Job, Phase};
+use crate::record::Group;
 use crate::workers::{Link, Worker};
 use crate::{reason, rights, view};
 
@@ -35,7 +36,7 @@ impl<F: Faults> Machine<F> {
             Command::Hold(id) => self.hold(now, &principal, id, effects),
             Command::Release(id) => self.release_job(now, &principal, id, effects),
             Command::Patch(id, patch) => self.patch(now, &principal, id, patch, effects),
-            Command::Forget { job, owner } => self.forget(&principal, job, owner, effects),
+            Command::Forget { job, owner, group } => self.forget(&principal, job, (owner, group), effects),
             Command::Workers => self.list_workers(&principal),
             Command::PatchWorker(id, patch) => self.patch_worker(&principal, id, &patch),
             Command::DetachWorker(id) => self.detach_worker(now, &principal, id, effects),
@@ -125,7 +126,7 @@ impl<F: Faults> Machine<F> {
         &mut self,
         principal: &Principal,
         id: ObjectId,
-        owner: ObjectId,
+        (owner, group): (ObjectId, Group),
         effects: &mut Vec<Effect>,
     ) -> Result<Reply, Problem> {
         if !rights::may_change_job(principal, owner) {
@@ -134,7 +135,8 @@ impl<F: Faults> Machine<F> {
         if self.jobs.contains(id) {
             return Err(Problem::new(Kind::Conflict, "the job has not ended; cancel it first"));
         }
-        self.sweep(id, effects);
+        self.forget_settled(group);
+        self.sweep(vec![id], effects);
         Ok(Reply::Done)
     }
 

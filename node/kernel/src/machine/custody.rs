@@ -179,17 +179,26 @@ impl<F: Faults> Machine<F> {
     fn refuse_unkept(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
         self.counters.unkept += 1;
         drop(self.end(now, id, State::Cancelled, None, effects));
-        self.sweep(id, effects);
+        if let Some(group) = self.custody.ended_in(id) {
+            self.forget_settled(group);
+        }
+        self.sweep(vec![id], effects);
         let done = self.custody.close(id, Some(Custody::refusal));
         effects.extend(done.map(answer));
     }
 
-    /// Forgets a settled job, here and at its custodians.
-    pub(super) fn sweep(&mut self, id: ObjectId, effects: &mut Vec<Effect>) {
-        self.counters.swept += 1;
-        effects.push(Effect::Write(Record::Swept(id)));
+    /// Forgets settled jobs, a few at a time, here and at their custodians.
+    pub(super) fn sweep(&mut self, jobs: Vec<ObjectId>, effects: &mut Vec<Effect>) {
+        if jobs.is_empty() {
+            return;
+        }
+        for id in &jobs {
+            self.counters.swept += 1;
+            self.keys.remove(*id);
+            effects.push(Effect::Write(Record::Swept(*id)));
+        }
         for custodian in self.custody.attached() {
-            effects.push(Effect::ToCustodian { custodian, message: PeerMessage::Forget(vec![id]) });
+            effects.push(Effect::ToCustodian { custodian, message: PeerMessage::Forget(jobs.clone()) });
         }
     }
 

@@ -14,7 +14,7 @@ use crate::effect::Effect;
 use crate::faults::{Fault, Faults};
 use crate::input::{End, Now};
 use crate::jobs::{Job, Phase, Placed};
-use crate::record::{Record, Saving};
+use crate::record::{Group, Record, Saving};
 use crate::timers::Timer;
 use crate::view::settled_state;
 use crate::workers::Pause;
@@ -343,7 +343,7 @@ impl<F: Faults> Machine<F> {
             self.tell_of_cut(&accepted, elements.begun, state);
         }
         self.counters.settle(state, standing.elements.map_or(1, |elements| elements.cut));
-        let array = accepted.array_id();
+        let (array, group) = (accepted.array_id(), Group::of(&accepted, state));
         if F::has(Fault::SettledStays) {
             let mut again = Job::new(accepted.clone(), standing.clone(), now.mono_ms);
             again.phase = Phase::Queued { since_ms: now.mono_ms };
@@ -351,6 +351,11 @@ impl<F: Faults> Machine<F> {
             self.jobs.insert(again);
         }
         self.write_end(&accepted, standing, effects);
+        if array.is_none() || F::has(Fault::ElementRetained) {
+            // An element is kept as long as its array is, and with it.
+            self.keep_settled(now, group, id, effects);
+            self.custody.ended(id, group);
+        }
         effects.push(Effect::Changed { job: id, settled: true });
         Some((told, array))
     }

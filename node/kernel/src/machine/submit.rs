@@ -6,20 +6,29 @@ use std::sync::Arc;
 use shoal_protocol::custody::{Custody, DURABILITY_MAX};
 use shoal_protocol::limits::{JOB_MS_MAX, SUBMIT_BATCH_LEN_MAX};
 use shoal_protocol::object::function::Function;
-use shoal_protocol::object::job::{Receipt, State, check_after};
+use shoal_protocol::object::job::{IdempotencyKey, Receipt, State, check_after, check_key};
 use shoal_protocol::record::check_texts;
 use shoal_protocol::{Kind, ObjectId, Problem};
 
 use super::Machine;
+use super::keys::body_of;
 use crate::effect::{Effect, Reply};
 use crate::faults::{Fault, Faults};
 use crate::input::{NewJob, Now, Principal, RequestId};
-use crate::jobs::Job;
+use crate::jobs::{Job, Phase};
 use crate::record::{Accepted, Record, Spec, VERSION};
 use crate::rights;
 
 /// When to try again after a refusal for want of room, in milliseconds. Why 1 s: some jobs have ended by then.
 const RETRY_FULL_MS: u64 = 1_000;
+
+/// What a submission comes to.
+enum Admitted {
+    /// The job that was submitted before under the same key.
+    Known(ObjectId),
+    /// A new one.
+    New(Box<Accepted>),
+}
 
 impl<F: Faults> Machine<F> {
     pub(super) fn submit(
@@ -57,9 +66,15 @@ impl<F: Faults> Machine<F> {
         effects: &mut Vec<Effect>,
     ) -> Receipt {
         let strict = job.durability.is_some();
-        match self.admit(now, principal, job) {
-            Ok(accepted) => {
+        match self.known_or_admitted(now, principal, job) {
+            Ok(Admitted::Known(id)) => {
+                self.counters.same_key += 1;
+                Receipt::Accepted { id }
+            }
+            Ok(Admitted::New(accepted)) => {
+                let accepted = *accepted;
                 let id = accepted.id;
+                self.note_key(&accepted);
                 let standing = accepted.standing();
                 let state = standing.state;
                 effects.push(Effect::Write(Record::Accepted(Box::new(accepted.clone()))));
@@ -83,11 +98,25 @@ impl<F: Faults> Machine<F> {
         }
     }
 
-    /// The checks, cheapest and most general first.
-    fn admit(&self, now: Now, principal: &Principal, job: NewJob) -> Result<Accepted, Problem> {
+    /// The job that was submitted before under the same key, or a new one.
+    fn known_or_admitted(&self, now: Now, principal: &Principal, job: NewJob) -> Result<Admitted, Problem> {
         if let Some(problem) = &self.refusing {
             return Err(problem.clone());
         }
+        match self.job_of_key(principal, &job)? {
+            Some(id) if self.is_being_kept(id) => Err(being_kept(id)),
+            Some(id) => Ok(Admitted::Known(id)),
+            None => self.admit(now, principal, job).map(|accepted| Admitted::New(Box::new(accepted))),
+        }
+    }
+
+    /// Whether a job was not acknowledged yet: it waits for its custodians, and may be refused.
+    fn is_being_kept(&self, id: ObjectId) -> bool {
+        self.custody.is_open(id) || self.jobs.get(id).is_some_and(|job| job.phase == Phase::Keeping)
+    }
+
+    /// The checks, cheapest and most general first.
+    fn admit(&self, now: Now, principal: &Principal, job: NewJob) -> Result<Accepted, Problem> {
         let owner = principal.user.ok_or_else(|| rights::refusal(principal, "submit a job"))?;
         if self.jobs.bytes() >= self.config.jobs_bytes_max {
             let (jobs, mib) = (self.jobs.len(), self.config.jobs_bytes_max >> 20);
@@ -107,6 +136,7 @@ impl<F: Faults> Machine<F> {
         check_texts(&job.name, &job.labels, &job.input, &job.args, &job.env)?;
         job.terms.check()?;
         job.array.map_or(Ok(()), |array| array.check())?;
+        job.key.as_deref().map_or(Ok(()), check_key)?;
         self.check_after(principal, &job)?;
         rights::check_priority(principal, job.terms.priority)?;
         if job.terms.not_before_ms.is_some_and(|at_ms| at_ms > now.wall_ms.saturating_add(JOB_MS_MAX)) {
@@ -158,6 +188,11 @@ impl<F: Faults> Machine<F> {
     }
 }
 
+fn being_kept(id: ObjectId) -> Problem {
+    let detail = format!("job {id} was submitted under this key just now, and is on its way to the nodes that keep it");
+    Problem::new(Kind::Unavailable, detail).retry_after(RETRY_FULL_MS)
+}
+
 fn full(detail: String) -> Problem {
     Problem::new(Kind::Full, detail).retry_after(RETRY_FULL_MS)
 }
@@ -181,6 +216,8 @@ fn accept(
     needs.check()?;
     let limits = job.limits.or(&function.limits);
     limits.check()?;
+    let body = job.key.is_some().then(|| body_of(owner, &job));
+    let key = job.key.zip(body).map(|(key, body)| Box::new(IdempotencyKey { key, body }));
     Ok(Accepted {
         version: VERSION,
         id: job.id,
@@ -207,6 +244,7 @@ fn accept(
         terms: job.terms,
         array: job.array,
         index: None,
+        key,
         rerun_of: job.rerun_of,
         after: job.after,
         input_of: job.input_of,

@@ -8,6 +8,7 @@ use shoal_protocol::object::job::{Ending, Failure, FailureCode, Outcome, State};
 use shoal_protocol::{Kind, ObjectId, Problem};
 
 use super::Machine;
+use super::keys::duplicate_outcome;
 use super::runs::empty_outcome;
 use crate::custody::KEEP_MS;
 use crate::effect::{Effect, Reply};
@@ -257,6 +258,7 @@ impl<F: Faults> Machine<F> {
         }
         let Some(job) = self.jobs.get(id) else { return };
         if job.cancelled {
+            let outcome = duplicate_outcome(job, outcome);
             return self.settle(now, id, State::Cancelled, outcome, effects);
         }
         let ending = Ending::Failed(out_of_time(job));

@@ -49,6 +49,7 @@ pub(crate) fn accepted(job: ObjectId) -> Accepted {
         terms: Default::default(),
         array: None,
         index: None,
+        key: None,
         rerun_of: None,
         after: Vec::new(),
         input_of: None,

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use shoal_kernel::{
-    Accepted, Charge, ChargeState, Command, Config, Effect, GuestEnd, GuestRun, Input, Kernel, NewJob, Now,
+    Accepted, Charge, ChargeState, Command, Config, Effect, Group, GuestEnd, GuestRun, Input, Kernel, NewJob, Now,
     PeerAttached, Principal, Record, Reply, Saving, Standing, WorkerAttached,
 };
 use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::object::function::{Function, Needs, RunLimits, Version};
 use shoal_protocol::object::job::{
-    Checkpoint, Ending, Failure, FailureCode, Job, Outcome, Payload, Reason, Receipt, State, Usage,
+    Checkpoint, Ending, Failure, FailureCode, Job, KeyId, Outcome, Payload, Reason, Receipt, State, Usage,
 };
 use shoal_protocol::object::worker::Offer;
 use shoal_protocol::wire::peer::{Hint, PeerMessage, WorkerHint};
@@ -78,6 +78,7 @@ pub(crate) fn new_job(n: u64) -> NewJob {
         labels: Default::default(),
         terms: Default::default(),
         array: None,
+        key: None,
         rerun_of: None,
         after: Vec::new(),
         input_of: None,
@@ -127,6 +128,11 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// Settled jobs, an array as one of them.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = &(Accepted, Standing)> {
+        self.jobs.values().filter(|(job, standing)| standing.state.is_settled() && job.array_id().is_none())
+    }
+
     /// A node that knows one function.
     pub(crate) fn new() -> Self {
         Self::with(|_| {})
@@ -176,6 +182,13 @@ impl Node {
         node.kernel.restore_custody(node.now, self.sets.values().cloned(), charges);
         node.kernel.restore(node.now, self.jobs.values().cloned(), &mut effects);
         node.kernel.restore_guests(node.now, self.guests.values().cloned(), &mut effects);
+        let mut counts: BTreeMap<Group, u64> = BTreeMap::new();
+        for (accepted, standing) in self.kept() {
+            *counts.entry(Group::of(accepted, standing.state)).or_default() += 1;
+        }
+        node.kernel.restore_settled(node.now, counts.into_iter());
+        let keyed = self.jobs.values().filter_map(|(job, _)| Some((KeyId::of(job)?, job.id, job.key.as_ref()?.body)));
+        node.kernel.restore_keys(keyed);
         let [own, guests] = self.saved.clone();
         node.kernel.restore_checkpoints(own.into_iter(), guests.into_iter());
         node.apply(&effects);
@@ -210,8 +223,10 @@ impl Node {
                     self.jobs.get_mut(element).unwrap().1 = (**standing).clone();
                     self.jobs.get_mut(array).unwrap().1 = (**far).clone();
                 }
+                Record::Retained(_) => {}
                 Record::Swept(job) => {
                     self.jobs.remove(job);
+                    self.jobs.retain(|_, (element, _)| element.array_id() != Some(*job));
                 }
                 Record::GuestAccepted(guest) => {
                     let before = self.guests.insert(guest.run.job, ((**guest).clone(), None));

@@ -1,6 +1,6 @@
 //! What the end of a run does to its job, and how a job is cancelled.
 
-use shoal_kernel::{Command, Effect, Input, Record, Reply};
+use shoal_kernel::{Command, Effect, Group, Input, Record, Reply};
 use shoal_protocol::object::job::{Ending, FailureCode, JobPatch, Progress, ReasonCode, RefusalCode, State};
 use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{Kind, Problem};
@@ -296,7 +296,7 @@ fn name_and_labels_change_by_their_owner() {
 fn only_settled_jobs_are_forgotten_and_only_by_their_owner() {
     let mut node = Node::new();
     node.submit(new_job(1));
-    let forget = || Command::Forget { job: id(1), owner: id(OWNER) };
+    let forget = || Command::Forget { job: id(1), owner: id(OWNER), group: Group { owner: id(OWNER), dead: false } };
     assert_eq!(node.command(owner(), forget()).0.unwrap_err().kind, Kind::Conflict);
     assert!(node.command(owner(), Command::Cancel(id(1))).0.is_ok());
     assert_eq!(node.command(other(), forget()).0.unwrap_err().kind, Kind::Forbidden);

@@ -24,8 +24,26 @@ const JOB_FILTERS: &[Parameter] = &[
     OWNER,
     Parameter { name: "state", what: "Only those in this state", values: Values::One(STATES), required: false },
     Parameter {
+        name: "dead",
+        what: "Only the dead letters: those that have failed for good, as failed, timed_out or expired; with `false` only the others",
+        values: Values::Bool,
+        required: false,
+    },
+    Parameter {
+        name: "project",
+        what: "Only those of functions of this project, by id or name",
+        values: Values::Text,
+        required: false,
+    },
+    Parameter {
         name: "function",
         what: "Only those of this function, by id or name",
+        values: Values::Text,
+        required: false,
+    },
+    Parameter {
+        name: "array",
+        what: "In place of the jobs the elements of this array that have begun, newest first: of this node only",
         values: Values::Text,
         required: false,
     },

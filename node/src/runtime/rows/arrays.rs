@@ -1,15 +1,19 @@
 //! Arrays in the store: one row of what was accepted for all elements; a row of where it stands for each that has begun.
+//!
+//! An array is forgotten with the row of what was accepted: nobody sees its elements from then on. What is left of them goes a
+//! few at a time, each time as a commit of its own, since there may be a million. What is to go stands in a table until it
+//! has gone, so that a restart goes on with it.
 
 use std::ops::Bound;
 
 use shoal_kernel::{Accepted, Standing};
-use shoal_protocol::{ObjectId, Problem};
+use shoal_protocol::{ObjectId, Problem, codec};
 
-use super::{decode, object_id};
+use super::{decode, drop_outcome, key_of, object_id};
 use crate::store::{Mutation, Store, Table};
 
-/// Rows that are read at once while the elements of an array are removed.
-const SCAN_LEN: usize = 1_000;
+/// Elements that go in one commit. Why 256: a few milliseconds, and then others have their turn.
+const CLEAR_LEN: usize = 256;
 
 /// The array whose element this is, if it is one. No other job has an id between that of an array and those of its elements:
 /// the array is the one that was accepted last before it.
@@ -34,7 +38,18 @@ pub(crate) fn begun_before(
     before: Option<ObjectId>,
     limit: usize,
 ) -> Result<Vec<ObjectId>, Problem> {
-    let Some((first, last)) = ends(array) else { return Ok(Vec::new()) };
+    let Some(last) = array.array.map(|array| array.last) else { return Ok(Vec::new()) };
+    begun(store, (array.id, last), before, limit)
+}
+
+/// The same of an array with this highest index, whether or not it is still there.
+fn begun(
+    store: &Store,
+    (array, last): (ObjectId, u32),
+    before: Option<ObjectId>,
+    limit: usize,
+) -> Result<Vec<ObjectId>, Problem> {
+    let Some((first, last)) = array.element(0).zip(array.element(last)) else { return Ok(Vec::new()) };
     let (first, last) = (first.to_bytes(), last.to_bytes());
     let before = before.map(ObjectId::to_bytes);
     let end = before.as_ref().map_or(Bound::Included(last.as_slice()), |before| Bound::Excluded(before.as_slice()));
@@ -47,23 +62,33 @@ pub(super) fn ends(array: &Accepted) -> Option<(ObjectId, ObjectId)> {
     array.id.element(0).zip(array.id.element(array.array?.last))
 }
 
-/// Removes the elements of an array; `remove` is told what each of them came to.
-pub(super) fn sweep(
-    store: &Store,
-    array: &Accepted,
-    rows: &mut Vec<Mutation>,
-    mut remove: impl FnMut(ObjectId, &Standing, &mut Vec<Mutation>),
-) -> Result<(), Problem> {
-    let mut before = None;
-    loop {
-        let elements = begun_before(store, array, before, SCAN_LEN)?;
-        let Some(last) = elements.last() else { return Ok(()) };
-        before = Some(*last);
-        for element in elements {
-            if let Some(row) = store.get(Table::Standings, &element.to_bytes())? {
-                remove(element, &decode("job", &row)?, rows);
-            }
-            rows.push(Mutation::delete(Table::Standings, element.to_bytes().to_vec()));
-        }
+/// The row that says that the elements of an array are to go.
+pub(super) fn forgotten(array: &Accepted) -> Option<Mutation> {
+    let last = array.array.filter(|_| array.is_array())?.last;
+    Some(Mutation::put(Table::Remains, key_of(array.id), codec::encode(&last)))
+}
+
+/// Removes the next few elements of an array that was forgotten. No rows: nothing is left of any.
+pub(in crate::runtime) fn clear_some(store: &Store) -> Result<Vec<Mutation>, Problem> {
+    let Some((array, last)) = remains(store, false)? else { return Ok(Vec::new()) };
+    let elements = begun(store, (array, last), None, CLEAR_LEN)?;
+    let mut rows = Vec::new();
+    if elements.len() < CLEAR_LEN {
+        rows.push(Mutation::delete(Table::Remains, key_of(array)));
     }
+    for element in elements {
+        let row = store.get(Table::Standings, &element.to_bytes())?;
+        let standing = row.map(|row| decode::<Standing>("job", &row)).transpose()?;
+        drop_outcome(element, standing.as_ref(), &mut rows);
+        rows.push(Mutation::delete(Table::Standings, key_of(element)));
+    }
+    Ok(rows)
+}
+
+/// The first or the last array that was forgotten and of whose elements something is left, with its highest index.
+pub(super) fn remains(store: &Store, newest: bool) -> Result<Option<(ObjectId, u32)>, Problem> {
+    let rows = store.scan(Table::Remains, (Bound::Unbounded, Bound::Unbounded), newest, 1)?;
+    let Some((key, row)) = rows.into_iter().next() else { return Ok(None) };
+    let last = decode("array that was forgotten", &row)?;
+    Ok(object_id(&key).map(|array| (array, last)))
 }

@@ -35,6 +35,8 @@ pub enum FailureCode {
     Dependency,
     /// Not all elements of an array have succeeded.
     Elements,
+    /// Another job was submitted under the same key before.
+    Duplicate,
 }
 
 impl FailureCode {

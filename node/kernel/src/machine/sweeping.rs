@@ -1,0 +1,110 @@
+//! Settled jobs go when they are old, or when there are too many of their group: the oldest first, a few at a time.
+//!
+//! They are not in memory. The kernel counts them, asks the edge which are the oldest when one is due or there is one too many,
+//! and asks again until none is. Age goes by the wall clock, as only that survives a restart.
+
+use shoal_protocol::ObjectId;
+
+use super::Machine;
+use crate::config::Keep;
+use crate::effect::Effect;
+use crate::faults::{Fault, Faults};
+use crate::input::Now;
+use crate::record::{Group, Record, Retained};
+use crate::timers::Timer;
+
+/// Jobs that go in one step. Why 64: the edge reads two rows of each, a few milliseconds in all, and then others have their
+/// turn.
+pub const SWEEP_LEN_MAX: usize = 64;
+
+impl<F: Faults> Machine<F> {
+    /// Takes the counts of settled jobs back: after [`Self::restore`], before any input. What is due is asked for with the
+    /// next input.
+    pub fn restore_settled(&mut self, now: Now, counts: impl Iterator<Item = (Group, u64)>) {
+        for (group, count) in counts.filter(|_| !F::has(Fault::SettledUncounted)) {
+            // Some of them have settled while these were restored.
+            self.shelves.shelf(group).count += count;
+            self.sweep_at(group, now.mono_ms);
+        }
+    }
+
+    /// A job has settled, and is kept from now on.
+    pub(super) fn keep_settled(&mut self, now: Now, group: Group, job: ObjectId, effects: &mut Vec<Effect>) {
+        let retained = Retained { group, job, settled_ms: now.wall_ms };
+        effects.push(Effect::Write(Record::Retained(retained)));
+        let Keep { age_ms, jobs } = self.config.retention.of(group);
+        let shelf = self.shelves.shelf(group);
+        shelf.count = shelf.count.saturating_add(1);
+        if shelf.count > jobs {
+            self.ask_oldest(group, effects);
+        } else if shelf.due_ms.is_none() && !shelf.asked {
+            self.sweep_at(group, now.mono_ms.saturating_add(age_ms));
+        }
+    }
+
+    /// Somebody forgets a settled job.
+    pub(super) fn forget_settled(&mut self, group: Group) {
+        if let Some(shelf) = self.shelves.get_mut(group) {
+            shelf.count = shelf.count.saturating_sub(1);
+        }
+    }
+
+    /// The oldest of a group may be due.
+    pub(super) fn sweep_due(&mut self, now: Now, group: Group, effects: &mut Vec<Effect>) {
+        let Some(shelf) = self.shelves.get_mut(group) else { return };
+        if shelf.due_ms.take_if(|due_ms| *due_ms <= now.mono_ms).is_some() {
+            self.ask_oldest(group, effects);
+        }
+    }
+
+    fn ask_oldest(&mut self, group: Group, effects: &mut Vec<Effect>) {
+        let shelf = self.shelves.shelf(group);
+        if !std::mem::replace(&mut shelf.asked, true) {
+            effects.push(Effect::Oldest { group });
+        }
+    }
+
+    /// The edge says which settled jobs of a group are the oldest: up to [`SWEEP_LEN_MAX`], with when they settled.
+    pub(super) fn oldest(&mut self, now: Now, group: Group, jobs: &[(u64, ObjectId)], effects: &mut Vec<Effect>) {
+        let keep = self.config.retention.of(group);
+        let Some(shelf) = self.shelves.get_mut(group) else { return };
+        shelf.asked = false;
+        let mut gone = Vec::new();
+        let mut left = jobs.iter();
+        let stays = left.find(|(settled_ms, job)| {
+            let over = shelf.count > keep.jobs;
+            if !over && settled_ms.saturating_add(keep.age_ms) > now.wall_ms {
+                return true;
+            }
+            shelf.count = shelf.count.saturating_sub(1);
+            self.counters.swept_for_number += u64::from(over);
+            gone.push(*job);
+            false
+        });
+        let count = shelf.count;
+        self.sweep(gone, effects);
+        match stays {
+            Some((settled_ms, _)) => {
+                let left_ms = settled_ms.saturating_add(keep.age_ms).saturating_sub(now.wall_ms);
+                // No longer than it may stay, should the wall clock have been set back.
+                self.sweep_at(group, now.mono_ms.saturating_add(left_ms.min(keep.age_ms)));
+            }
+            None if jobs.is_empty() && count == 0 => self.shelves.remove(group),
+            None if jobs.len() >= SWEEP_LEN_MAX => self.ask_oldest(group, effects),
+            // Others have settled since, and were not durable when the edge looked.
+            None => self.sweep_at(group, now.mono_ms.saturating_add(keep.age_ms.min(RECHECK_MS))),
+        }
+    }
+
+    fn sweep_at(&mut self, group: Group, at_ms: u64) {
+        let shelf = self.shelves.shelf(group);
+        if let Some(before_ms) = shelf.due_ms.replace(at_ms) {
+            self.timers.remove(before_ms, Timer::Sweep(group));
+        }
+        self.timers.set(at_ms, Timer::Sweep(group));
+    }
+}
+
+/// How long after a look that found nothing more the next one is, in milliseconds. Why a minute: it is rare, and costs one
+/// read.
+const RECHECK_MS: u64 = 60_000;

@@ -1,0 +1,38 @@
+//! How many settled jobs are kept, and for how long. The jobs themselves are in the store; here they are only counted.
+
+use std::collections::BTreeMap;
+
+use crate::record::Group;
+
+/// Settled jobs of one group.
+#[derive(Debug, Default)]
+pub(crate) struct Shelf {
+    /// How many there are.
+    pub(crate) count: u64,
+    /// When the oldest is due, as far as that is known.
+    pub(crate) due_ms: Option<u64>,
+    /// The edge looks which are the oldest.
+    pub(crate) asked: bool,
+}
+
+/// All settled jobs, counted by group. There are as many groups as projects and owners of functions that have jobs here.
+#[derive(Debug, Default)]
+pub(crate) struct Shelves {
+    shelves: BTreeMap<Group, Shelf>,
+}
+
+impl Shelves {
+    pub(crate) fn get_mut(&mut self, group: Group) -> Option<&mut Shelf> {
+        self.shelves.get_mut(&group)
+    }
+
+    /// The shelf of a group, empty if there was none.
+    pub(crate) fn shelf(&mut self, group: Group) -> &mut Shelf {
+        self.shelves.entry(group).or_default()
+    }
+
+    /// Forgets a group of which no job is left.
+    pub(crate) fn remove(&mut self, group: Group) {
+        self.shelves.remove(&group);
+    }
+}
