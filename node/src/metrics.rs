@@ -143,6 +143,7 @@ pub(crate) struct Metrics {
     jobs_swept: Counter,
     guests_taken: Counter,
     checkpoints: Counter,
+    records_kept: Counter,
     guests_ended: Counter,
     settle_seconds: Histogram,
     journal_batches: Counter,
@@ -187,6 +188,7 @@ impl Metrics {
             jobs_swept: Counter::default(),
             guests_taken: Counter::default(),
             checkpoints: Counter::default(),
+            records_kept: Counter::default(),
             guests_ended: Counter::default(),
             settle_seconds: durations(),
             journal_batches: Counter::default(),
@@ -229,6 +231,8 @@ impl Metrics {
         to.register("jobs_refused", "Jobs not accepted, by the kind of problem", self.jobs_refused.clone());
         to.register("jobs_settled", "Jobs that have ended, by how", self.jobs_settled.clone());
         to.register("jobs_swept", "Settled jobs that were forgotten", self.jobs_swept.clone());
+        let help = "Records of jobs of other homes that this node has written as their custodian";
+        to.register("records_kept", help, self.records_kept.clone());
         to.register("guests_taken", "Runs of other homes that this node has taken", self.guests_taken.clone());
         to.register("guests_ended", "Runs of other homes that have ended here", self.guests_ended.clone());
         to.register("checkpoints", "Checkpoints that runs have saved at this node", self.checkpoints.clone());
@@ -311,7 +315,10 @@ impl Metrics {
             Record::Checkpoint(_, saving) | Record::GuestCheckpoint(_, saving) => {
                 self.checkpoints.inc_by(u64::from(saving.checkpoint.is_some()));
             }
-            Record::GuestGone(_) => {}
+            Record::Charge(_) => {
+                self.records_kept.inc();
+            }
+            Record::GuestGone(_) | Record::Custodians(_) | Record::ChargeGone(_) => {}
         }
     }
 
@@ -421,6 +428,8 @@ mod tests {
             saved: None,
             settled_ms,
             outcome: None,
+            revision: 0,
+            alone: false,
         }
     }
 

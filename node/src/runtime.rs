@@ -15,6 +15,7 @@ mod posts;
 mod rows;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -33,8 +34,9 @@ use crate::store::Store;
 pub(crate) use feed::Feed;
 pub(crate) use outbox::ToPeer;
 pub(crate) use rows::{
-    CHECKPOINT_PLACE, REFERENCE_PLACE, Referrer, ReferrerKind, begun_before, current_runs, job_counts, job_of_short,
-    read_checkpoint, read_guest, read_guest_checkpoint, read_guest_end, read_job, reference_key, reference_prefix,
+    CHECKPOINT_PLACE, KeptJob, REFERENCE_PLACE, Referrer, ReferrerKind, begun_before, charges_begun_before,
+    current_runs, job_counts, job_of_short, read_charge, read_checkpoint, read_custodians, read_guest,
+    read_guest_checkpoint, read_guest_end, read_job, reference_key, reference_prefix,
 };
 pub(crate) use watch::Watch;
 
@@ -99,6 +101,7 @@ struct Shared {
     logs: Arc<LogBook>,
     wishes: mpsc::Sender<Wish>,
     hint: latest::Sender<OwnHint>,
+    homes_kept: latest::Sender<BTreeSet<NodeId>>,
 }
 
 impl Runtime {
@@ -121,6 +124,7 @@ impl Runtime {
             logs,
             wishes,
             hint: latest::Sender::default(),
+            homes_kept: latest::Sender::default(),
         });
         let (inputs, receiver) = mpsc::channel(INPUTS_WAITING_MAX);
         let driver = driver::Driver::new(config, store, known, metrics, shared.clone())?;
@@ -166,6 +170,11 @@ impl Runtime {
     /// What this node could run for others, whenever it changes while there are peers.
     pub(crate) fn hint(&self) -> latest::Receiver<OwnHint> {
         self.shared.hint.subscribe()
+    }
+
+    /// The homes of which jobs are kept here, whenever that changes.
+    pub(crate) fn homes_kept(&self) -> latest::Receiver<BTreeSet<NodeId>> {
+        self.shared.homes_kept.subscribe()
     }
 
     /// A number that no other connection of this process has.

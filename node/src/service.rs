@@ -5,6 +5,7 @@
 
 mod answer;
 mod blob;
+mod custody;
 mod document;
 mod elements;
 mod events;
@@ -210,14 +211,13 @@ impl Service {
 
     /// Carries out one row of Table 1: here, or at the home of the job that it is about.
     pub(crate) async fn call(&self, caller: &Caller, call: Call, body: Body) -> Result<Answer, Problem> {
-        match self.elsewhere(&call) {
-            None => self.call_here(caller, call, body).await,
-            Some(job) => {
-                let (operation, class) = operation_of(&call);
-                caller.check(operation, class)?;
-                caller.user()?;
-                self.call_elsewhere(caller, job, call, body).await
-            }
+        let Some(job) = self.elsewhere(&call) else { return self.call_here(caller, call, body).await };
+        let (operation, class) = operation_of(&call);
+        caller.check(operation, class)?;
+        caller.user()?;
+        match self.stands_in_for(job).await? {
+            true => self.call_here(caller, call, body).await,
+            false => self.call_elsewhere(caller, job, call, body).await,
         }
     }
 
@@ -225,6 +225,7 @@ impl Service {
     pub(crate) async fn call_here(&self, caller: &Caller, call: Call, body: Body) -> Result<Answer, Problem> {
         let (operation, class) = operation_of(&call);
         caller.check(operation, class)?;
+        self.check_may_change(caller, &call).await?;
         match call {
             Call::List { class, query } => self.list(caller, class, query, body.format).await,
             Call::Create { class } => self.create(caller, class, body).await,

@@ -55,6 +55,8 @@ pub enum Purpose {
     Entry,
     /// A ticket with which a worker attaches.
     WorkerTicket,
+    /// The set of nodes that keep the jobs of a home.
+    Custodians,
 }
 
 impl Purpose {
@@ -64,6 +66,7 @@ impl Purpose {
             Self::Change => "shoal/change/v1",
             Self::Entry => "shoal/entry/v1",
             Self::WorkerTicket => "shoal/worker-ticket/v1",
+            Self::Custodians => "shoal/custodians/v1",
         }
     }
 

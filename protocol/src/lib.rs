@@ -6,6 +6,7 @@
 
 pub mod change;
 pub mod codec;
+pub mod custody;
 pub mod entry;
 pub mod id;
 pub mod key;

@@ -146,3 +146,7 @@ pub const ARRAY_INDEX_MAX: u32 = 9_999_999;
 
 /// Elements of an array.
 pub const ARRAY_LEN_MAX: u32 = 1_000_000;
+
+/// Jobs in one message between a home and a custodian. Why 512: a page of what is kept is then 30 KiB, and few pages follow
+/// each other however many jobs a home has.
+pub const KEEP_JOBS_MAX: usize = 512;

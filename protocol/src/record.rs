@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::custody::{Custody, DURABILITY_MAX};
 use crate::id::{BlobId, ObjectId};
-use crate::limits::{ARGS_LEN_MAX, ARGS_MAX};
+use crate::limits::{AFTER_MAX, ARGS_LEN_MAX, ARGS_MAX, ATTEMPTS_KEPT_MAX};
 use crate::name::{self, Labels};
 use crate::object::function::{Grant, Needs, RunLimits};
 use crate::object::job::{
@@ -66,6 +67,8 @@ pub struct Accepted {
     pub after: Vec<After>,
     /// The one of them whose result is its input; until that has come the input is empty.
     pub input_of: Option<ObjectId>,
+    /// With whom it is kept; none: its home alone keeps it.
+    pub custody: Option<Custody>,
 }
 
 /// What jobs are alike in that one user submits for one version of a function.
@@ -130,6 +133,8 @@ impl Accepted {
             duplicate_of: None,
             settled_ms: None,
             outcome: None,
+            revision: 0,
+            alone: false,
         }
     }
 
@@ -186,6 +191,9 @@ impl Accepted {
         self.terms.check()?;
         self.array.map_or(Ok(()), |array| array.check())?;
         check_after(&self.after, self.input_of)?;
+        if self.custody.is_some_and(|custody| custody.durability.get() > DURABILITY_MAX) {
+            return invalid(format!("custody: more nodes than {DURABILITY_MAX} shall have the job"));
+        }
         self.key.as_ref().map_or(Ok(()), |key| key.check())?;
         check_texts(&self.name, &self.labels, &self.input, &self.args, &self.env)
     }
@@ -241,6 +249,38 @@ pub struct Standing {
     pub settled_ms: Option<u64>,
     /// What came out.
     pub outcome: Option<Outcome>,
+    /// Rises with every change of a job that custodians keep, so that they know which record is newer.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub revision: u64,
+    /// It was acknowledged when its home alone had it: no custodian answered in time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub alone: bool,
+}
+
+/// For serde: a job that nobody else keeps has no revisions.
+fn is_none_yet(revision: &u64) -> bool {
+    *revision == 0
+}
+
+impl Standing {
+    /// Checks the bounds of what a home says of a job that is kept here.
+    pub fn check(&self) -> Result<(), Problem> {
+        if self.version != VERSION {
+            return invalid(format!("version is {}; this node reads {VERSION}", self.version));
+        }
+        if !self.name.is_empty() {
+            name::check("name", &self.name)?;
+        }
+        name::check_labels("labels", &self.labels)?;
+        if self.attempts.len() > ATTEMPTS_KEPT_MAX || self.unmet.len() > AFTER_MAX {
+            return invalid("attempts, unmet: more of them than a job has".into());
+        }
+        let payloads = self.outcome.iter().flat_map(|outcome| [&outcome.output, &outcome.log]);
+        if payloads.into_iter().any(|payload| !payload.within_bounds()) {
+            return Err(Problem::new(Kind::TooLarge, "outcome: what is longer than 16 KiB is a blob"));
+        }
+        Ok(())
+    }
 }
 
 /// Checks the bounds of what somebody submits with a job, beyond its needs and limits.

@@ -1,6 +1,7 @@
 //! Messages between processes: the two QUIC protocols of the gateway, and what nodes say to each other.
 
 pub mod client;
+pub mod custody;
 pub mod peer;
 pub mod sync;
 pub mod worker;

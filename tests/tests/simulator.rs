@@ -320,6 +320,36 @@ fn an_ending_that_is_forgotten_before_its_home_has_it_is_found() {
 }
 
 #[test]
+fn a_job_that_is_acknowledged_before_custodians_have_it_is_found() {
+    let rule = found_in_a_mesh(Fault::KeepingNotAwaited).1.rule;
+    assert_eq!(rule, "a job is on as many disks as it says when it is acknowledged");
+}
+
+#[test]
+fn a_job_that_is_said_to_be_kept_and_is_not_journaled_is_found() {
+    let rule = found_in_a_mesh(Fault::ChargeUnwritten).1.rule;
+    assert_eq!(rule, "a job is written before its home hears that it is kept");
+}
+
+#[test]
+fn a_record_that_gives_way_to_an_older_one_is_found() {
+    let rule = found_in_a_mesh(Fault::ChargeRevisionUnchecked).1.rule;
+    assert_eq!(rule, "what is kept never gives way to what is older");
+}
+
+#[test]
+fn what_is_kept_of_a_job_without_the_job_is_found() {
+    let rule = found_in_a_mesh(Fault::ChargeUnfounded).1.rule;
+    assert_eq!(rule, "what is new of a job is kept with the job, or its array");
+}
+
+#[test]
+fn a_custodian_that_is_not_asked_what_it_has_missed_is_found() {
+    let rule = found_in_a_mesh(Fault::CustodianNotCompared).1.rule;
+    assert_eq!(rule, "custodians come to hold what the home holds");
+}
+
+#[test]
 fn a_change_without_those_that_it_follows_is_found() {
     assert_eq!(found_in_a_mesh(ReplicaFault::DepsSkipped).1.rule, SAME_DOCUMENTS);
 }

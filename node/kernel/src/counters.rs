@@ -88,6 +88,24 @@ pub struct Counters {
     pub guests_replaced: u64,
     /// Endings that were dropped because their home did not come back for them.
     pub guests_dropped: u64,
+    /// Jobs that were acknowledged when as many custodians had them as was wanted.
+    pub kept: u64,
+    /// Jobs that were acknowledged when this node alone had them, though another was to have them.
+    pub kept_alone: u64,
+    /// Jobs that were refused because custodians did not answer in time.
+    pub unkept: u64,
+    /// Sets of custodians begun.
+    pub custodian_sets: u64,
+    /// Records of jobs that custodians did not have when they were compared.
+    pub records_sent_again: u64,
+    /// Jobs of other homes that were taken to be kept here, each once.
+    pub charges_taken: u64,
+    /// Of these, elements of arrays.
+    pub elements_taken: u64,
+    /// Jobs of other homes that are kept here no more.
+    pub charges_gone: u64,
+    /// Jobs of other homes kept here, taken back after a restart.
+    pub charges_restored: u64,
     /// Jobs settled, by state.
     pub settled: BTreeMap<State, u64>,
     /// Settled jobs forgotten.

@@ -3,18 +3,23 @@
 //! Invariant: an effect other than [`Effect::Write`] leaves the node only after every `Write` that came before it is
 //! durable. The runtime holds it back; the kernel only has to emit in the right order.
 //!
-//! What goes to a peer. [`Effect::Greet`], [`Effect::Offer`] and [`Effect::ToHome`] name its node. [`Effect::Attached`],
+//! What goes to a peer. [`Effect::Greet`], [`Effect::Offer`], [`Effect::ToHome`], [`Effect::Keep`] and [`Effect::ToCustodian`]
+//! name its node. [`Effect::Attached`],
 //! [`Effect::Cancel`], [`Effect::Settled`] and [`Effect::Detach`] go to whoever has this [`WorkerId`], which of a peer is
 //! [`ObjectId::of_node`]: on its wire they are `Welcome`, `Cancel`, `Settled`, and the end of the connection.
 
+use std::sync::Arc;
+
+use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::object::function::Needs;
 use shoal_protocol::object::job::{Event, Job, Receipt};
 use shoal_protocol::object::worker::Worker;
+use shoal_protocol::wire::custody::KeepJob;
 use shoal_protocol::wire::peer::{PeerMessage, RunOffer};
 use shoal_protocol::wire::worker::{Run, Start};
 use shoal_protocol::{NodeId, ObjectId, Problem, WorkerId};
 
-use crate::input::RequestId;
+use crate::input::{Recall, RequestId};
 use crate::record::{Group, Record};
 
 /// One thing to do.
@@ -57,20 +62,39 @@ pub enum Effect {
         offer: Box<RunOffer>,
     },
     /// Say something to a home about its runs, as their executor: `Taken`, `Declined`, `Started`, `Progress`, `Ended`,
-    /// `Checkpoint` or `Heartbeat`.
+    /// `Checkpoint` or `Heartbeat`; or as a custodian of its jobs: `Kept` or `Holding`.
     ToHome {
         /// Which.
         home: NodeId,
         /// What.
         message: PeerMessage,
     },
+    /// Send jobs of this home to one of its custodians; the edge signs the set.
+    Keep {
+        /// To whom.
+        to: NodeId,
+        /// The set under which they were accepted.
+        set: Arc<CustodianSet>,
+        /// Which; none: the set alone is told.
+        jobs: Vec<KeepJob>,
+    },
+    /// Say something to a custodian of this home: `Compare` or `Forget`.
+    ToCustodian {
+        /// Which.
+        custodian: NodeId,
+        /// What.
+        message: PeerMessage,
+    },
+    /// Look into the store for a job of this home that a custodian shall have, and hand it in as [`crate::Input::Recalled`].
+    Recall(Recall),
     /// Look for nodes that have what this job needs, beyond the peers that are attached: none of them has, or none of them
     /// has room. Repeated as long as that is so, with a pause. The needs name a label or a capability at least.
     Seek {
         /// What is needed.
         needs: Needs,
     },
-    /// Connect to this node: it is the home of runs that are here, and away. Repeated with growing pauses.
+    /// Connect to this node: it is away, and the home of runs that are here or of jobs that are kept here. Repeated with growing
+    /// pauses.
     Reach {
         /// Which.
         node: NodeId,
@@ -174,6 +198,8 @@ pub enum Reply {
         placed: Vec<ObjectId>,
         /// Of that one.
         guests: Vec<ObjectId>,
+        /// One of the two keeps jobs of the other.
+        keeps: bool,
     },
 }
 

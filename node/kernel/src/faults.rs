@@ -58,6 +58,16 @@ pub enum Fault {
     GuestEpochUnchecked,
     /// The ending of a run of another home is forgotten as soon as it was reported once.
     GuestForgotten,
+    /// A job is acknowledged without waiting for its custodians.
+    KeepingNotAwaited,
+    /// A custodian says that it keeps a job without journaling it.
+    ChargeUnwritten,
+    /// An older record of a job that is kept here takes the place of a newer one.
+    ChargeRevisionUnchecked,
+    /// What is new of a job that is not here is kept without the job.
+    ChargeUnfounded,
+    /// No custodian is ever asked what it has missed.
+    CustodianNotCompared,
 }
 
 /// Which bugs a kernel has.

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use shoal_protocol::custody::{CustodianSet, SignedCustodians};
 use shoal_protocol::name::Labels;
 use shoal_protocol::object::function::{Function, Needs, RunLimits};
 use shoal_protocol::object::job::{
@@ -14,11 +15,14 @@ use shoal_protocol::object::job::{
 };
 use shoal_protocol::object::project::Project;
 use shoal_protocol::object::worker::{Offer, WorkerPatch};
+use shoal_protocol::wire::custody::{Holding, KeepJob, Kept};
 use shoal_protocol::wire::peer::{Hint, RunOffer};
 use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{BlobId, NodeId, ObjectId, Problem, Traceparent, WorkerId};
 
 use crate::record::Group;
+
+use crate::record::{Accepted, Standing};
 
 /// The time at which an input is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -210,6 +214,52 @@ pub enum Input {
         /// Which run.
         run: Run,
     },
+    /// A home wants jobs of it to be kept here; what they refer to is durable here, and the set is signed by the home.
+    Keep {
+        /// Which home.
+        home: NodeId,
+        /// Its set, of which this node is a custodian.
+        set: Box<CustodianSet>,
+        /// The same as the home has signed it.
+        signed: Box<SignedCustodians>,
+        /// Jobs of the home, within their bounds.
+        jobs: Vec<KeepJob>,
+    },
+    /// A home asks which of its jobs are kept here, behind this one.
+    Compare {
+        /// Which home.
+        home: NodeId,
+        /// None: from the first on.
+        after: Option<ObjectId>,
+    },
+    /// A home has forgotten these jobs of it.
+    Forget {
+        /// Which home.
+        home: NodeId,
+        /// Which.
+        jobs: Vec<ObjectId>,
+    },
+    /// A custodian of this home says what is durable there.
+    Kept {
+        /// Which.
+        node: NodeId,
+        /// What it says.
+        kept: Kept,
+    },
+    /// A custodian of this home says which of its jobs are there.
+    Holding {
+        /// Which.
+        node: NodeId,
+        /// One page of them, in order.
+        page: Holding,
+    },
+    /// What the store knows of a job of this home that the kernel has asked about for a custodian.
+    Recalled {
+        /// As it was asked.
+        recall: Recall,
+        /// The job; none: the store does not know it.
+        record: Option<Box<(Accepted, Standing)>>,
+    },
     /// A worker takes no new runs and leaves.
     Leaving {
         /// Which.
@@ -242,6 +292,19 @@ pub enum Input {
     Refuse(Problem),
     /// Accept again.
     Accept,
+}
+
+/// A job that is not in memory, and what a custodian has of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recall {
+    /// Which custodian.
+    pub node: NodeId,
+    /// Which job.
+    pub job: ObjectId,
+    /// The number of the set under which the custodian keeps it; none: it does not have the job.
+    pub set: Option<u32>,
+    /// The revision that the custodian has.
+    pub revision: u64,
 }
 
 /// How a job ended, as far as it matters to those that run after it.
@@ -285,6 +348,8 @@ pub struct PeerAttached {
     pub runs: Vec<Run>,
     /// There and back, in microseconds, as far as it is known.
     pub rtt_us: u64,
+    /// Whether it keeps jobs of other homes.
+    pub keeps: bool,
 }
 
 /// What somebody asks for.
@@ -378,4 +443,6 @@ pub struct NewJob {
     pub after: Vec<After>,
     /// The one of them whose result is its input.
     pub input_of: Option<ObjectId>,
+    /// How many nodes must have it before it is acknowledged; none: two where another one is in reach.
+    pub durability: Option<u8>,
 }

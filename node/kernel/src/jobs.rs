@@ -4,6 +4,7 @@
 //! others it shares with them ([`crate::specs`]), and what only a run has is boxed with the run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use shoal_protocol::limits::ATTEMPTS_KEPT_MAX;
 use shoal_protocol::name::Labels;
@@ -53,9 +54,13 @@ pub(crate) struct Job {
     /// What a run of it has saved last.
     pub(crate) checkpoint: Option<Box<Checkpoint>>,
     /// Runs that were lost.
-    pub(crate) losses: u32,
+    pub(crate) losses: u8,
     /// Runs that were declined, or lost before their guest had started; they are not counted as attempts.
-    pub(crate) fruitless: u32,
+    pub(crate) fruitless: u8,
+    /// Numbers what was journaled of where it stands, if custodians keep it.
+    pub(crate) revision: u32,
+    /// It was acknowledged when this node alone had it.
+    pub(crate) alone: bool,
     /// Its function was deleted while it ran: it is not tried again.
     pub(crate) function_gone: bool,
 }
@@ -65,6 +70,8 @@ pub(crate) struct Job {
 pub(crate) enum Phase {
     /// It waits for somebody to release it.
     Held,
+    /// It waits until custodians have it; it is not acknowledged before.
+    Keeping,
     /// It waits for other jobs.
     Blocked,
     /// It waits for its time, which comes then; after that in the queue.
@@ -144,6 +151,8 @@ impl Job {
             checkpoint: None,
             losses: 0,
             fruitless: 0,
+            revision: u32::try_from(standing.revision).unwrap_or(u32::MAX),
+            alone: standing.alone,
             function_gone: false,
         }
     }
@@ -237,6 +246,7 @@ impl Job {
         let (state, retry_ms) = match &self.phase {
             Phase::Held => (State::Held, None),
             Phase::Blocked => (State::Blocked, None),
+            Phase::Keeping => (self.accepted.standing().state, None),
             Phase::Placed(_) => (State::Offered, None),
             Phase::Backoff { until_wall_ms, .. } => (State::Queued, Some(*until_wall_ms)),
             Phase::Begun | Phase::Later { .. } | Phase::Queued { .. } => (State::Queued, None),
@@ -261,11 +271,20 @@ impl Job {
             saved: self.checkpoint.as_ref().map(|last| last.saved()),
             settled_ms: None,
             outcome: None,
+            revision: u64::from(self.revision),
+            alone: self.alone,
         }
     }
 
+    /// The same after one more change: of a job that custodians keep it has the next revision.
+    pub(crate) fn next_standing(&mut self) -> Standing {
+        self.revision = self.revision.saturating_add(u32::from(self.accepted.custody.is_some()));
+        self.standing()
+    }
+
     /// The same for a job that ends.
-    pub(crate) fn settled(self, state: State, outcome: Option<Outcome>, wall_ms: u64) -> (Accepted, Standing) {
+    pub(crate) fn settled(mut self, state: State, outcome: Option<Outcome>, wall_ms: u64) -> (Accepted, Standing) {
+        let revision = self.next_standing().revision;
         let standing = Standing {
             version: VERSION,
             state,
@@ -286,6 +305,8 @@ impl Job {
             saved: self.checkpoint.map(|last| last.saved()),
             settled_ms: Some(wall_ms),
             outcome,
+            revision,
+            alone: self.alone,
         };
         (self.accepted, standing)
     }
@@ -365,6 +386,12 @@ fn weight(accepted: &Accepted) -> u64 {
 fn ahead(job: &Job) -> u32 {
     let elements = job.elements.as_ref().zip(job.accepted.array);
     elements.map_or(0, |(elements, array)| array.size().saturating_sub(elements.begun))
+}
+
+/// The elements of an array that have begun, in order.
+fn begun(job: &Job) -> impl Iterator<Item = ObjectId> {
+    let begun = job.elements.as_ref().map_or(0, |elements| elements.begun);
+    (0..begun).filter_map(|place| job.id().element(job.accepted.array?.index(place)?))
 }
 
 /// All unsettled jobs, by id.
@@ -451,6 +478,21 @@ impl Jobs {
 
     pub(crate) fn get_mut(&mut self, id: ObjectId) -> Option<&mut Job> {
         self.table.get_mut(&id).map(Box::as_mut)
+    }
+
+    /// Behind this id, in order: each job, and of an array all elements that have begun, with the array. These need not be in
+    /// memory any more.
+    pub(crate) fn begun_behind(&self, after: Option<ObjectId>) -> impl Iterator<Item = (ObjectId, &Job)> {
+        let first = after.map_or(Bound::Unbounded, Bound::Excluded);
+        // No other job has an id between that of an array and those of its elements.
+        let near = after.and_then(|after| self.table.range(..=after).next_back());
+        let open = near.and_then(|(_, near)| near.accepted.array_id().map_or(Some(&**near), |array| self.get(array)));
+        let heads = self.table.range((first, Bound::Unbounded)).map(|(_, job)| &**job);
+        let heads = heads.filter(|job| job.accepted.index.is_none());
+        open.into_iter().chain(heads).flat_map(move |head| {
+            let all = std::iter::once(head.id()).chain(begun(head)).filter(move |id| Some(*id) > after);
+            all.map(move |id| (id, head))
+        })
     }
 
     /// Every job, by id: only for what happens rarely.

@@ -13,14 +13,18 @@
 //! | `placement` | which worker or peer gets it |
 //! | `peers` | what a peer is believed to have left |
 //! | `guests` | what is held of other homes' runs |
+//! | `custody` | who keeps this home's jobs with it, and which of them wait for that |
+//! | `charges` | what is kept of other homes' jobs |
 //! | [`lease`] | how long a silent worker keeps its runs |
 //! | `retention` | how many settled jobs are kept |
 //! | `reason` | what is said about a job that does not run |
 //! | [`view`] | what readers see of a job |
 
 mod backoff;
+mod charges;
 pub mod config;
 pub mod counters;
+mod custody;
 mod dependents;
 pub mod effect;
 pub mod faults;
@@ -47,10 +51,12 @@ mod workers;
 pub use config::{Config, Keep, Prefetch, Retention};
 pub use counters::Counters;
 pub use effect::{Effect, Load, Noted, PeerView, Reply};
-pub use input::{Command, End, Input, NewJob, Now, PeerAttached, Principal, RequestId, WorkerAttached};
+pub use input::{Command, End, Input, NewJob, Now, PeerAttached, Principal, Recall, RequestId, WorkerAttached};
 pub use jobs::JOB_BYTES;
 pub use machine::SWEEP_LEN_MAX;
-pub use record::{Accepted, Group, GuestEnd, GuestRun, Record, Retained, Saving, Spec, Standing};
+pub use record::{
+    Accepted, Charge, ChargeState, Custodians, Group, GuestEnd, GuestRun, Record, Retained, Saving, Spec, Standing,
+};
 
 /// The kernel that production runs: the machine without any of the faults that the simulator can put in.
 pub type Kernel = machine::Machine<faults::Sound>;

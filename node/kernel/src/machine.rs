@@ -1,5 +1,6 @@
 //! What each input does. The parts: [`submit`] takes jobs in, [`keys`] none twice, [`schedule`] hands them to workers and peers, [`runs`]
-//! follows a run to its end, [`waiting`] what waits before and between runs, [`dependencies`] what waits for others, [`arrays`] jobs that stand for many, [`sweeping`] what has settled, [`telling`] tells subscribers, [`attachment`] follows workers, [`peers`] what peers do beyond that, [`seek`] looks for more
+//! follows a run to its end, [`custody`] brings jobs to those who keep them with this home, [`charges`] keeps those of others,
+//! [`waiting`] what waits before and between runs, [`dependencies`] what waits for others, [`arrays`] jobs that stand for many, [`sweeping`] what has settled, [`telling`] tells subscribers, [`attachment`] follows workers, [`peers`] what peers do beyond that, [`seek`] looks for more
 //! of them, [`checkpoints`] keeps what runs save for the next, [`guests`] runs what other homes offer, [`homes`] talks with these homes, [`commands`] answers everything else.
 //!
 //! Invariant: a run is offered only after its epoch is written, in the same list of effects (`runs::offer`).
@@ -7,11 +8,15 @@
 //! Invariant: a result counts only for the current epoch at the current worker (`Jobs::current`).
 //! Invariant: every job in memory is in exactly one place: the queue, beside it (held, or with a timer), or one worker's runs.
 //! Invariant: a run of another home is taken, and its ending reported, only after that is written (`guests`).
+//! Invariant: a job that others shall have is acknowledged, and runs, only after they have said that it is on their disks, or
+//! were given up (`custody`); they say it only after that is written (`charges`).
 
 mod arrays;
 mod attachment;
+mod charges;
 mod checkpoints;
 mod commands;
+mod custody;
 mod dependencies;
 mod guests;
 mod homes;
@@ -34,8 +39,10 @@ use shoal_protocol::object::function::Needs;
 use shoal_protocol::object::job::State;
 use shoal_protocol::{NodeId, ObjectId, Problem, WorkerId};
 
+use crate::charges::Charges;
 use crate::config::Config;
 use crate::counters::Counters;
+use crate::custody::Custody;
 use crate::dependents::Dependents;
 use crate::effect::{Effect, Load};
 use crate::faults::{Fault, Faults};
@@ -59,6 +66,8 @@ pub struct Machine<F> {
     queue: Queue,
     workers: Workers,
     guests: Guests,
+    custody: Custody,
+    charges: Charges,
     functions: Functions,
     specs: Specs,
     dependents: Dependents,
@@ -90,6 +99,8 @@ impl<F: Faults> Machine<F> {
             queue: Queue::default(),
             workers: Workers::default(),
             guests: Guests::default(),
+            custody: Custody::default(),
+            charges: Charges::default(),
             functions: Functions::default(),
             specs: Specs::default(),
             dependents: Dependents::default(),
@@ -203,6 +214,12 @@ impl<F: Faults> Machine<F> {
             Input::Offered { home, connection, offer } => self.offered(now, home, connection, *offer, effects),
             Input::HomeCancel { home, run } => self.home_cancel(now, home, run, effects),
             Input::HomeSettled { home, run } => self.home_settled(now, home, run, effects),
+            Input::Keep { home, set, signed, jobs } => self.keep_charges(home, *set, *signed, jobs, effects),
+            Input::Compare { home, after } => self.compare_charges(home, after, effects),
+            Input::Forget { home, jobs } => self.forget_charges(home, jobs, effects),
+            Input::Kept { node, kept } => self.kept(now, node, kept, effects),
+            Input::Holding { node, page } => self.holding(now, node, page, effects),
+            Input::Recalled { recall, record } => self.recalled(recall, record, effects),
             _ => {}
         }
     }
@@ -235,6 +252,8 @@ impl<F: Faults> Machine<F> {
                 Timer::TotalLimit(job) => self.total_limit(now, job, effects),
                 Timer::Beat(home) => self.beat(now, home, effects),
                 Timer::Guest(job) => self.guest_is_old(now, job, effects),
+                Timer::Keep(submission) => self.keep_due(now, submission, effects),
+                Timer::Custody => self.custody_due(now, effects),
                 Timer::Sweep(group) => self.sweep_due(now, group, effects),
                 Timer::Place => self.placeable = true,
             }

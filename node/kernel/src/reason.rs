@@ -89,6 +89,11 @@ pub(crate) fn held() -> Reason {
     plain(ReasonCode::Held, "it is held until somebody releases it".into())
 }
 
+/// Why a job waits that is not acknowledged yet.
+pub(crate) fn keeping() -> Reason {
+    plain(ReasonCode::Keeping, "it waits until the other nodes that shall keep it have it on disk".into())
+}
+
 /// Why a job waits that runs after others.
 pub(crate) fn blocked(unmet: &BTreeSet<ObjectId>) -> Reason {
     let first = unmet.first().map(ToString::to_string).unwrap_or_default();

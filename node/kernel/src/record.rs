@@ -9,9 +9,13 @@
 //!
 //! A *guest run*, a run of another home's job that this node has taken, is a [`GuestRun`], then a [`GuestEnd`] when it has
 //! ended, and is forgotten when its home has said that it may be. Guest runs are no part of this home's counts.
+//!
+//! A *charge* is a job of another home that this node keeps as one of its custodians: both records of it, as the home has
+//! sent them, until the home has forgotten it. Charges are no part of this home's counts either.
 
 use serde::{Deserialize, Serialize};
-use shoal_protocol::object::job::{Checkpoint, Outcome, State};
+use shoal_protocol::custody::{CustodianSet, SignedCustodians};
+use shoal_protocol::object::job::{Array, Checkpoint, Outcome, State};
 use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{BlobId, NodeId, ObjectId, WorkerId};
 
@@ -45,6 +49,12 @@ pub enum Record {
     Checkpoint(ObjectId, Box<Saving>),
     /// The same for a run of another home: it is kept as long as the run is here.
     GuestCheckpoint(Run, Box<Saving>),
+    /// A set of custodians: of this home, which accepts jobs under it from now on, or of another one whose jobs are kept here.
+    Custodians(Box<Custodians>),
+    /// A job of another home that is kept here, or what is new of it. Counts nothing.
+    Charge(Box<Charge>),
+    /// A job of another home is kept here no more. Nothing when it is not there any more.
+    ChargeGone(ObjectId),
 }
 
 /// Settled jobs that are counted and kept together.
@@ -81,6 +91,56 @@ pub struct Saving {
     pub checkpoint: Option<Checkpoint>,
     /// The blob of the one before, which it refers to no more.
     pub replaces: Option<BlobId>,
+}
+
+/// A set of custodians, with its home's signature.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Custodians {
+    /// The set.
+    pub set: CustodianSet,
+    /// As its home has signed it; none: it is this node's own, which signs it whenever it is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<SignedCustodians>,
+    /// It was begun without the word of a majority of the set before it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unconfirmed: bool,
+}
+
+/// A job of another home that is kept here, or what is new of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Charge {
+    /// [`VERSION`].
+    pub version: u8,
+    /// Whose job it is.
+    pub home: NodeId,
+    /// The number of the home's set under which it is kept.
+    pub set: u32,
+    /// Which.
+    pub job: ObjectId,
+    /// The job as its home accepted it; none: as is known, of an element as is known of its array.
+    pub accepted: Option<Box<Accepted>>,
+    /// Where it stands; none: as it was accepted.
+    pub standing: Option<Box<Standing>>,
+    /// Of an element that was not here before: its array, which is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub array: Option<ObjectId>,
+}
+
+/// What a kernel remembers of a job of another home that is kept here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChargeState {
+    /// Which.
+    pub job: ObjectId,
+    /// Whose.
+    pub home: NodeId,
+    /// The number of the home's set.
+    pub set: u32,
+    /// The revision that is here.
+    pub revision: u64,
+    /// Its input is another job's result, and is not here.
+    pub lacks_input: bool,
+    /// Of an array: which elements it has.
+    pub array: Option<Array>,
 }
 
 /// A run of another home's job that this node has taken. Never changes.

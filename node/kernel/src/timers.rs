@@ -21,6 +21,10 @@ pub(crate) enum Timer {
     Beat(NodeId),
     /// An ending that no home has asked for is old.
     Guest(ObjectId),
+    /// Jobs of a submission have waited for their custodians for as long as they may.
+    Keep(u64),
+    /// Who keeps this home's jobs is looked at again.
+    Custody,
     /// The oldest settled job of a group may be due.
     Sweep(Group),
     /// Placement may find something that it did not find before.

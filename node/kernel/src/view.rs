@@ -25,6 +25,8 @@ pub fn job(home: NodeId, accepted: &Accepted, standing: &Standing, inline: bool)
         project: accepted.spec.project,
         owner: accepted.spec.owner,
         home,
+        durability: accepted.custody.map(|custody| if standing.alone { 1 } else { custody.durability.get() }),
+        custodians: Vec::new(),
         state: standing.state,
         reason: None,
         epoch: standing.epoch,

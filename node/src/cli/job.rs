@@ -317,6 +317,7 @@ fn show(job: &JobObject) -> String {
         ("in all", job.limits.total_ms.map(|ms| format!("{} at most", length(ms))).unwrap_or_default()),
         ("reason", job.reason.as_ref().map(|reason| reason.code.text().to_owned()).unwrap_or_default()),
         ("accepted", format!("{} ago at node {}, for user {}", age(job.accepted_ms), job.home.short(), job.owner)),
+        ("kept", kept(job)),
         ("ended", job.settled_ms.map(|at| format!("{} ago", age(at))).unwrap_or_default()),
         ("used", used.unwrap_or_default()),
         ("input", bytes(&job.input)),
@@ -353,6 +354,19 @@ fn array(job: &JobObject) -> String {
 fn saved_text(saved: &Saved) -> String {
     let Saved { epoch, number, .. } = saved;
     format!("{}, {} ago, checkpoint {number} of run {epoch}", size(saved.size), age(saved.saved_ms))
+}
+
+/// Who has the job beside its home.
+fn kept(job: &JobObject) -> String {
+    let custodians: Vec<String> = job.custodians.iter().map(|node| node.short()).collect();
+    match (job.durability, custodians.as_slice()) {
+        (None, _) => String::new(),
+        (Some(1), _) => "at its home alone when it was accepted, for no other node answered".into(),
+        (Some(nodes), []) => format!("on {nodes} nodes when it was accepted"),
+        (Some(nodes), custodians) => {
+            format!("on {nodes} nodes when it was accepted; beside its home by {}", custodians.join(", "))
+        }
+    }
 }
 
 fn after(job: &JobObject) -> String {

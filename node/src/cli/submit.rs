@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use shoal_client::Client;
+use shoal_protocol::custody::DURABILITY_MAX;
 use shoal_protocol::limits::{CLIENT_FRAME_LEN_MAX, INLINE_LEN_MAX, SUBMIT_BATCH_LEN_MAX};
 use shoal_protocol::object::job::{After, Input, Receipt, Submit as Job, When};
 use shoal_protocol::{BlobId, ObjectId, codec};
@@ -72,6 +73,9 @@ pub(crate) struct Submit {
     limits: LimitFlags,
     #[command(flatten)]
     terms: TermFlags,
+    /// On how many nodes the job is on disk before its id is printed, from 1 to 3; 2 where another node is in reach, else 1
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=i64::from(DURABILITY_MAX)))]
+    durability: Option<u8>,
     /// Submit so many of the same job; prints an id for each
     #[arg(long, value_name = "N", conflicts_with = "wait", value_parser = clap::value_parser!(u32).range(1..=i64::from(COUNT_MAX)))]
     count: Option<u32>,
@@ -135,6 +139,7 @@ async fn prepare(client: &Client, command: Submit) -> Result<Job, Failure> {
         array: command.terms.array,
         idempotency_key: command.key,
         after,
+        durability: command.durability,
     })
 }
 

@@ -152,6 +152,8 @@ pub(crate) mod tests {
             component: BlobId([1; 32]),
             owner: ObjectId::from_parts(3, 0, [7; 8]),
             home: NodeId([1; 32]),
+            durability: None,
+            custodians: Vec::new(),
             state,
             reason: None,
             epoch: 1,

@@ -1,7 +1,7 @@
 //! Blobs between nodes: who is asked for one, and who gets one.
 //!
 //! What replicated state refers to, code and values of the global KV, is for every node of the mesh, as that state itself
-//! is. What only a job refers to is for the nodes that take part in it: its home, and where its current run is.
+//! is. What only a job refers to is for the nodes that take part in it: its home, where its current run is, and who keeps it.
 
 use std::io;
 use std::pin::Pin;
@@ -26,7 +26,8 @@ use super::places::{Place, Places};
 use super::serve::{Parts, TOO_MANY_STREAMS};
 use crate::metrics::{BlobPath, Direction};
 use crate::runtime::{
-    CHECKPOINT_PLACE, REFERENCE_PLACE, Referrer, ReferrerKind, read_guest_end, reference_key, reference_prefix,
+    CHECKPOINT_PLACE, REFERENCE_PLACE, Referrer, ReferrerKind, read_custodians, read_guest_end, read_job,
+    reference_key, reference_prefix,
 };
 use crate::store::Table;
 
@@ -170,6 +171,9 @@ async fn may_have(parts: &Parts, from: NodeId, blob: BlobId) -> Result<bool, Pro
     if keys.iter().any(|(key, _)| key.get(REFERENCE_PLACE) == Some(&(Scope::Global as u8))) {
         return Ok(true);
     }
+    if is_kept_by(parts, from, blob)? {
+        return Ok(true);
+    }
     let is_referred = |kind| {
         let rows = store.scan_prefix(Table::References, &reference_prefix(blob, kind), None, 1);
         rows.map(|rows| !rows.is_empty())
@@ -178,7 +182,7 @@ async fn may_have(parts: &Parts, from: NodeId, blob: BlobId) -> Result<bool, Pro
         return Ok(false);
     }
     let nobody = Principal { user: None, operator: true };
-    let Reply::Runs { placed, guests } = parts.runtime.request(nobody, Command::RunsWith(from)).await? else {
+    let Reply::Runs { placed, guests, .. } = parts.runtime.request(nobody, Command::RunsWith(from)).await? else {
         return Ok(false);
     };
     for job in placed {
@@ -200,6 +204,21 @@ async fn may_have(parts: &Parts, from: NodeId, blob: BlobId) -> Result<bool, Pro
         }
         let made = read_guest_end(store, job)?;
         if made.is_some_and(|end| [end.outcome.output.blob(), end.outcome.log.blob()].contains(&Some(blob))) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a job of this home refers to the blob and is kept by that node.
+fn is_kept_by(parts: &Parts, node: NodeId, blob: BlobId) -> Result<bool, Problem> {
+    let store = parts.service.store();
+    let jobs = store.scan_prefix(Table::References, &reference_prefix(blob, ReferrerKind::Job), None, KEYS_READ_MAX)?;
+    for (key, _) in jobs {
+        let Some(Referrer::Job(job)) = Referrer::of_key(&key) else { continue };
+        let custody = read_job(store, job)?.and_then(|(accepted, _)| accepted.custody);
+        let set = custody.map(|custody| read_custodians(store, parts.service.node_id(), custody.set)).transpose()?;
+        if set.flatten().is_some_and(|set| set.has_custodian(node)) {
             return Ok(true);
         }
     }

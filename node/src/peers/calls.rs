@@ -23,6 +23,10 @@ use crate::service::{Answer, Body, Caller, Format, LogPiece, LogStream};
 
 /// How long a look-up in the DHT may take until somebody has answered.
 const FIND_MAX: Duration = Duration::from_secs(5);
+/// How long a node may take to be reached whose jobs are kept elsewhere. Why 2 s: a person waits, and a custodian can answer.
+const REACH_MAX: Duration = Duration::from_secs(2);
+/// How long the home itself is waited for when one of its custodians was found.
+const HOME_FIRST: Duration = Duration::from_millis(300);
 /// How long a home may take to answer; a wait has its own time on top.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 /// How long a token that goes with a call counts, in milliseconds. Why a minute: clocks differ.
@@ -30,7 +34,7 @@ const TOKEN_MS: u64 = 60_000;
 /// The answer to where the direct path of a node is, in bytes: some addresses, or a problem.
 const DIRECT_FRAME_LEN_MAX: usize = 4 * 1024;
 
-/// The home of a job, or a node that may have a blob: a connection to it stands.
+/// The home of a job, a node that keeps it, or one that may have a blob: a connection to it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Home(pub(crate) NodeId);
 
@@ -44,27 +48,41 @@ pub(crate) struct Granted {
 }
 
 impl Peers {
-    /// The home that this id names, wherever it is. Fails where nobody answers for it.
-    pub(crate) async fn home_of(&self, job: ObjectId) -> Result<Home, Problem> {
+    /// Whether a node is in reach.
+    pub(crate) async fn reaches(&self, node: NodeId) -> bool {
+        matches!(timeout(REACH_MAX, self.mesh().connect(node)).await, Ok(Ok(())))
+    }
+
+    /// The home that this id names, wherever it is; or, where that is not in reach, a node that says that it keeps its jobs.
+    /// None of `but` is meant. Fails where nobody answers for it.
+    pub(crate) async fn home_of(&self, job: ObjectId, but: &[NodeId]) -> Result<Home, Problem> {
         let tag = job.tag();
-        if let Some(node) = self.mesh().with_tag(tag)
-            && self.mesh().connect(node).await.is_ok()
+        if let Some(node) = self.mesh().with_tag(tag).filter(|node| !but.contains(node))
+            && self.reaches(node).await
         {
             return Ok(Home(node));
         }
         let mut found = self.mesh().find(peer::node_key(tag));
-        let answered = timeout(FIND_MAX, async {
+        let mut custodian = None;
+        let home = timeout(FIND_MAX, async {
             loop {
-                match found.recv().await {
+                // Once a custodian is found its home has a moment more.
+                let next = match custodian {
+                    None => found.recv().await,
+                    Some(_) => timeout(HOME_FIRST, found.recv()).await.ok().flatten(),
+                };
+                match next {
+                    Some(node) if but.contains(&node) || node == self.node() => {}
                     Some(node) if node.tag() == tag => return Some(node),
-                    Some(_) => {}
+                    Some(node) => drop(custodian.get_or_insert(node)),
                     None => return None,
                 }
             }
         });
-        answered.await.ok().flatten().map(Home).ok_or_else(|| {
+        let home = home.await.ok().flatten();
+        home.or(custodian).map(Home).ok_or_else(|| {
             let detail = format!(
-                "job {job} has another home (tag {}), which nobody in reach answers for: try again when it is back",
+                "job {job} has another home (tag {}), for which nobody in reach answers, nor a node that keeps its jobs: try again when one is back",
                 hex::encode(tag)
             );
             Problem::new(Kind::Unavailable, detail).retry_after(1000)

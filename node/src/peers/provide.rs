@@ -1,4 +1,5 @@
-//! What this node says in the DHT that it has: itself as a home, and what its workers are labelled with and capable of.
+//! What this node says in the DHT that it has: itself as a home, the homes whose jobs it keeps, and what its workers are
+//! labelled with and capable of.
 //!
 //! Nothing per job. Large blobs, and code, are told of by the node where they were put; of code also by those that have
 //! fetched it: a capable node far away finds it by that.
@@ -26,6 +27,8 @@ const BLOBS_MAX: usize = 4_096;
 const CODE_MAX: usize = 1_024;
 /// Keys of workers that are told of at once. Why 256: eight workers with all the labels and capabilities they may have.
 const KEYS_MAX: usize = 4 * LABELS_MAX * 2;
+/// Homes of whose jobs it is told that they are kept here. Why 1,024: each is renewed as the others are.
+const HOMES_MAX: usize = 1_024;
 /// How often it is looked at most what the workers offer: what else a hint says changes with every job.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
@@ -33,13 +36,15 @@ const LOOK_PAUSE: Duration = Duration::from_secs(1);
 pub(super) async fn provide(peers: Peers, runtime: Runtime) {
     peers.mesh().provide(node_key(peers.node().tag()));
     let nobody = Principal { user: None, operator: true };
-    let mut hint = runtime.hint();
+    let (mut hint, mut homes_kept) = (runtime.hint(), runtime.homes_kept());
     let mut told = BTreeSet::new();
     loop {
         hint.mark_unchanged();
         // Not what the hint says: it names the freest ones, and who is full is as capable as before.
         if let Ok(Reply::Workers(workers)) = runtime.request(nobody, Command::Workers).await {
-            let wanted = keys(&workers);
+            let mut wanted = keys(&workers);
+            // Whoever looks for a home that is gone finds those who keep its jobs.
+            wanted.extend(homes_kept.borrow_and_update().iter().take(HOMES_MAX).map(|home| node_key(home.tag())));
             for key in wanted.difference(&told) {
                 peers.mesh().provide(key.clone());
             }
@@ -49,7 +54,11 @@ pub(super) async fn provide(peers: Peers, runtime: Runtime) {
             told = wanted;
         }
         tokio::time::sleep(LOOK_PAUSE).await;
-        if hint.changed().await.is_err() {
+        let changed = tokio::select! {
+            changed = hint.changed() => changed,
+            changed = homes_kept.changed() => changed,
+        };
+        if changed.is_err() {
             return;
         }
     }

@@ -4,6 +4,7 @@
 //! repeated or made good by what comes later, and wait for nothing.
 
 mod checkpoints;
+mod custody;
 mod endings;
 mod listen;
 mod logs;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use shoal_kernel::{Command, Input, Principal, Reply};
 use shoal_mesh::Stream;
+use shoal_protocol::custody::{CustodianSet, SignedCustodians};
 use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{NodeId, ObjectId, Problem};
 use tokio::sync::mpsc;
@@ -63,7 +65,7 @@ pub(super) enum End {
     #[error("{}", .0.detail)]
     Closed(Problem),
     /// It was begun for what a search has found, and nothing has come of it.
-    #[error("it carries no runs, and the peer is no neighbour")]
+    #[error("it carries no runs, neither keeps jobs of the other, and the peer is no neighbour")]
     Unused,
     /// The kernel begins anew, or another connection took the place of this one.
     #[error("the connection was replaced")]
@@ -98,6 +100,8 @@ struct Session {
     welcomed: AtomicBool,
     /// Checkpoints of runs at the peer that are being fetched: the last of each run.
     fetching: Mutex<HashMap<Run, checkpoints::Fetching>>,
+    /// The set of custodians that the peer has sent last, and that it has signed.
+    custodians: Mutex<Option<(SignedCustodians, CustodianSet)>>,
 }
 
 /// Runs a session until its stream ends, the peer misbehaves, it is of no use, or it is ended. `ours`: this node has begun
@@ -123,6 +127,7 @@ pub(super) async fn run(
         guests: Mutex::default(),
         welcomed: AtomicBool::new(false),
         fetching: Mutex::default(),
+        custodians: Mutex::default(),
     });
     let end = tokio::select! {
         end = Arc::clone(&session).tell(writer, says) => end,
@@ -154,18 +159,18 @@ impl Session {
         loop {
             looks.tick().await;
             let is_neighbour = self.peers.mesh().peer(&self.peer).is_some_and(|peer| peer.neighbour);
-            let is_used = is_neighbour || self.has_runs().await;
+            let is_used = is_neighbour || self.has_use().await;
             if idle.look(is_used, Instant::now()) {
                 return;
             }
         }
     }
 
-    /// Whether one of both has runs of the other's jobs, also such as have ended and are not settled.
-    async fn has_runs(&self) -> bool {
+    /// Whether one of both has runs of the other's jobs, also such as have ended and are not settled, or keeps jobs of the other.
+    async fn has_use(&self) -> bool {
         let nobody = Principal { user: None, operator: true };
         match self.parts.runtime.request(nobody, Command::RunsWith(self.peer)).await {
-            Ok(Reply::Runs { placed, guests }) => !placed.is_empty() || !guests.is_empty(),
+            Ok(Reply::Runs { placed, guests, keeps }) => keeps || !placed.is_empty() || !guests.is_empty(),
             // That the kernel does not answer says nothing of the runs.
             Ok(_) | Err(_) => true,
         }
@@ -173,6 +178,10 @@ impl Session {
 
     fn fetching(&self) -> std::sync::MutexGuard<'_, HashMap<Run, checkpoints::Fetching>> {
         self.fetching.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn custodians(&self) -> std::sync::MutexGuard<'_, Option<(SignedCustodians, CustodianSet)>> {
+        self.custodians.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// There and back, in microseconds; 0 where it is not measured yet.

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_kernel::{Command, Effect, End, Group, Input, Kernel, Record, Reply, RequestId, WorkerAttached};
+use shoal_kernel::{Command, Effect, End, Group, Input, Kernel, Recall, Record, Reply, RequestId, WorkerAttached};
 use shoal_protocol::object::job::Payload;
 use shoal_protocol::{Kind, ObjectId, Problem, WorkerId};
 use tokio::sync::{mpsc, oneshot};
@@ -102,6 +102,8 @@ impl Driver {
             let standing = standing.unwrap_or_else(|| accepted.standing());
             (accepted, standing)
         });
+        let (sets, charges) = rows::read_custody(&self.store)?;
+        self.kernel.restore_custody(now(), sets.into_iter(), charges.into_iter());
         self.kernel.restore(now(), restored, &mut self.effects);
         self.kernel.restore_guests(now(), guests.into_iter(), &mut self.effects);
         self.kernel.restore_keys(rows::read_keys(&self.store)?.into_iter());
@@ -180,6 +182,9 @@ impl Driver {
         for job in self.reports.take_learn() {
             self.learn(job);
         }
+        for recall in self.reports.take_recall() {
+            self.recall(recall);
+        }
         for group in self.reports.take_oldest() {
             self.look_for_oldest(group);
         }
@@ -192,6 +197,7 @@ impl Driver {
         }
         self.commit().await;
         self.tell_hint();
+        self.tell_homes_kept();
         match stopped {
             Some(done) => {
                 self.drain().await;
@@ -262,6 +268,24 @@ impl Driver {
         }
     }
 
+    /// Tells the kernel what is durable of a job that a custodian shall have.
+    fn recall(&mut self, recall: Recall) {
+        if self.failing.is_some() {
+            // Custodians are compared again when the kernel is restored.
+            return;
+        }
+        match rows::read_job(&self.store, recall.job) {
+            Ok(found) => {
+                let record = found.map(|(accepted, standing)| {
+                    let standing = standing.unwrap_or_else(|| accepted.standing());
+                    Box::new((accepted, standing))
+                });
+                self.handle(Input::Recalled { recall, record });
+            }
+            Err(problem) => self.fail(Vec::new(), &problem),
+        }
+    }
+
     /// Tells the kernel which settled jobs of a group are the oldest, as they are durable.
     fn look_for_oldest(&mut self, group: Group) {
         if self.failing.is_some() {
@@ -313,8 +337,10 @@ impl Driver {
         for effect in std::mem::take(&mut self.effects) {
             if let Effect::Write(record) = effect {
                 self.metrics.record(&record);
-                if let Record::GuestEnded(run, _) | Record::GuestGone(run) = &record {
-                    outgoing.push(Outgoing::GuestEnded(*run));
+                match &record {
+                    Record::GuestEnded(run, _) | Record::GuestGone(run) => outgoing.push(Outgoing::GuestEnded(*run)),
+                    Record::Charge(charge) => outgoing.push(Outgoing::Changed(charge.job, false)),
+                    _ => {}
                 }
                 if let Err(problem) =
                     rows::append(record, &self.store, &mut self.counts, &mut self.kept, &mut mutations)
@@ -360,6 +386,7 @@ impl Driver {
                 outgoing.extend(self.requests.remove(&request).map(|sender| Outgoing::Reply(sender, reply)));
             }
             Effect::Learn { job } => outgoing.push(Outgoing::Learn(job)),
+            Effect::Recall(recall) => outgoing.push(Outgoing::Recall(recall)),
             Effect::Oldest { group } => outgoing.push(Outgoing::Oldest(group)),
             Effect::Seek { needs } => outgoing.push(Outgoing::Wish(Wish::Seek(needs))),
             Effect::Reach { node } => outgoing.push(Outgoing::Wish(Wish::Reach(node))),
@@ -377,6 +404,17 @@ impl Driver {
                 changed
             });
         }
+    }
+
+    /// Tells of which homes jobs are kept here.
+    fn tell_homes_kept(&self) {
+        self.shared.homes_kept.send_if_modified(|last| {
+            let changed = !self.kernel.homes_kept().eq(last.iter().copied());
+            if changed {
+                *last = self.kernel.homes_kept().collect();
+            }
+            changed
+        });
     }
 
     fn notice_failures(&mut self) {
@@ -441,7 +479,7 @@ fn refuse(message: Message) {
             Command::Describe(_) => Ok(Reply::Jobs(Vec::new())),
             Command::Workers => Ok(Reply::Workers(Vec::new())),
             Command::Peers => Ok(Reply::Peers(Vec::new())),
-            Command::RunsWith(_) => Ok(Reply::Runs { placed: Vec::new(), guests: Vec::new() }),
+            Command::RunsWith(_) => Ok(Reply::Runs { placed: Vec::new(), guests: Vec::new(), keeps: false }),
             Command::Load => Ok(Reply::Load(shoal_kernel::Load::default())),
             _ => Err(problem.retry_after(RETRY_MS)),
         };

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use shoal_kernel::{Group, Noted, Reply};
+use shoal_kernel::{Group, Noted, Recall, Reply};
+use shoal_protocol::custody::CustodianSet;
+use shoal_protocol::wire::custody::KeepJob;
 use shoal_protocol::wire::peer::PeerMessage;
 use shoal_protocol::wire::worker::{Run, ToWorker};
 use shoal_protocol::{ObjectId, Problem};
@@ -24,6 +26,8 @@ pub(super) enum Outgoing {
     Wish(Wish),
     /// The driver is to look how this job ended.
     Learn(ObjectId),
+    /// The driver is to look for this job, for a custodian.
+    Recall(Recall),
     /// The driver is to look which settled jobs of this group are the oldest.
     Oldest(Group),
     /// These jobs are forgotten.
@@ -39,6 +43,8 @@ pub(crate) enum ToPeer {
     Greet(Vec<Run>),
     /// Say this.
     Say(PeerMessage),
+    /// Send these jobs of this home, as kept under this set.
+    Keep(Arc<CustodianSet>, Vec<KeepJob>),
     /// End the connection.
     Close(Problem),
 }
@@ -73,6 +79,8 @@ struct State {
     stuck: Vec<u64>,
     /// Jobs whose end the kernel wants to know, and that is durable by now.
     learn: Vec<ObjectId>,
+    /// Jobs that custodians shall have and that are not in the kernel's memory.
+    recall: Vec<Recall>,
     /// Groups of settled jobs whose oldest the kernel wants to know.
     oldest: Vec<Group>,
     /// Jobs of which it is durable that they are forgotten.
@@ -100,6 +108,10 @@ impl Reports {
 
     pub(super) fn take_learn(&self) -> Vec<ObjectId> {
         std::mem::take(&mut self.state().learn)
+    }
+
+    pub(super) fn take_recall(&self) -> Vec<Recall> {
+        std::mem::take(&mut self.state().recall)
     }
 
     pub(super) fn take_gone(&self) -> Vec<ObjectId> {
@@ -162,6 +174,10 @@ impl Reports {
                 Outgoing::Wish(wish) => drop(shared.wishes.try_send(wish)),
                 Outgoing::Learn(job) => {
                     self.state().learn.push(job);
+                    self.wake.notify_one();
+                }
+                Outgoing::Recall(recall) => {
+                    self.state().recall.push(recall);
                     self.wake.notify_one();
                 }
                 Outgoing::Oldest(group) => {

@@ -85,6 +85,10 @@ impl Posts {
                 self.to_peer(WorkerId::of_node(&peer), ToPeer::Say(PeerMessage::Offer(offer)))
             }
             Effect::ToHome { home, message } => self.to_peer(WorkerId::of_node(&home), ToPeer::Say(message)),
+            Effect::Keep { to, set, jobs } => self.to_peer(WorkerId::of_node(&to), ToPeer::Keep(set, jobs)),
+            Effect::ToCustodian { custodian, message } => {
+                self.to_peer(WorkerId::of_node(&custodian), ToPeer::Say(message))
+            }
             _ => None,
         }
     }

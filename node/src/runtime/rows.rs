@@ -1,6 +1,7 @@
 //! How the kernel's records stand in the store, and how they are read back.
 
 mod arrays;
+mod charges;
 mod checkpoints;
 mod guests;
 mod keys;
@@ -18,6 +19,8 @@ use crate::store::{Mutation, Store, Table};
 
 pub(crate) use arrays::begun_before;
 pub(super) use arrays::clear_some;
+pub(super) use charges::read_custody;
+pub(crate) use charges::{KeptJob, charges_begun_before, read_charge, read_custodians};
 pub(super) use checkpoints::read_checkpoints;
 pub(crate) use checkpoints::{CHECKPOINT_PLACE, read_checkpoint, read_guest_checkpoint};
 pub(super) use guests::read_guests;
@@ -47,6 +50,8 @@ pub(crate) enum Referrer {
     Kv(ObjectId),
     /// A run of another home's job that is here: its input, result or log.
     Guest(ObjectId),
+    /// A job of another home that is kept here: its input, result or log.
+    Charge(ObjectId),
 }
 
 impl Referrer {
@@ -59,6 +64,7 @@ impl Referrer {
             2 => Some(Self::Function(id)),
             3 => Some(Self::Kv(id)),
             4 => Some(Self::Guest(id)),
+            5 => Some(Self::Charge(id)),
             _ => None,
         }
     }
@@ -75,6 +81,8 @@ pub(crate) enum ReferrerKind {
     Kv = 3,
     /// [`Referrer::Guest`].
     Guest = 4,
+    /// [`Referrer::Charge`].
+    Charge = 5,
 }
 
 /// Where in a reference's key that stands which tells several of the same referrer apart.
@@ -92,6 +100,7 @@ pub(crate) fn reference_key(blob: BlobId, referrer: Referrer, place: &[u8]) -> B
         Referrer::Function(id) => (ReferrerKind::Function, id),
         Referrer::Kv(id) => (ReferrerKind::Kv, id),
         Referrer::Guest(id) => (ReferrerKind::Guest, id),
+        Referrer::Charge(id) => (ReferrerKind::Charge, id),
     };
     let mut key = reference_prefix(blob, kind);
     key.extend_from_slice(&id.to_bytes());
@@ -166,6 +175,9 @@ pub(super) fn append(
         Record::GuestCheckpoint(run, saving) => {
             checkpoints::saved(Table::GuestCheckpoints, Referrer::Guest(run.job), &saving, rows);
         }
+        Record::Custodians(set) => charges::custodians(&set, rows),
+        Record::Charge(charge) => charges::charge(*charge, rows),
+        Record::ChargeGone(job) => charges::gone(store, job, rows)?,
     }
     Ok(())
 }

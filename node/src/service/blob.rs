@@ -26,7 +26,7 @@ use super::answer::{Answer, Body, Format, PageRequest};
 use super::stream::{self, Exact};
 use super::{ByteStream, Caller, Opened, Service, Upload};
 use crate::identity::token::Operation;
-use crate::runtime::{Referrer, now};
+use crate::runtime::{KeptJob, Referrer, now};
 use crate::store::{Mutation, Table};
 
 /// A blob's length, in bytes, that an upload may have. Why 16 TiB: no disk of an edge machine holds more; it only
@@ -264,6 +264,11 @@ impl Service {
                         rights::may_read_job(principal, guest.accepted.spec.owner, guest.accepted.spec.function_owner)
                     })
                 }
+                Some(Referrer::Charge(job)) => crate::runtime::read_charge(self.0.runtime.store(), job)?.is_some_and(
+                    |KeptJob { accepted: job, .. }| {
+                        rights::may_read_job(principal, job.spec.owner, job.spec.function_owner)
+                    },
+                ),
                 Some(Referrer::Function(function)) => {
                     let directory = self.0.documents.directory();
                     directory.function(function).is_some_and(|function| {

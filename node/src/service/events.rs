@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::answer::{Answer, Body, Format};
 use super::{Caller, Service, target};
 use crate::identity::token::Operation;
-use crate::runtime::{Feed, read_job};
+use crate::runtime::Feed;
 
 /// Changes that are handed on at once.
 const BATCH_MAX: usize = 64;
@@ -132,7 +132,7 @@ impl Service {
             epoch: job.epoch,
             at_ms: job.settled_ms.or(began_ms).unwrap_or(job.accepted_ms),
             function: job.function,
-            project: read_job(self.store(), job.id)?.and_then(|(accepted, _)| accepted.spec.project),
+            project: self.record(job.id)?.and_then(|record| record.accepted.spec.project),
             owner: job.owner,
             worker: at.map(|at| at.worker),
             node: at.and_then(|at| at.node),
@@ -151,7 +151,7 @@ impl Service {
         after: Option<EventId>,
         timeout_ms: u64,
     ) -> Result<Events, Problem> {
-        if self.home_of(caller, job).await?.is_none() {
+        if self.answers_for(caller, job).await? {
             return self.events_here(caller, job, after, Duration::from_millis(timeout_ms)).await;
         }
         let call = Call::Method {

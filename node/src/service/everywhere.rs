@@ -15,8 +15,9 @@ use crate::peers::Home;
 
 /// The filter that says whose jobs a list has.
 pub(super) const SCOPE: &str = "scope";
-/// Its values: this node's, everybody's.
+/// Its values: this node's, those that this node keeps for other homes, everybody's.
 pub(super) const NODE: &str = "node";
+pub(super) const KEPT: &str = "kept";
 pub(super) const MESH: &str = "mesh";
 
 /// Nodes that are asked. Why 256: four views; of a larger mesh the others are named as not asked.
@@ -46,21 +47,47 @@ impl Service {
         peers.sort_by_key(|peer| (!peer.connected, peer.node));
         let rest = peers.split_off(peers.len().min(NODES_MAX));
         let (there, away): (Vec<_>, Vec<_>) = peers.into_iter().partition(|peer| peer.connected);
-        let asked = there.into_iter().map(|peer| {
+        let there: Vec<NodeId> = there.into_iter().map(|peer| peer.node).collect();
+        self.ask_all(caller, &there, (&query, limit), &mut merged, |node, job| job.tag() == node.tag()).await;
+        away.into_iter().for_each(|peer| merged.miss(peer.node, "there is no connection to it".into()));
+        rest.into_iter().for_each(|peer| merged.miss(peer.node, format!("at most {NODES_MAX} nodes are asked")));
+        if !merged.unanswered.is_empty() {
+            // Jobs of those that did not answer are kept by others.
+            let silent: Vec<[u8; 8]> = merged.unanswered.iter().map(|missing| missing.node.tag()).collect();
+            let is_kept = |_: NodeId, job: ObjectId| silent.contains(&job.tag());
+            query.filters.insert(SCOPE.to_owned(), KEPT.to_owned());
+            let mut kept = Merged::new();
+            let here = self.jobs_of(caller, None, query.clone()).await?;
+            kept.add_of(self.node_id(), here, limit, |job| job.id, is_kept);
+            self.ask_all(caller, &there, (&query, limit), &mut kept, is_kept).await;
+            // That some of these may be missing is said already: their homes have not answered.
+            merged.entries.append(&mut kept.entries);
+            merged.complete_to = merged.complete_to.max(kept.complete_to);
+        }
+        Answer::new(200, format, &merged.page(limit))
+    }
+
+    /// Asks these nodes, several at once, for jobs of which each may speak.
+    async fn ask_all(
+        &self,
+        caller: &Caller,
+        nodes: &[NodeId],
+        (query, limit): (&ListQuery, usize),
+        merged: &mut Merged<Job>,
+        may: impl Fn(NodeId, ObjectId) -> bool,
+    ) {
+        let asked = nodes.iter().copied().map(|node| {
             let query = query.clone();
-            async move { (peer.node, timeout(ANSWER_MAX, self.jobs_of(caller, Some(peer.node), query)).await) }
+            async move { (node, timeout(ANSWER_MAX, self.jobs_of(caller, Some(node), query)).await) }
         });
         let mut asked = futures_util::stream::iter(asked).buffer_unordered(AT_ONCE);
         while let Some((node, answered)) = asked.next().await {
             match answered {
-                Ok(Ok(page)) => merged.add_of(node, page, limit, |job| job.id),
+                Ok(Ok(page)) => merged.add_of(node, page, limit, |job| job.id, &may),
                 Ok(Err(problem)) => merged.miss(node, problem.detail),
                 Err(_) => merged.miss(node, format!("it has not answered within {} s", ANSWER_MAX.as_secs())),
             }
         }
-        away.into_iter().for_each(|peer| merged.miss(peer.node, "there is no connection to it".into()));
-        rest.into_iter().for_each(|peer| merged.miss(peer.node, format!("at most {NODES_MAX} nodes are asked")));
-        Answer::new(200, format, &merged.page(limit))
     }
 
     /// A page of the jobs of one node; none: of this one.
@@ -97,10 +124,17 @@ impl<T> Merged<T> {
         self.complete_to = self.complete_to.max(next);
     }
 
-    /// Adds what another node says: jobs of its own, and that there are more only where it fills a page, behind the last of
-    /// it. Believed further it could hide the jobs of all others.
-    fn add_of(&mut self, node: NodeId, mut page: Page<T>, limit: usize, id: impl Fn(&T) -> ObjectId) {
-        page.items.retain(|entry| id(entry).tag() == node.tag());
+    /// Adds what another node says: jobs of which it may speak, its own unless others do not answer, and that there are more
+    /// only where it fills a page, behind the last of it. Believed further it could hide the jobs of all others.
+    fn add_of(
+        &mut self,
+        node: NodeId,
+        mut page: Page<T>,
+        limit: usize,
+        id: impl Fn(&T) -> ObjectId,
+        may: impl Fn(NodeId, ObjectId) -> bool,
+    ) {
+        page.items.retain(|entry| may(node, id(entry)));
         let last = page.items.iter().map(&id).min().filter(|_| page.items.len() >= limit);
         if page.next.is_some() && page.next != last.map(|last| last.to_string()) {
             page.next = None;
@@ -169,7 +203,13 @@ mod tests {
             let page = |items, next| Page { items, next, unanswered: Vec::new() };
             let mut merged = Merged::new();
             merged.add(page(vec![others], None), |id| *id);
-            merged.add_of(node, page(items.to_vec(), next.map(|next| next.to_string())), 2, |id| *id);
+            merged.add_of(
+                node,
+                page(items.to_vec(), next.map(|next| next.to_string())),
+                2,
+                |id| *id,
+                |node, id| id.tag() == node.tag(),
+            );
             let merged = merged.page(10);
             (merged.items.contains(&others), merged.items.len(), merged.next, merged.unanswered.len())
         };

@@ -14,9 +14,9 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, Body, Format, PageRequest};
 use super::blob::Found;
+use super::custody::Record;
 use super::{Caller, Opened, Service, blob, everywhere, stream, target};
 use crate::identity::token::Operation;
-use crate::runtime::read_job;
 use crate::store::Table;
 
 /// Rows that one page of a filtered list may look at. Why 20,000: about 50 ms; the page then ends early, with a cursor.
@@ -158,6 +158,7 @@ impl Service {
             rerun_of: None,
             after,
             input_of,
+            durability: submit.durability,
         })
     }
 
@@ -169,16 +170,19 @@ impl Service {
             return Ok(*job);
         }
         let not_found = || target::not_found(Class::Job, &id.to_string());
-        let (accepted, standing) = read_job(self.0.runtime.store(), id)?.ok_or_else(not_found)?;
+        let Record { home, accepted, standing } = self.record(id)?.ok_or_else(not_found)?;
         if !rights::may_read_job(&caller.principal, accepted.spec.owner, accepted.spec.function_owner) {
             return Err(not_found());
         }
-        let standing = standing.unwrap_or_else(|| accepted.standing());
-        Ok(view::job(self.0.identity.node_id(), &accepted, &standing, inline))
+        Ok(view::job(home, &accepted, &standing, inline))
     }
 
     pub(super) async fn show_job(&self, caller: &Caller, object: &str, format: Format) -> Result<Answer, Problem> {
-        let job = self.job(caller, target::id(Class::Job, object)?, false).await?;
+        let id = target::id(Class::Job, object)?;
+        let mut job = self.job(caller, id, false).await?;
+        if let Some(record) = self.record(id)? {
+            job.custodians = self.custodians_of(&record)?;
+        }
         Answer::object(200, format, &job)
     }
 
@@ -259,10 +263,16 @@ impl Service {
     ) -> Result<Answer, Problem> {
         caller.user()?;
         page.only(&["state", "dead", "function", "project", "name", "owner", ARRAY, everywhere::SCOPE])?;
-        if let Some(other) = page.filter(everywhere::SCOPE).filter(|scope| *scope != everywhere::NODE) {
-            let detail = format!("scope is {other:?}; it is node, this node's jobs, or mesh, those of all nodes");
-            return Err(Problem::new(Kind::InvalidQuery, detail));
-        }
+        let table = match page.filter(everywhere::SCOPE) {
+            None | Some(everywhere::NODE) => Table::Jobs,
+            Some(everywhere::KEPT) => Table::Charges,
+            Some(other) => {
+                let detail = format!(
+                    "scope is {other:?}; it is node, this node's jobs, kept, those that it keeps for other homes, or mesh, those of all nodes"
+                );
+                return Err(Problem::new(Kind::InvalidQuery, detail));
+            }
+        };
         let filter = Filter::new(self, caller, &page)?;
         let array = page.filter(ARRAY).map(|array| self.array(caller, array)).transpose()?;
         let mut before = page.after()?;
@@ -271,7 +281,7 @@ impl Service {
         while shown.len() <= page.limit && scanned < ROWS_SCANNED_MAX {
             let jobs = match &array {
                 Some(array) => self.elements_before(caller, array, before).await?,
-                None => self.jobs_before(caller, before).await?,
+                None => self.jobs_before(caller, table, before).await?,
             };
             let Some(last) = jobs.last() else { break };
             before = Some(last.id);
@@ -286,8 +296,8 @@ impl Service {
         Answer::new(200, format, &answer)
     }
 
-    /// A stretch of jobs that the caller may see, newest first, before an id.
-    async fn jobs_before(&self, caller: &Caller, before: Option<ObjectId>) -> Result<Vec<Job>, Problem> {
+    /// A stretch of the jobs of a table that the caller may see, newest first, before an id.
+    async fn jobs_before(&self, caller: &Caller, table: Table, before: Option<ObjectId>) -> Result<Vec<Job>, Problem> {
         let end = before.unwrap_or(ObjectId::MAX).to_bytes();
         let range = (std::ops::Bound::Unbounded, std::ops::Bound::Excluded(end.as_slice()));
         let store = self.0.runtime.store();
@@ -297,19 +307,18 @@ impl Service {
         while jobs.is_empty() {
             let range =
                 from.as_deref().map_or(range, |end| (std::ops::Bound::Unbounded, std::ops::Bound::Excluded(end)));
-            let rows = store.scan(Table::Jobs, range, true, SCAN_LEN)?;
+            let rows = store.scan(table, range, true, SCAN_LEN)?;
             let Some((last, _)) = rows.last() else { return Ok(jobs) };
             from = Some(last.to_vec());
             for id in rows.iter().filter_map(|(key, _)| Some(ObjectId::from_bytes(key.as_ref().try_into().ok()?))) {
-                let Some((accepted, standing)) = read_job(store, id)? else { continue };
+                let Some(Record { home, accepted, standing }) = self.record(id)? else { continue };
                 if !rights::may_read_job(&caller.principal, accepted.spec.owner, accepted.spec.function_owner) {
                     continue;
                 }
-                let standing = standing.unwrap_or_else(|| accepted.standing());
                 if !standing.state.is_settled() {
                     live.push(id);
                 }
-                jobs.push(view::job(self.0.identity.node_id(), &accepted, &standing, false));
+                jobs.push(view::job(home, &accepted, &standing, false));
             }
         }
         self.describe(caller, live, &mut jobs).await?;
@@ -333,9 +342,7 @@ impl Service {
     /// The result of a job of this home that has one.
     pub(crate) async fn result_here(&self, caller: &Caller, id: ObjectId) -> Result<Payload, Problem> {
         let job = self.job(caller, id, false).await?;
-        let (accepted, standing) = read_job(self.0.runtime.store(), id)?.unzip();
-        let outcome = standing.flatten().and_then(|standing| standing.outcome);
-        drop(accepted);
+        let outcome = self.record(id)?.and_then(|record| record.standing.outcome);
         match outcome {
             Some(outcome) if job.state.is_settled() => Ok(outcome.output),
             _ if job.state.is_settled() => {

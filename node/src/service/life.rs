@@ -93,6 +93,7 @@ impl Service {
             rerun_of: Some(job.id),
             after: Vec::new(),
             input_of: None,
+            durability: None,
         }
     }
 }

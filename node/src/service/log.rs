@@ -14,8 +14,8 @@ use shoal_protocol::object::job::{LogPart, LogPlace};
 use shoal_protocol::{Kind, ObjectId, Problem, codec};
 use tokio::time::Instant;
 
+use super::custody::{Asking, Record};
 use super::{ByteStream, Caller, Service};
-use crate::runtime::read_job;
 
 /// How long the home of a job that is followed may be away. Why ten minutes: a node is restarted, or mended, in less.
 const AWAY_MAX: Duration = Duration::from_secs(600);
@@ -81,7 +81,7 @@ fn frame(part: &LogPart) -> Bytes {
 
 impl Service {
     /// Opens the log of a job behind a place, wherever its home is. Followed, it goes on up to the job's end, also when
-    /// its home is away for a while.
+    /// its home is away for a while; of a job that has ended it is read at those who keep the job, too.
     pub(crate) async fn open_log(
         &self,
         caller: &Caller,
@@ -89,7 +89,7 @@ impl Service {
         from: LogPlace,
         follow: bool,
     ) -> Result<LogStream, Problem> {
-        if self.home_of(caller, job).await?.is_none() {
+        if self.answers_for(caller, job).await? && !(follow && self.is_followed_elsewhere(job)?) {
             return self.open_log_here(caller, job, from, follow).await;
         }
         let mut relay = Relay { service: self.clone(), caller: caller.clone(), job, place: from, follow, source: None };
@@ -107,6 +107,12 @@ impl Service {
         follow: bool,
     ) -> Result<LogStream, Problem> {
         self.job(caller, id, false).await?;
+        if follow && self.is_followed_elsewhere(id)? {
+            let detail = format!(
+                "the home of job {id} is away, and the job had not ended when this node heard of it last: its log is followed again when its home is back"
+            );
+            return Err(Problem::new(Kind::Unavailable, detail).retry_after(1000));
+        }
         if follow {
             let follower = Follower { service: self.clone(), job: id, place: from, rest: None };
             return Ok(Box::pin(stream::try_unfold(follower, Follower::next)));
@@ -117,12 +123,20 @@ impl Service {
         }
     }
 
+    /// Whether a job is only kept here, and has not ended as far as that is known here: what it writes comes to its home.
+    fn is_followed_elsewhere(&self, id: ObjectId) -> Result<bool, Problem> {
+        let record = self.record(id)?;
+        Ok(record.is_some_and(|job| job.home != self.node_id() && !job.standing.state.is_settled()))
+    }
+
     /// The log of a settled job behind a place; none: the job has not settled.
     async fn stored_log(&self, id: ObjectId, from: LogPlace) -> Result<Option<LogStream>, Problem> {
         let nothing = || Ok(Some(Box::pin(stream::empty()) as LogStream));
         // None: forgotten meanwhile.
-        let Some((_, standing)) = read_job(self.0.runtime.store(), id)? else { return nothing() };
-        let Some(standing) = standing.filter(|standing| standing.state.is_settled()) else { return Ok(None) };
+        let Some(Record { standing, .. }) = self.record(id)? else { return nothing() };
+        if !standing.state.is_settled() {
+            return Ok(None);
+        }
         let Some(outcome) = standing.outcome else { return nothing() };
         let offset = if from.epoch == standing.epoch { from.offset } else { 0 };
         let mut at = LogPlace { epoch: standing.epoch, offset: offset.min(outcome.log.size()) };
@@ -200,8 +214,14 @@ struct Relay {
 impl Relay {
     /// Not by a shared reference: a stream cannot be looked at from two threads.
     async fn open(&mut self) -> Result<LogStream, Problem> {
-        let home = self.service.0.peers.home_of(self.job).await?;
-        self.service.0.peers.open_log(home, &self.caller, self.job, self.place, self.follow).await
+        let mut asking = Asking::new(self.job);
+        loop {
+            let home = asking.next(&self.service).await?;
+            match self.service.0.peers.open_log(home, &self.caller, self.job, self.place, self.follow).await {
+                Ok(log) => return Ok(log),
+                Err(problem) => asking.failed(home, problem)?,
+            }
+        }
     }
 
     /// The next piece, and the relay after it. A home that went away is waited for.

@@ -13,6 +13,7 @@ use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem};
 use tokio::time::Instant;
 
 use super::blob::{Found, open_short, problem, range, unavailable};
+use super::custody::Asking;
 use super::{Answer, Body, ByteStream, Caller, Opened, Service, Upload, everywhere};
 use crate::identity::token::Operation;
 use crate::peers::{Granted, Home};
@@ -53,7 +54,8 @@ impl Service {
         self.has_other_home(job).then_some(job)
     }
 
-    /// Carries out a call at the home of its job. Who waits for a job's end waits for its home as well, while there is time.
+    /// Carries out a call at the home of its job, or where that is away at those who keep the job. Who waits for a job's end waits
+    /// for one of them as well, while there is time.
     pub(super) async fn call_elsewhere(
         &self,
         caller: &Caller,
@@ -63,8 +65,7 @@ impl Service {
     ) -> Result<Answer, Problem> {
         let waits = matches!(&call, Call::Method { method, .. } if method == "wait");
         if !waits {
-            let home = self.0.peers.home_of(job).await?;
-            return self.0.peers.call(home, caller, call, body).await;
+            return self.ask_for(caller, job, &call, &body).await;
         }
         let wait: Wait = body.read_or_default()?;
         let deadline = Instant::now() + wait.timeout();
@@ -72,15 +73,24 @@ impl Service {
             let left = deadline.saturating_duration_since(Instant::now());
             let left_ms = u64::try_from(left.as_millis()).unwrap_or(WAIT_MS_MAX);
             let body = Body::new(body.format, &Wait { timeout_ms: Some(left_ms), ..wait })?;
-            let answered = async {
-                let home = self.0.peers.home_of(job).await?;
-                self.0.peers.call(home, caller, call.clone(), body).await
-            };
-            match answered.await {
+            match self.ask_for(caller, job, &call, &body).await {
                 Err(problem) if problem.kind == Kind::Unavailable && Instant::now() + AGAIN_AFTER < deadline => {
                     tokio::time::sleep(AGAIN_AFTER).await;
                 }
                 answered => return answered,
+            }
+        }
+    }
+
+    /// Carries out a call at the home of its job, or while that is away at one of those who keep the job.
+    async fn ask_for(&self, caller: &Caller, job: ObjectId, call: &Call, body: &Body) -> Result<Answer, Problem> {
+        let mut asking = Asking::new(job);
+        loop {
+            let home = asking.next(self).await?;
+            let body = Body { format: body.format, bytes: body.bytes.clone() };
+            match self.0.peers.call(home, caller, call.clone(), body).await {
+                Ok(answer) => return Ok(answer),
+                Err(problem) => asking.failed(home, problem)?,
             }
         }
     }
@@ -94,7 +104,10 @@ impl Service {
             | Call::Delete { class, .. }
             | Call::Method { class, .. } => *class == Class::Job,
             // A node that asked all others for another one would be a lever.
-            Call::List { class, query } => *class == Class::Job && !query.filters.contains_key(everywhere::SCOPE),
+            Call::List { class, query } => {
+                let scope = query.filters.get(everywhere::SCOPE);
+                *class == Class::Job && scope.is_none_or(|scope| scope == everywhere::KEPT)
+            }
             Call::Create { .. } => false,
         }
     }
@@ -103,22 +116,31 @@ impl Service {
         job.tag() != self.0.peers.node().tag()
     }
 
-    pub(super) async fn home_of(&self, caller: &Caller, job: ObjectId) -> Result<Option<Home>, Problem> {
+    /// Whether a job is answered for by this node: its own, or one that it keeps and whose home is away.
+    pub(super) async fn answers_for(&self, caller: &Caller, job: ObjectId) -> Result<bool, Problem> {
         if !self.has_other_home(job) {
-            return Ok(None);
+            return Ok(true);
         }
         caller.user()?;
         caller.check(Operation::Read, Class::Job)?;
-        self.0.peers.home_of(job).await.map(Some)
+        self.stands_in_for(job).await
     }
 
     /// Opens the result of a job, wherever its home is.
     pub(crate) async fn open_result(&self, caller: &Caller, job: ObjectId, offset: u64) -> Result<Opened, Problem> {
-        match self.home_of(caller, job).await? {
-            None => self.open_payload(&self.result_here(caller, job).await?, offset).await,
-            Some(home) => {
-                let granted = self.0.peers.ask_result(home, caller, job).await?;
-                self.pass_on(home, granted, offset, None).await
+        if self.answers_for(caller, job).await? {
+            return self.open_payload(&self.result_here(caller, job).await?, offset).await;
+        }
+        let mut asking = Asking::new(job);
+        loop {
+            let home = asking.next(self).await?;
+            let opened = match self.0.peers.ask_result(home, caller, job).await {
+                Ok(granted) => self.pass_on(home, granted, offset, None).await,
+                Err(problem) => Err(problem),
+            };
+            match opened {
+                Ok(opened) => return Ok(opened),
+                Err(problem) => asking.failed(home, problem)?,
             }
         }
     }

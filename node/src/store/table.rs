@@ -31,6 +31,12 @@ pub(crate) enum Table {
     Guests = 11,
     /// Id of another home's job → how that run ended.
     GuestEnds = 12,
+    /// Id of another home's job that is kept here → its home, set and `Accepted`.
+    Charges = 13,
+    /// Id of another home's job that is kept here → `Standing`.
+    ChargeStandings = 14,
+    /// Node id of a home and number → set of custodians.
+    Custodians = 15,
     /// Job id → what a run of it has saved last.
     Checkpoints = 20,
     /// Id of another home's job → what its run here has saved last.
@@ -47,7 +53,7 @@ pub(crate) enum Table {
 
 impl Table {
     /// Every table.
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::Jobs,
         Self::Standings,
         Self::Changes,
@@ -60,6 +66,9 @@ impl Table {
         Self::Short,
         Self::Guests,
         Self::GuestEnds,
+        Self::Charges,
+        Self::ChargeStandings,
+        Self::Custodians,
         Self::Checkpoints,
         Self::GuestCheckpoints,
         Self::Settled,
@@ -83,6 +92,9 @@ impl Table {
             Self::Short => "short",
             Self::Guests => "guests",
             Self::GuestEnds => "guest_ends",
+            Self::Charges => "charges",
+            Self::ChargeStandings => "charge_standings",
+            Self::Custodians => "custodians",
             Self::Checkpoints => "checkpoints",
             Self::GuestCheckpoints => "guest_checkpoints",
             Self::Settled => "settled",

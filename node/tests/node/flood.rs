@@ -143,7 +143,7 @@ impl Member {
     }
 
     async fn hints(&self) {
-        let hello = Hello { name: "flood".to_owned(), version: "0.0.0".to_owned(), runs: Vec::new() };
+        let hello = Hello { name: "flood".to_owned(), version: "0.0.0".to_owned(), runs: Vec::new(), keeps: false };
         let hello = codec::frame(&PeerMessage::Hello(hello), PEER_FRAME_LEN_MAX).unwrap();
         let many = EACH_SECOND * TICK.as_millis() as u64 / 1000;
         let hint = Hint { name: "flood".to_owned(), ..Hint::default() };

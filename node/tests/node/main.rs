@@ -7,6 +7,7 @@ mod bad_input;
 mod bench;
 mod checkpoints;
 mod commands;
+mod custody;
 mod demo;
 mod flood;
 mod following;
@@ -33,6 +34,13 @@ pub async fn node() -> Node {
     let mut node = Node::new(shoal()).unwrap();
     node.start().await.unwrap();
     node
+}
+
+/// What a command says that fails.
+pub fn failure_of(mut command: std::process::Command) -> String {
+    let output = command.output().unwrap();
+    assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8(output.stderr).unwrap()
 }
 
 /// A file that ships with the functions or the guests of the tests; `path` is seen from the project's root.

@@ -116,11 +116,11 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(look: impl Fn() -> F
     }
 }
 
-async fn until_ok<T, F: Future<Output = Result<T, Error>>>(attempt: impl Fn() -> F) -> T {
+pub(crate) async fn until_ok<T, F: Future<Output = Result<T, Error>>>(attempt: impl Fn() -> F) -> T {
     until(|| async { attempt().await.ok() }).await
 }
 
-fn at(place: usize) -> Needs {
+pub(crate) fn at(place: usize) -> Needs {
     Needs { labels: [("place".to_owned(), place.to_string())].into(), ..Needs::default() }
 }
 
@@ -230,7 +230,10 @@ async fn what_is_not_kept_at_a_node_is_passed_on_there_whole_and_in_part() {
     mesh.deploy(&NewFunction::new("shout", component)).await;
     let bytes: Vec<u8> = (0..3_000_000u32).map(|n| b'a' + (n.wrapping_mul(2_654_435_761) >> 28) as u8).collect();
     let id = mesh.clients[0].put_bytes(&bytes, false, "").await.unwrap().id;
-    let submit = Submit { function: "shout".into(), input: Input::Blob(id), needs: at(0), ..Submit::default() };
+    // With more the other node would keep it.
+    let durability = Some(1);
+    let submit =
+        Submit { function: "shout".into(), input: Input::Blob(id), needs: at(0), durability, ..Submit::default() };
     let job = settled(&mesh.clients[0], &submit).await;
     let [home, other] = [0, 1].map(|place| &mesh.clients[place]);
     let result = home.result_bytes(job.id, 4_000_000).await.unwrap();

@@ -249,6 +249,8 @@ fn job(state: &str) -> shoal_client::protocol::object::job::Job {
         component: BlobId([1; 32]),
         owner: id(9),
         home: shoal_client::protocol::NodeId([1; 32]),
+        durability: None,
+        custodians: Vec::new(),
         state: State::ALL.into_iter().find(|s| s.text() == state).unwrap(),
         reason: None,
         epoch: 1,

@@ -153,6 +153,11 @@ pub struct Submit {
     /// Jobs of this node that it waits for, up to 64. It ends as failed when one of them ends otherwise than it must.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<After>,
+    /// On how many nodes it is on disk before it is acknowledged, from 1 to 3: the node that takes it, and others that keep
+    /// it with that one. Unless said otherwise 2 where another node is in reach, else 1; the job says which it became. What
+    /// was asked for and cannot be had is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<u8>,
 }
 
 impl Submit {
@@ -308,6 +313,8 @@ pub enum ReasonCode {
     NotBefore,
     /// Jobs that it waits for have not ended.
     Dependency,
+    /// The nodes that are to keep it have not said that they do.
+    Keeping,
     /// No worker is attached.
     NoWorker,
     /// Workers are attached, none of them fits.
@@ -341,6 +348,7 @@ impl ReasonCode {
             Self::Held => "held",
             Self::NotBefore => "not_before",
             Self::Dependency => "dependency",
+            Self::Keeping => "keeping",
             Self::NoWorker => "no_worker",
             Self::NoFit => "no_fit",
             Self::Busy => "busy",
@@ -423,6 +431,12 @@ pub struct Job {
     pub owner: ObjectId,
     /// The node that accepted it.
     pub home: NodeId,
+    /// How many nodes had it on disk when it was acknowledged; nothing is said where one does and no more were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<u8>,
+    /// The nodes that keep it beside its home, where the job alone was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub custodians: Vec<NodeId>,
     /// Where it stands.
     pub state: State,
     /// Why it does not run.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Accepted, Spec};
 use crate::Traceparent;
+use crate::custody::Custody;
 use crate::id::{BlobId, ObjectId};
 use crate::name::Labels;
 use crate::object::function::{Grant, Needs, RunLimits};
@@ -51,6 +52,8 @@ struct Flat<'a> {
     after: Cow<'a, [After]>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     input_of: Option<ObjectId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    custody: Option<Custody>,
 }
 
 // Both by hand: serde's `into` would copy the input of every job that is written.
@@ -85,6 +88,7 @@ impl Serialize for Accepted {
             rerun_of: self.rerun_of,
             after: Cow::Borrowed(&self.after),
             input_of: self.input_of,
+            custody: self.custody,
         };
         flat.serialize(s)
     }
@@ -124,6 +128,7 @@ impl<'de> Deserialize<'de> for Accepted {
             rerun_of: flat.rerun_of,
             after: flat.after.into_owned(),
             input_of: flat.input_of,
+            custody: flat.custody,
         })
     }
 }

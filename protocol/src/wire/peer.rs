@@ -16,6 +16,7 @@ use crate::object::job::{Checkpoint, LogPlace, Outcome, Progress};
 use crate::object::worker::Offer;
 use crate::record::Accepted;
 use crate::wire::client::Call;
+use crate::wire::custody::{Holding, Keep, Kept};
 use crate::wire::worker::Run;
 use crate::{Kind, Octets, Problem};
 
@@ -81,6 +82,19 @@ pub enum PeerMessage {
         /// Which one of that run.
         number: u64,
     },
+    /// As a home: keep these jobs of mine.
+    Keep(Box<Keep>),
+    /// As a custodian: this is durable here.
+    Kept(Kept),
+    /// As a home: which of my jobs are there, behind this one? Answered by [`PeerMessage::Holding`].
+    Compare {
+        /// None: from the first on.
+        after: Option<ObjectId>,
+    },
+    /// As a custodian: these are here.
+    Holding(Holding),
+    /// As a home: these jobs are forgotten; at most [`crate::limits::KEEP_JOBS_MAX`].
+    Forget(Vec<ObjectId>),
 }
 
 /// Who a neighbour is.
@@ -92,6 +106,9 @@ pub struct Hello {
     pub version: String,
     /// The runs of the receiver's jobs that it holds, at most [`crate::limits::PEER_RUNS_MAX`].
     pub runs: Vec<Run>,
+    /// Whether it keeps jobs of other homes: one that does not say so is sent none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keeps: bool,
 }
 
 /// What a node could run, as it says itself: a hint, never a promise.
@@ -294,9 +311,12 @@ mod tests {
 
     use super::*;
     use crate::codec::{decode, encode};
+    use crate::custody::{Custody, SignedCustodians};
+    use crate::key::Signature;
     use crate::object::function::{Grant, Needs, RunLimits};
     use crate::object::job::{Ending, Payload, Usage};
-    use crate::record::{Spec, VERSION};
+    use crate::record::{Spec, Standing, VERSION};
+    use crate::wire::custody::KeepJob;
 
     fn run() -> Run {
         Run { job: ObjectId::from_parts(1_700_000_000_000, 5, *b"homenode"), epoch: 3 }
@@ -333,6 +353,7 @@ mod tests {
             rerun_of: None,
             after: Vec::new(),
             input_of: None,
+            custody: None,
         }
     }
 
@@ -368,8 +389,21 @@ mod tests {
             log_dropped: 0,
             usage: Usage::default(),
         };
+        let set = SignedCustodians { bytes: b"set".as_slice().into(), signature: Signature([8; 64]) };
+        let kept = Accepted {
+            custody: Some(Custody { set: 7, durability: std::num::NonZeroU8::MIN.saturating_add(1) }),
+            ..accepted()
+        };
+        let standing = Standing { revision: 3, alone: true, ..kept.standing() };
+        let told = KeepJob { supplied: true, ..KeepJob::news(&kept, standing) };
+        let whole = KeepJob::whole(kept, None);
         vec![
-            PeerMessage::Hello(Hello { name: "attic".into(), version: "0.1.0".into(), runs: vec![run()] }),
+            PeerMessage::Hello(Hello {
+                name: "attic".into(),
+                version: "0.1.0".into(),
+                runs: vec![run()],
+                keeps: false,
+            }),
             PeerMessage::Welcome { lease_ms: 15_000, drop: vec![run()] },
             PeerMessage::Hint(hint()),
             PeerMessage::Offer(Box::new(RunOffer { run: run(), attempt: 1, accepted: accepted(), checkpoint: None })),
@@ -390,6 +424,11 @@ mod tests {
                 accepted: accepted(),
                 checkpoint: Some(Box::new(checkpoint())),
             })),
+            PeerMessage::Keep(Box::new(Keep { set, jobs: vec![whole, told] })),
+            PeerMessage::Kept(Kept { set: 7, jobs: vec![(run().job, 3)], missing: vec![run().job], full: true }),
+            PeerMessage::Compare { after: Some(run().job) },
+            PeerMessage::Holding(Holding { after: None, jobs: vec![(run().job, 7, 3)], more: true }),
+            PeerMessage::Forget(vec![run().job]),
         ]
     }
 
@@ -454,7 +493,7 @@ mod tests {
         refused(&|accepted| drop(accepted.env.insert("a=b".into(), String::new())));
     }
 
-    const GOLDEN: [&str; 16] = [
+    const GOLDEN: [&str; 21] = [
         "0b8e15cb32",
         "a65e916d6b",
         "05192bb0dc",
@@ -471,5 +510,10 @@ mod tests {
         "85b413ac0c",
         "33545ba9d7",
         "8be5e16b39",
+        "6320cd09c4",
+        "e0571c0018",
+        "681649f323",
+        "837713e67c",
+        "0c66ab04cd",
     ];
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shoal_protocol::change::{Change, DocumentClass};
+use shoal_protocol::custody::{self, CustodianSet};
 use shoal_protocol::entry::SignedEntry;
 use shoal_protocol::key::{PublicKey, SecretKey, Signature};
 use shoal_protocol::name::Labels;
@@ -17,15 +18,16 @@ use shoal_protocol::object::job::{
 use shoal_protocol::object::kv::{Increment, Key, ListKeys, Put, Scope, Value};
 use shoal_protocol::object::worker::Offer;
 use shoal_protocol::object::{Class, ListQuery};
-use shoal_protocol::record::{self, Accepted};
+use shoal_protocol::record::{self, Accepted, Standing};
 use shoal_protocol::wire::client::{Call, Opening, Request};
+use shoal_protocol::wire::custody::{Holding, Keep, KeepJob, Kept};
 use shoal_protocol::wire::peer::{
     Ask, BodyFormat, Caller, Forwarded, Gossip, Hello, Hint, PeerMessage, RunOffer, WorkerHint,
 };
 use shoal_protocol::wire::worker::{
     Ask as WorkerAsk, Attach, BlobRequest, Credential, FromWorker, KvOperation, Namespace, Run,
 };
-use shoal_protocol::{BlobId, Kind, ObjectId, Problem, Traceparent, codec};
+use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem, Traceparent, codec};
 
 use super::mutate::mutated_until;
 use super::{Stopwatch, Target};
@@ -54,7 +56,12 @@ impl<T: DeserializeOwned> Target for Messages<T> {
 /// Of control streams between nodes.
 pub fn peer(_: &mut Random) -> Box<dyn Target> {
     let messages = vec![
-        PeerMessage::Hello(Hello { name: "attic".into(), version: "0.1.0".into(), runs: vec![run(); 20] }),
+        PeerMessage::Hello(Hello {
+            name: "attic".into(),
+            version: "0.1.0".into(),
+            runs: vec![run(); 20],
+            keeps: false,
+        }),
         PeerMessage::Welcome { lease_ms: 15_000, drop: vec![run()] },
         PeerMessage::Hint(hint()),
         PeerMessage::Offer(Box::new(RunOffer {
@@ -72,11 +79,21 @@ pub fn peer(_: &mut Random) -> Box<dyn Target> {
         PeerMessage::Progress(run(), progress()),
         PeerMessage::Log { run: run(), offset: 3, bytes: vec![b'x'; 2_000].into() },
         PeerMessage::Ended(run(), Box::new(outcome())),
+        PeerMessage::Keep(Box::new(keep())),
+        PeerMessage::Kept(Kept { set: 7, jobs: vec![(run().job, 3); 20], missing: vec![run().job; 20], full: true }),
+        PeerMessage::Compare { after: Some(run().job) },
+        PeerMessage::Holding(Holding { after: None, jobs: vec![(run().job, 7, 3); 20], more: true }),
+        PeerMessage::Forget(vec![run().job; 20]),
     ];
     Box::new(Messages::of(&messages, |message| match message {
         PeerMessage::Hint(hint) => drop(hint.check()),
         PeerMessage::Offer(offer) => drop(offer.accepted.check()),
         PeerMessage::Checkpoint(_, checkpoint) => drop(checkpoint.check()),
+        PeerMessage::Keep(keep) => {
+            drop(keep.set.verify());
+            keep.jobs.iter().for_each(|job| drop(job.check()));
+        }
+        PeerMessage::Holding(page) => _ = page.is_sound(),
         PeerMessage::Ended(_, outcome) => _ = outcome.output.within_bounds() && outcome.log.within_bounds(),
         _ => {}
     }))
@@ -234,6 +251,16 @@ fn run() -> Run {
     Run { job: ObjectId::from_parts(1_700_000_000_000, 5, *b"homenode"), epoch: 3 }
 }
 
+fn keep() -> Keep {
+    let key = SecretKey::from_bytes([5; 32]);
+    let home = key.public().into();
+    let members = vec![home, NodeId([6; 32]), NodeId([7; 32])];
+    let set = CustodianSet { version: custody::VERSION, home, number: 7, members };
+    let standing = Standing { outcome: Some(outcome()), revision: 3, ..accepted().standing() };
+    let jobs = vec![KeepJob::whole(accepted(), None), KeepJob::news(&accepted(), standing)];
+    Keep { set: set.sign(&key), jobs }
+}
+
 fn progress() -> Progress {
     Progress { done: 1, total: 2, message: "half".into() }
 }
@@ -304,5 +331,6 @@ fn accepted() -> Accepted {
         rerun_of: None,
         after: Vec::new(),
         input_of: None,
+        custody: None,
     }
 }

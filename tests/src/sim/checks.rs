@@ -2,6 +2,7 @@
 //! durable or not), and when something leaves the node (against what is durable by then).
 
 pub(super) mod arrays;
+mod charges;
 mod checkpoints;
 mod dependencies;
 mod guests;
@@ -18,8 +19,9 @@ use shoal_protocol::object::function::Needs;
 use shoal_protocol::object::job::{Ending, KeyId, Payload, Receipt, State};
 use shoal_protocol::object::worker::Offer;
 use shoal_protocol::wire::worker::{Run, Start};
-use shoal_protocol::{ObjectId, WorkerId, codec};
+use shoal_protocol::{NodeId, ObjectId, WorkerId, codec};
 
+use self::charges::Charges;
 use self::checkpoints::Saves;
 pub use self::checkpoints::saved_by;
 use self::dependencies::Ends;
@@ -52,7 +54,9 @@ pub enum Asked {
 /// What the checks remember.
 #[derive(Debug, Default)]
 pub struct Checks {
-    /// The tag of the jobs of this home.
+    /// This home.
+    node: Option<NodeId>,
+    /// The tag of its jobs.
     home: [u8; 8],
     /// What the kernel has written, durable or not.
     emitted: BTreeMap<ObjectId, (Accepted, Standing)>,
@@ -68,6 +72,10 @@ pub struct Checks {
     now: Option<Now>,
     /// The runs of other homes that the kernel has written, durable or not, and how they ended.
     guests: BTreeMap<ObjectId, (GuestRun, Option<GuestEnd>)>,
+    /// What is kept of other homes, and who keeps what of this one.
+    charges: Charges,
+    /// Jobs whose acceptance has just left the node.
+    pub acknowledged_now: Vec<ObjectId>,
     /// The connections of attached peers.
     peers: BTreeMap<WorkerId, u64>,
     /// What the attached workers offer.
@@ -107,9 +115,9 @@ pub fn output_of(run: Run) -> Payload {
 }
 
 impl Checks {
-    /// For a home whose jobs' ids have this tag.
-    pub fn new(home: [u8; 8]) -> Self {
-        Self { home, ..Self::default() }
+    /// For this home.
+    pub fn new(node: NodeId) -> Self {
+        Self { node: Some(node), home: node.tag(), ..Self::default() }
     }
 
     /// The node starts from this disk.
@@ -120,6 +128,7 @@ impl Checks {
         self.tellings.restarted(&self.emitted);
         self.saves.restarted(disk);
         self.guests = disk.guests.clone();
+        self.charges.restarted(disk);
         self.peers.clear();
         self.offers.clear();
         self.heard_ms.clear();
@@ -175,6 +184,7 @@ impl Checks {
 
     fn note_input(&mut self, now_ms: u64, input: Option<&Input>) {
         self.note_peer(now_ms, input);
+        self.charges.note(input);
         match input {
             Some(Input::Heartbeat { worker, .. })
                 if self.offers.contains_key(worker) || self.peers.contains_key(worker) =>
@@ -218,7 +228,10 @@ impl Checks {
                 self.saves.begins(offer.run.job, offer.checkpoint.as_ref().map(|given| &given.bytes))?;
                 self.offer(WorkerId::of_node(peer), offer.run)
             }
-            Effect::ToHome { home, message } => self.to_home(*home, message),
+            Effect::ToHome { home, message } => {
+                self.charges.says(message)?;
+                self.to_home(*home, message)
+            }
             Effect::Reply { reply: Ok(Reply::Receipts(receipts)), .. } => {
                 for receipt in receipts {
                     if let Receipt::Accepted { id } = receipt
@@ -287,6 +300,7 @@ impl Checks {
             Record::Checkpoint(job, _) => self.saves.write(record, self.emitted.get(job).map(|(_, standing)| standing)),
             Record::GuestCheckpoint(..) => self.saves.write(record, None),
             Record::GuestAccepted(_) | Record::GuestEnded(..) | Record::GuestGone(_) => self.guest_record(record),
+            Record::Custodians(_) | Record::Charge(_) | Record::ChargeGone(_) => self.charges.write(record),
         }
     }
 
@@ -390,7 +404,10 @@ impl Checks {
                 epoch_is_durable(offer.run, disk)
             }
             Effect::Checkpointed { run, number, .. } => self.saves.told(*run, *number, disk),
-            Effect::ToHome { home, message } => guests::message_leaves(*home, message, disk),
+            Effect::ToHome { home, message } => {
+                Charges::leaves(message, disk)?;
+                guests::message_leaves(*home, message, disk)
+            }
             Effect::Settled { worker, run } => match disk.jobs.get(&run.job) {
                 Some((_, standing))
                     if standing.state == State::Offered
@@ -419,7 +436,9 @@ impl Checks {
                     if !disk.jobs.contains_key(id) {
                         return Err(("no fake accept", format!("{id} is acknowledged and not durable")));
                     }
+                    self.node.map_or(Ok(()), |node| self.charges.acknowledged(node, *id, disk))?;
                     self.acknowledged.insert(*id);
+                    self.acknowledged_now.push(*id);
                 }
                 Ok(())
             }

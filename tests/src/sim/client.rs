@@ -297,6 +297,11 @@ impl<F: Faults> World<F> {
             }
             _ => (Vec::new(), None),
         };
+        // Most take what there is; a few insist.
+        let durability = match self.setting.place {
+            Some(_) if self.setting.keeps && self.random.percent(30) => Some(self.random.within(1..4) as u8),
+            _ => None,
+        };
         Some(NewJob {
             id,
             trace: format!("{:032x}", self.random.draw()),
@@ -321,6 +326,7 @@ impl<F: Faults> World<F> {
             rerun_of: None,
             after,
             input_of,
+            durability,
         })
     }
 

@@ -74,10 +74,14 @@ pub const REQUIRED_OF_A_MESH: &[&str] = &[
     "changes held back",
     "changes lost in a crash",
     "changes that do not count",
+    "charges gone",
+    "charges restored after a restart",
+    "charges taken",
     "checkpoint restored",
     "checkpoints told to homes",
     "commits that failed",
     "documents deleted or taken back",
+    "elements of arrays kept for homes",
     "equivocators in agreements",
     "fault: link cut",
     "fault: link reset",
@@ -95,6 +99,9 @@ pub const REQUIRED_OF_A_MESH: &[&str] = &[
     "guests taken",
     "homes attached",
     "homes looked for",
+    "jobs acknowledged with custodians",
+    "jobs acknowledged without the custodians that they wanted",
+    "jobs refused for want of custodians",
     "keys and nodes taken from users",
     "letters lost with their connection",
     "nodes found",
@@ -108,11 +115,13 @@ pub const REQUIRED_OF_A_MESH: &[&str] = &[
     "reconciliations cut half way",
     "reconciliations of equal sets",
     "reconciliations that exchanged changes",
+    "records sent again to custodians",
     "replicas restarted with pending changes",
     "runs at peers succeeded",
     "runs declined by peers",
     "runs lost with peers",
     "runs offered to peers",
+    "sets of custodians",
 ];
 
 /// Counts by name.
@@ -190,6 +199,15 @@ impl Coverage {
         self.add("guests lost with their worker", counters.guests_lost);
         self.add("guests replaced by a newer epoch", counters.guests_replaced);
         self.add("guests restored after a restart", counters.guests_restored);
+        self.add("jobs acknowledged with custodians", counters.kept);
+        self.add("jobs acknowledged without the custodians that they wanted", counters.kept_alone);
+        self.add("jobs refused for want of custodians", counters.unkept);
+        self.add("sets of custodians", counters.custodian_sets);
+        self.add("records sent again to custodians", counters.records_sent_again);
+        self.add("charges taken", counters.charges_taken);
+        self.add("charges gone", counters.charges_gone);
+        self.add("elements of arrays kept for homes", counters.elements_taken);
+        self.add("charges restored after a restart", counters.charges_restored);
         for (state, count) in &counters.settled {
             let what = match state {
                 State::Succeeded => "jobs settled succeeded",

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use shoal_kernel::{Accepted, Group, GuestEnd, GuestRun, Record, SWEEP_LEN_MAX, Saving, Standing};
+use shoal_kernel::{Accepted, Charge, ChargeState, Group, GuestEnd, GuestRun, Record, SWEEP_LEN_MAX, Saving, Standing};
+use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::object::job::{Checkpoint, KeyId, State};
-use shoal_protocol::{BlobId, ObjectId};
+use shoal_protocol::{BlobId, NodeId, ObjectId};
 
 use super::checks::arrays::element;
 
@@ -28,6 +29,12 @@ pub struct Disk {
     pub guests: BTreeMap<ObjectId, (GuestRun, Option<GuestEnd>)>,
     /// The highest epoch of each job of another home that was ever taken.
     pub guest_epochs: BTreeMap<ObjectId, u64>,
+    /// Sets of custodians, of this home and of others, by home and number.
+    pub sets: BTreeMap<(NodeId, u32), CustodianSet>,
+    /// Jobs of other homes that are kept here: their home, their set, and what is known of them.
+    pub charges: BTreeMap<ObjectId, (NodeId, u32, Accepted, Standing)>,
+    /// The highest revision of each job of another home that was ever kept.
+    pub charge_revisions: BTreeMap<ObjectId, u64>,
     /// Records ever written.
     pub written: u64,
     /// Of these, durable ones.
@@ -194,6 +201,59 @@ impl Disk {
                 Some((guest, _)) if guest.run == run => {}
                 other => return Err(format!("{run:?} is gone and stood as {other:?}")),
             },
+            Record::Custodians(record) => {
+                let set = record.set;
+                let before = self.sets.insert((set.home, set.number), set.clone());
+                if before.is_some_and(|before| before != set) {
+                    return Err(format!("{set:?} was another one before"));
+                }
+            }
+            Record::Charge(charge) => return self.keep(*charge),
+            Record::ChargeGone(job) => {
+                if self.charges.remove(&job).is_none() {
+                    return Err(format!("{job} is kept no more and was not kept"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a restarted kernel is told of custodians.
+    pub fn custody(&self) -> (Vec<CustodianSet>, Vec<ChargeState>) {
+        let charges = self.charges.iter().map(|(job, (home, set, accepted, standing))| ChargeState {
+            job: *job,
+            home: *home,
+            set: *set,
+            revision: standing.revision,
+            array: accepted.array.filter(|_| accepted.is_array()),
+            lacks_input: accepted.input_of.is_some() && accepted.input.size() == 0,
+        });
+        (self.sets.values().cloned().collect(), charges.collect())
+    }
+
+    fn keep(&mut self, charge: Charge) -> Result<(), String> {
+        let Charge { home, set, job, accepted, standing, array, .. } = charge;
+        let of_array = array.and_then(|array| self.charges.get(&array)?.2.element_of_id(job)).map(Box::new);
+        let accepted = accepted.or(of_array);
+        let highest = self.charge_revisions.entry(job).or_default();
+        *highest = standing.as_ref().map_or(0, |standing| standing.revision).max(*highest);
+        match (self.charges.get_mut(&job), accepted) {
+            (Some((_, _, known, before)), accepted) => {
+                let standing = standing.map(|standing| *standing);
+                let next = standing.unwrap_or_else(|| known.standing());
+                if next.revision <= before.revision {
+                    return Err(format!("{job} is kept at revision {} after {}", next.revision, before.revision));
+                }
+                if let Some(accepted) = accepted {
+                    *known = *accepted;
+                }
+                *before = next;
+            }
+            (None, Some(accepted)) => {
+                let standing = standing.map_or_else(|| accepted.standing(), |standing| *standing);
+                self.charges.insert(job, (home, set, *accepted, standing));
+            }
+            (None, None) => return Err(format!("something new is written of {job}, which is not kept")),
         }
         Ok(())
     }

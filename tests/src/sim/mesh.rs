@@ -11,6 +11,7 @@
 //! looked for is found among the nodes that live and are not cut off.
 
 mod calm;
+mod custodians;
 mod documents;
 mod links;
 
@@ -32,6 +33,10 @@ use super::random::Random;
 use super::worker::Behaviour;
 use super::world::{SETTLE_MS, Setting, World};
 use super::{Report, Violation};
+
+/// In the mesh of one seed of so many nodes keep jobs of each other. Why 4: each change of a job is then told twice more, and such
+/// a mesh takes twice as long.
+const KEEPS_EVERY: u64 = 4;
 
 /// Nodes up to which every node is every other one's neighbour. Why 8: beyond it most of what happens would be hints.
 const FULL_MESH_MAX: usize = 8;
@@ -96,8 +101,10 @@ impl<F: Bugs> Mesh<F> {
     pub fn new(nodes: usize, seed: u64, print: bool) -> Self {
         let mut random = Random::new(seed ^ 0x6d65_7368);
         let faults_ms = (FAULTS_MS_OF_ALL / nodes as u64).clamp(60_000, 400_000);
+        let keeps = seed % KEEPS_EVERY == 1;
+        let setting = |place| setting(place, nodes, faults_ms, keeps);
         let mut worlds: Vec<World<F>> =
-            (0..nodes).map(|place| World::with(setting(place, nodes, faults_ms), random.draw(), print)).collect();
+            (0..nodes).map(|place| World::with(setting(place), random.draw(), print)).collect();
         let functions: Vec<Function> = worlds.first_mut().map_or_else(Vec::new, |first| {
             (0..Behaviour::ALL.len()).map(|behaviour| first.make_function(behaviour)).collect()
         });
@@ -138,13 +145,15 @@ impl<F: Bugs> Mesh<F> {
             if self.now_ms >= look_ms {
                 look_ms = self.now_ms + 1_000;
                 (0..self.worlds.len()).try_for_each(|place| self.at_node(place, World::release_held))?;
-                let quiet = self.worlds.iter().all(World::is_quiet) && self.documents_agree();
+                let quiet =
+                    self.worlds.iter().all(World::is_quiet) && self.documents_agree() && self.custodians_agree();
                 if quiet || self.now_ms > self.faults_ms + SETTLE_MS {
                     break;
                 }
             }
         }
         self.documents_check()?;
+        self.custodians_check()?;
         self.finish()
     }
 
@@ -178,6 +187,7 @@ impl<F: Bugs> Mesh<F> {
         world.now_ms = world.now_ms.max(now_ms);
         what(world).map_err(|violation| at(place, violation))?;
         let outbox = std::mem::take(&mut world.outbox);
+        self.acknowledged_at(place)?;
         self.plan(place);
         for outgoing in outbox {
             self.goes_out(place, outgoing);
@@ -387,7 +397,7 @@ fn fits(offer: &Offer, needs: &Needs) -> bool {
 }
 
 /// What each node of a mesh is: the first has no workers, only the last has what is rare.
-fn setting(place: usize, nodes: usize, faults_ms: u64) -> Setting {
+fn setting(place: usize, nodes: usize, faults_ms: u64, keeps: bool) -> Setting {
     let offer = |slots, memory_mb, zone: &str| {
         let labels = [("zone".to_owned(), zone.to_owned())].into();
         Offer { slots, memory_mb, labels, ..Offer::default() }
@@ -405,7 +415,7 @@ fn setting(place: usize, nodes: usize, faults_ms: u64) -> Setting {
     let mut id = [0; 32];
     id.iter_mut().zip((place as u64 + 1).to_be_bytes()).for_each(|(byte, of)| *byte = of);
     let (clients, jobs) = if nodes <= FULL_MESH_MAX { (2, 10..60) } else { (1, 2..12) };
-    Setting { place: Some(place), id: NodeId(id), faults_ms, calm: 3, workers, clients, jobs }
+    Setting { place: Some(place), keeps, id: NodeId(id), faults_ms, calm: 3, workers, clients, jobs }
 }
 
 /// Who are neighbours: everybody, or in a larger mesh those on a ring, and some across it.

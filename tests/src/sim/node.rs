@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, VecDeque};
 use shoal_kernel::faults::Faults;
 use shoal_kernel::machine::Machine;
 use shoal_kernel::{
-    Accepted, Command, Config, Effect, End, Group, GuestEnd, GuestRun, Input, Now, Principal, RequestId, Standing,
-    WorkerAttached,
+    Accepted, ChargeState, Command, Config, Effect, End, Group, GuestEnd, GuestRun, Input, Now, Principal, Recall,
+    RequestId, Standing, WorkerAttached,
 };
+use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::id::IdSource;
 use shoal_protocol::key::PublicKey;
 use shoal_protocol::object::function::Function;
@@ -47,6 +48,8 @@ pub struct Node<F> {
     restored_guests: Vec<(GuestRun, Option<GuestEnd>)>,
     /// What runs had saved by then: of this home's jobs, and of others'.
     restored_saves: [BTreeMap<ObjectId, Checkpoint>; 2],
+    /// Sets of custodians, and what was kept of other homes, when this life began.
+    restored_custody: (Vec<CustodianSet>, Vec<ChargeState>),
     /// The keys that jobs had by then.
     restored_keys: Vec<(KeyId, ObjectId, BlobId)>,
     /// How many jobs had settled by then.
@@ -87,6 +90,7 @@ impl<F: Faults> World<F> {
             restored,
             restored_guests: self.disk.guests.values().cloned().collect(),
             restored_saves: [self.disk.saved.clone(), self.disk.guest_saved.clone()],
+            restored_custody: self.disk.custody(),
             restored_keys: self.disk.keys(),
             restored_settled: self.disk.settled(),
             inputs: Vec::new(),
@@ -94,6 +98,8 @@ impl<F: Faults> World<F> {
             started: self.now(),
         };
         let mut effects = Vec::new();
+        let (sets, charges) = node.restored_custody.clone();
+        node.kernel.restore_custody(node.started, sets.into_iter(), charges.into_iter());
         node.kernel.restore(node.started, node.restored.iter().cloned(), &mut effects);
         node.kernel.restore_guests(node.started, node.restored_guests.iter().cloned(), &mut effects);
         let [own, guests] = node.restored_saves.clone();
@@ -149,6 +155,8 @@ impl<F: Faults> World<F> {
         self.coverage.add_kernel(node.kernel.counters());
         let mut kernel = Machine::<F>::new(config(self.setting.id));
         let mut effects = Vec::new();
+        let (sets, charges) = node.restored_custody.clone();
+        kernel.restore_custody(node.started, sets.into_iter(), charges.into_iter());
         kernel.restore(node.started, node.restored.iter().cloned(), &mut effects);
         kernel.restore_guests(node.started, node.restored_guests.iter().cloned(), &mut effects);
         let [own, guests] = node.restored_saves.clone();
@@ -322,6 +330,10 @@ impl<F: Faults> World<F> {
                 let delay_ms = self.random.within(0..5);
                 self.after(delay_ms, Event::Learned { life, job });
             }
+            Effect::Recall(recall) => {
+                let delay_ms = self.random.within(0..5);
+                self.after(delay_ms, Event::Recalled { life, recall });
+            }
             Effect::Oldest { group } => {
                 let delay_ms = self.random.within(0..5);
                 self.after(delay_ms, Event::Oldest { life, group });
@@ -330,7 +342,12 @@ impl<F: Faults> World<F> {
             Effect::Reach { node } => self.outbox.push(Outgoing::Reach(node)),
             Effect::Write(_) | Effect::Changed { .. } | Effect::Told(_) | Effect::Wake { .. } => {}
             // To a peer whose connection is gone.
-            Effect::Greet { .. } | Effect::Offer { .. } | Effect::ToHome { .. } | Effect::Checkpointed { .. } => {}
+            Effect::Greet { .. }
+            | Effect::Offer { .. }
+            | Effect::ToHome { .. }
+            | Effect::Checkpointed { .. }
+            | Effect::Keep { .. }
+            | Effect::ToCustodian { .. } => {}
         }
         Ok(())
     }
@@ -454,6 +471,15 @@ impl<F: Faults> World<F> {
         });
         self.coverage.hit(if end.is_some() { "ends learned from the store" } else { "ends that nobody knows" });
         self.input(Input::Learned { job, end })
+    }
+
+    /// The edge has looked into the store for a job that a custodian shall have.
+    pub(crate) fn recalled(&mut self, life: u64, recall: Recall) -> Result<(), Violation> {
+        if self.node.as_ref().is_none_or(|node| node.life != life) {
+            return Ok(());
+        }
+        let record = self.disk.jobs.get(&recall.job).cloned().map(Box::new);
+        self.input(Input::Recalled { recall, record })
     }
 
     /// The edge has looked into the store which settled jobs are the oldest.

@@ -7,11 +7,14 @@ use std::collections::BTreeMap;
 
 use shoal_kernel::faults::Faults;
 use shoal_kernel::{Effect, Input, PeerAttached};
+use shoal_protocol::custody::SignedCustodians;
+use shoal_protocol::key::Signature;
 use shoal_protocol::object::function::{Function, Needs};
 use shoal_protocol::object::job::Outcome;
+use shoal_protocol::wire::custody::Keep;
 use shoal_protocol::wire::peer::{Hello, Hint, PeerMessage};
 use shoal_protocol::wire::worker::Run;
-use shoal_protocol::{NodeId, ObjectId, WorkerId};
+use shoal_protocol::{NodeId, ObjectId, WorkerId, codec};
 
 use super::Violation;
 use super::network::ConnectionId;
@@ -59,6 +62,8 @@ pub(crate) fn peer_of(effect: &Effect, peers: &BTreeMap<NodeId, PeerLink>) -> Op
         Effect::Greet { peer, .. } | Effect::Offer { peer, .. } => peers.get(peer).copied(),
         Effect::Checkpointed { peer, .. } => peers.get(peer).copied(),
         Effect::ToHome { home, .. } => peers.get(home).copied(),
+        Effect::Keep { to, .. } => peers.get(to).copied(),
+        Effect::ToCustodian { custodian, .. } => peers.get(custodian).copied(),
         Effect::Attached { worker, .. }
         | Effect::Cancel { worker, .. }
         | Effect::Settled { worker, .. }
@@ -75,15 +80,23 @@ impl<F: Faults> World<F> {
     /// What has been decided for a peer goes out.
     pub(crate) fn tell_peer(&mut self, connection: ConnectionId, effect: Effect) {
         let message = match effect {
-            Effect::Greet { runs, .. } => {
-                PeerMessage::Hello(Hello { name: self.name(), version: "simulated".into(), runs })
-            }
+            Effect::Greet { runs, .. } => PeerMessage::Hello(Hello {
+                name: self.name(),
+                version: "simulated".into(),
+                runs,
+                keeps: self.setting.keeps,
+            }),
             Effect::Attached { lease_ms, drop, .. } => PeerMessage::Welcome { lease_ms, drop },
             Effect::Offer { offer, .. } => PeerMessage::Offer(offer),
             Effect::Cancel { run, .. } => PeerMessage::Cancel(run),
             Effect::Settled { run, .. } => PeerMessage::Settled(run),
             Effect::Checkpointed { run, number, .. } => PeerMessage::Checkpointed { run, number },
-            Effect::ToHome { message, .. } => message,
+            Effect::ToHome { message, .. } | Effect::ToCustodian { message, .. } => message,
+            Effect::Keep { set, jobs, .. } => {
+                // What is signed is for the edges: here nobody lies.
+                let set = SignedCustodians { bytes: codec::encode(&*set).into(), signature: Signature([0; 64]) };
+                PeerMessage::Keep(Box::new(Keep { set, jobs }))
+            }
             Effect::Detach { .. } => {
                 self.coverage.hit("peers sent away");
                 return self.outbox.push(Outgoing::Close(connection));
@@ -139,8 +152,8 @@ impl<F: Faults> World<F> {
         let input = match message {
             PeerMessage::Hello(hello) => {
                 link.greeted = true;
-                let (name, runs) = (hello.name, hello.runs);
-                Input::PeerAttached(Box::new(PeerAttached { node: peer, connection, name, runs, rtt_us }))
+                let (name, runs, keeps) = (hello.name, hello.runs, hello.keeps);
+                Input::PeerAttached(Box::new(PeerAttached { node: peer, connection, name, runs, rtt_us, keeps }))
             }
             PeerMessage::Welcome { lease_ms, drop } => {
                 link.welcomed |= current;
@@ -163,8 +176,33 @@ impl<F: Faults> World<F> {
             }
             PeerMessage::Checkpointed { run, number } => Input::HomeCheckpointed { home: peer, run, number },
             PeerMessage::Log { .. } => return Ok(()),
+            PeerMessage::Keep(keep) => return self.keep(peer, keep),
+            PeerMessage::Kept(kept) => Input::Kept { node: peer, kept },
+            PeerMessage::Compare { after } => Input::Compare { home: peer, after },
+            PeerMessage::Holding(page) => Input::Holding { node: peer, page },
+            PeerMessage::Forget(jobs) => Input::Forget { home: peer, jobs },
         };
         self.input(input)
+    }
+
+    /// What jobs refer to is fetched before they are kept.
+    fn keep(&mut self, peer: NodeId, keep: Box<Keep>) -> Result<(), Violation> {
+        let life = self.node.as_ref().map_or(0, |node| node.life);
+        if self.random.percent(80) {
+            return self.keep_fetched(life, peer, *keep);
+        }
+        let fetch_ms = self.random.within(1..5_000);
+        self.after(fetch_ms, Event::KeepFetched { life, peer, keep });
+        Ok(())
+    }
+
+    /// What jobs refer to is here.
+    pub(crate) fn keep_fetched(&mut self, life: u64, peer: NodeId, keep: Keep) -> Result<(), Violation> {
+        if self.node.as_ref().is_none_or(|node| node.life != life) {
+            return Ok(());
+        }
+        let set = keep.set.decode().map_err(|problem| self.violation(("a set can be read", problem.detail)))?;
+        self.input(Input::Keep { home: peer, set: Box::new(set), signed: Box::new(keep.set), jobs: keep.jobs })
     }
 
     /// What a run has brought is fetched before its ending is handed in.

@@ -5,10 +5,11 @@ use std::fmt;
 use std::ops::Range;
 
 use shoal_kernel::faults::Faults;
-use shoal_kernel::{Group, Keep, Now, Reply, RequestId, Retention};
+use shoal_kernel::{Group, Now, Recall, Reply, RequestId, Retention};
 use shoal_protocol::object::function::{Function, Grant, Needs, RunLimits, Version};
 use shoal_protocol::object::job::{Ending, FailureCode, KeyId, Outcome};
 use shoal_protocol::object::worker::Offer;
+use shoal_protocol::wire::custody::Keep;
 use shoal_protocol::wire::worker::{FromWorker, Run, ToWorker};
 use shoal_protocol::{BlobId, NodeId, ObjectId, Problem};
 
@@ -30,8 +31,10 @@ pub const FAULTS_MS: u64 = 600_000;
 /// pauses and leases, one after the other.
 pub const SETTLE_MS: u64 = 900_000;
 /// Which settled jobs are kept. Why so few and so short: that both bounds are met within ten minutes.
-pub const RETENTION: Retention =
-    Retention { settled: Keep { age_ms: 240_000, jobs: 60 }, dead: Keep { age_ms: 400_000, jobs: 25 } };
+pub const RETENTION: Retention = Retention {
+    settled: shoal_kernel::Keep { age_ms: 240_000, jobs: 60 },
+    dead: shoal_kernel::Keep { age_ms: 400_000, jobs: 25 },
+};
 /// Length of a lease.
 pub const LEASE_MS: u64 = 15_000;
 
@@ -40,6 +43,8 @@ pub const LEASE_MS: u64 = 15_000;
 pub(crate) struct Setting {
     /// Among which nodes of a mesh this one is; none: it is alone.
     pub(crate) place: Option<usize>,
+    /// Whether the nodes of its mesh keep jobs of each other.
+    pub(crate) keeps: bool,
     /// The node.
     pub(crate) id: NodeId,
     /// How long faults happen, in milliseconds.
@@ -61,6 +66,7 @@ impl Setting {
         let offer = |slots, memory_mb, name| Offer { slots, memory_mb, labels: zone(name), ..Offer::default() };
         Self {
             place: None,
+            keeps: false,
             id: NodeId([7; 32]),
             faults_ms: FAULTS_MS,
             calm: 1,
@@ -101,6 +107,8 @@ pub(crate) enum Event {
     WorkerRecovers { worker: usize },
     HintDue { life: u64 },
     Learned { life: u64, job: ObjectId },
+    Recalled { life: u64, recall: Recall },
+    KeepFetched { life: u64, peer: NodeId, keep: Box<Keep> },
     Oldest { life: u64, group: Group },
     KeyTold { key: KeyId, job: ObjectId, body: BlobId },
     Fetched { life: u64, peer: NodeId, run: Run, outcome: Box<Outcome> },
@@ -171,7 +179,7 @@ impl<F: Faults> World<F> {
             foreign: BTreeMap::new(),
             outbox: Vec::new(),
             functions_made: 0,
-            checks: Checks::new(setting.id.tag()),
+            checks: Checks::new(setting.id),
             coverage: Coverage::default(),
             plan,
             events: BTreeMap::new(),
@@ -288,6 +296,8 @@ impl<F: Faults> World<F> {
             Event::Accepts => self.input(shoal_kernel::Input::Accept),
             Event::WorkerRecovers { worker } => self.worker_recovers(worker),
             Event::Learned { life, job } => self.learned(life, job),
+            Event::Recalled { life, recall } => self.recalled(life, recall),
+            Event::KeepFetched { life, peer, keep } => self.keep_fetched(life, peer, *keep),
             Event::Oldest { life, group } => self.oldest(life, group),
             Event::KeyTold { key, job, body } => self.input(shoal_kernel::Input::KeyTold { key, job, body }),
             Event::HintDue { life } => {

@@ -14,7 +14,7 @@ use crate::effect::{Effect, Reply};
 use crate::faults::{Fault, Faults};
 use crate::input::{End, Now};
 use crate::jobs::{Job, Phase};
-use crate::record::{Record, Standing};
+use crate::record::{Accepted, Standing};
 
 impl<F: Faults> Machine<F> {
     /// The job that is handed over when this one's turn has come: itself, or the next element of an array. None: as many
@@ -42,6 +42,7 @@ impl<F: Faults> Machine<F> {
             name: array.name.clone(),
             labels: array.labels.clone(),
             priority: array.priority,
+            alone: array.alone,
             ..accepted.standing()
         };
         self.jobs.begun(id, place + 1);
@@ -69,18 +70,11 @@ impl<F: Faults> Machine<F> {
         }
     }
 
-    /// The record of a job's end: that of an element says how far its array is, too.
-    pub(super) fn end_record(&mut self, element: ObjectId, array: Option<ObjectId>, standing: Standing) -> Record {
-        let state = standing.state;
-        let counted = array.and_then(|array| {
-            let job = self.jobs.get_mut(array)?;
-            job.elements.as_mut()?.end(state);
-            Some((array, Box::new(job.standing())))
-        });
-        match counted.filter(|_| !F::has(Fault::ElementUncounted)) {
-            Some((array, far)) => Record::Ended(element, Box::new(standing), array, far),
-            None => Record::Standing(element, Box::new(standing)),
-        }
+    /// Counts an element that has ended: its array, and where that stands now.
+    pub(super) fn count_ended(&mut self, element: &Accepted, state: State) -> Option<(ObjectId, Standing)> {
+        let array = self.jobs.get_mut(element.array_id()?)?;
+        array.elements.as_mut()?.end(state);
+        Some((array.id(), array.next_standing())).filter(|_| !F::has(Fault::ElementUncounted))
     }
 
     /// An element has ended, or its array is to: the next one may begin, or the array has ended.
@@ -161,7 +155,7 @@ impl<F: Faults> Machine<F> {
     }
 
     /// Tells those that wait for elements which never began how these ended: with their array.
-    pub(super) fn tell_of_cut(&mut self, array: &crate::record::Accepted, begun: u32, state: State) {
+    pub(super) fn tell_of_cut(&mut self, array: &Accepted, begun: u32, state: State) {
         let Some(Array { last, .. }) = array.array else { return };
         let first = array.array.and_then(|array| array.index(begun)).and_then(|index| array.id.element(index));
         if let Some((first, last)) = first.zip(array.id.element(last)) {

@@ -9,7 +9,7 @@ use crate::effect::{Effect, Reply};
 use crate::faults::{Fault, Faults};
 use crate::input::{Command, Now, Principal, RequestId};
 use crate::jobs::{Job, Phase};
-use crate::record::{Group, Record};
+use crate::record::Group;
 use crate::workers::{Link, Worker};
 use crate::{reason, rights, view};
 
@@ -83,7 +83,7 @@ impl<F: Faults> Machine<F> {
         placed.cancel_ms = Some(now.mono_ms);
         let worker = placed.worker;
         if !F::has(Fault::CancelUnwritten) {
-            effects.push(Effect::Write(Record::Standing(id, Box::new(job.standing()))));
+            self.write_standing(id, effects);
         }
         effects.push(Effect::Cancel { worker, run });
         effects.push(Effect::Changed { job: id, settled: false });
@@ -135,10 +135,8 @@ impl<F: Faults> Machine<F> {
         if self.jobs.contains(id) {
             return Err(Problem::new(Kind::Conflict, "the job has not ended; cancel it first"));
         }
-        self.counters.swept += 1;
         self.forget_settled(group);
-        self.keys.remove(id);
-        effects.push(Effect::Write(Record::Swept(id)));
+        self.sweep(vec![id], effects);
         Ok(Reply::Done)
     }
 
@@ -230,6 +228,7 @@ impl<F: Faults> Machine<F> {
         view.reason = match &job.phase {
             Phase::Held => Some(reason::held()),
             Phase::Blocked => Some(reason::blocked(&job.unmet)),
+            Phase::Keeping => Some(reason::keeping()),
             Phase::Begun => Some(reason::begun(job)),
             Phase::Later { until_ms } => Some(reason::later(*until_ms, now.mono_ms)),
             Phase::Queued { .. } => {
@@ -238,7 +237,7 @@ impl<F: Faults> Machine<F> {
                 Some(reason::queued(&self.workers, needs, behind, self.refusing.as_ref(), now.mono_ms))
             }
             Phase::Backoff { until_ms, .. } => {
-                Some(reason::backoff(*until_ms, now.mono_ms, job.attempts_total + job.fruitless))
+                Some(reason::backoff(*until_ms, now.mono_ms, job.attempts_total + u32::from(job.fruitless)))
             }
             Phase::Placed(placed) => {
                 if placed.started_ms.is_some() {

@@ -10,7 +10,6 @@ use crate::effect::Effect;
 use crate::faults::{Fault, Faults};
 use crate::input::{End, Now};
 use crate::jobs::Phase;
-use crate::record::Record;
 
 impl<F: Faults> Machine<F> {
     /// Enters what a job of the table waits for; of what is not in memory the edge is asked.
@@ -52,9 +51,9 @@ impl<F: Faults> Machine<F> {
             return self.never_met(now, id, message, effects);
         };
         job.unmet.remove(&earlier);
-        if job.accepted.input_of == Some(earlier) {
-            let supplied = self.jobs.supply(id, end.output.clone()).map(|job| Box::new(job.accepted.clone()));
-            effects.extend(supplied.map(|accepted| Effect::Write(Record::Supplied(accepted))));
+        let supplied = job.accepted.input_of == Some(earlier);
+        if supplied {
+            self.jobs.supply(id, end.output.clone());
         }
         let Some(job) = self.jobs.get_mut(id) else { return };
         if job.unmet.is_empty() && job.phase == Phase::Blocked {
@@ -63,7 +62,11 @@ impl<F: Faults> Machine<F> {
             self.take_out(id);
             self.line_up(now, id);
         }
-        self.write_standing(id, effects);
+        if supplied {
+            self.write_supplied(id, effects);
+        } else {
+            self.write_standing(id, effects);
+        }
         effects.push(Effect::Changed { job: id, settled: false });
     }
 

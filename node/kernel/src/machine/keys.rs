@@ -91,5 +91,5 @@ pub(super) fn duplicate_outcome(job: &Job, outcome: Option<Outcome>) -> Option<O
 pub(super) fn body_of(owner: ObjectId, job: &NewJob) -> BlobId {
     let what = (owner, job.function, job.version, job.input.id(), &job.args, &job.env);
     let how = (&job.needs, &job.limits, &job.terms, &job.name, &job.labels, &job.array, &job.after, job.input_of);
-    BlobId::of(&codec::encode(&(what, how)))
+    BlobId::of(&codec::encode(&(what, how, job.durability)))
 }

@@ -10,6 +10,7 @@ use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{Kind, NodeId, Problem, WorkerId, name};
 
 use super::Machine;
+use crate::custody::ZONE;
 use crate::effect::{Effect, PeerView, Reply};
 use crate::faults::Faults;
 use crate::input::{Now, PeerAttached, Principal};
@@ -77,7 +78,7 @@ impl<F: Faults> Machine<F> {
 
     /// A peer's hello has come: from now on it is offered runs, once it has said what it could run.
     pub(super) fn attach_peer(&mut self, now: Now, attached: PeerAttached, effects: &mut Vec<Effect>) {
-        let PeerAttached { node, connection, name, mut runs, rtt_us } = attached;
+        let PeerAttached { node, connection, name, mut runs, rtt_us, keeps } = attached;
         let id = WorkerId::of_node(&node);
         if let Some(problem) = self.unwelcome(node) {
             effects.push(Effect::Detach { worker: id, problem });
@@ -103,11 +104,15 @@ impl<F: Faults> Machine<F> {
         self.counters.peer_attachments += 1;
         runs.truncate(PEER_RUNS_MAX);
         self.welcome(now, id, connection, runs, false, effects);
+        if keeps {
+            self.custodian_attached(now, node, connection, effects);
+        }
     }
 
     /// A peer's connection ended: as an executor it keeps its runs as long as its lease lasts, as a home it is waited for.
     pub(super) fn detach_peer(&mut self, now: Now, node: NodeId, connection: u64, effects: &mut Vec<Effect>) {
         self.detach(now, WorkerId::of_node(&node), connection, false, effects);
+        self.custodian_detached(now, node, connection, effects);
         self.home_detached(now, node, connection, effects);
     }
 
@@ -126,6 +131,7 @@ impl<F: Faults> Machine<F> {
         peer.hint(hint.workers, seen);
         worker.leaving = hint.stopping;
         self.placeable = true;
+        self.custodian_hints(node, hint.stopping, hint.labels.get(ZONE).cloned());
     }
 
     /// A peer has taken a run.
@@ -168,7 +174,8 @@ impl<F: Faults> Machine<F> {
         let worker = self.workers.get(WorkerId::of_node(&node)).filter(|worker| worker.node() == Some(node));
         let placed = worker.map(|worker| worker.runs().collect()).unwrap_or_default();
         let guests = self.guests.runs(node).into_iter().map(|run| run.job).collect();
-        Reply::Runs { placed, guests }
+        let keeps = self.custody.is_custodian(node) || self.charges.keeps_for(node);
+        Reply::Runs { placed, guests, keeps }
     }
 
     pub(super) fn list_peers(&self, now: Now, principal: &Principal) -> Result<Reply, Problem> {

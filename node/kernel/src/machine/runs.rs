@@ -22,7 +22,7 @@ use crate::workers::Pause;
 /// Runs of a job that may be lost before their guest has started without being counted. Why 8: a job that waits at a
 /// worker must not pay for the neighbour that kills it, while one that kills workers before it starts must come to an
 /// end.
-const FRUITLESS_MAX: u32 = 8;
+const FRUITLESS_MAX: u8 = 8;
 
 /// How long a worker that declined a run gets no other, in milliseconds. Why 100: long enough that it is not asked in a
 /// circle, short enough that one odd job does not cost the others their place.
@@ -50,13 +50,12 @@ impl<F: Faults> Machine<F> {
         self.counters.offers += 1;
         self.counters.resumed += u64::from(job.checkpoint.is_some());
         if !F::has(Fault::EpochUnwritten) {
-            let standing = Box::new(job.standing());
-            let begins = job.accepted.index.is_some() && job.epoch == 1;
-            effects.push(Effect::Write(match begins {
-                true => Record::Began(id, standing),
-                false => Record::Standing(id, standing),
-            }));
+            match job.accepted.index.is_some() && job.epoch == 1 {
+                true => self.write_began(id, effects),
+                false => self.write_standing(id, effects),
+            }
         }
+        let Some(job) = self.jobs.get(id) else { return };
         match node {
             Some(peer) => {
                 self.counters.peer_offers += 1;
@@ -181,7 +180,7 @@ impl<F: Faults> Machine<F> {
             0
         } else {
             job.fruitless = job.fruitless.saturating_add(1);
-            pause_ms(run.job, job.fruitless, None)
+            pause_ms(run.job, u32::from(job.fruitless), None)
         };
         self.requeue(now, run.job, pause, effects);
     }
@@ -202,8 +201,11 @@ impl<F: Faults> Machine<F> {
             strike::<F>(job, code, why, now);
             job.fruitless = job.fruitless.saturating_add(1);
             // The first time is nobody's fault: it waits for nothing.
-            let pause =
-                if job.losses <= 1 || loss == Loss::NeverArrived { 0 } else { pause_ms(id, job.fruitless, None) };
+            let pause = if job.losses <= 1 || loss == Loss::NeverArrived {
+                0
+            } else {
+                pause_ms(id, u32::from(job.fruitless), None)
+            };
             self.requeue(now, id, pause, effects);
             return;
         }
@@ -296,9 +298,27 @@ impl<F: Faults> Machine<F> {
         outcome: Option<Outcome>,
         effects: &mut Vec<Effect>,
     ) {
+        let Some((told, array)) = self.end(now, id, state, outcome, effects) else { return };
+        if !F::has(Fault::EndUntold) {
+            effects.push(told);
+        }
+        if let Some(array) = array {
+            self.array_goes_on(now, array, effects);
+        }
+    }
+
+    /// Ends a job without a word to subscribers: what they are to hear, and the array that it is an element of.
+    pub(super) fn end(
+        &mut self,
+        now: Now,
+        id: ObjectId,
+        state: State,
+        outcome: Option<Outcome>,
+        effects: &mut Vec<Effect>,
+    ) -> Option<(Effect, Option<ObjectId>)> {
         self.release(id);
         self.take_out(id);
-        let Some(job) = self.jobs.remove(id) else { return };
+        let mut job = self.jobs.remove(id)?;
         self.placeable |= job.placed().is_some();
         if let Some(until_ms) = job.total_until_ms {
             self.timers.remove(until_ms, Timer::TotalLimit(id));
@@ -315,6 +335,8 @@ impl<F: Faults> Machine<F> {
             effects.push(Effect::Write(Record::Checkpoint(id, Box::new(saving))));
         }
         let told = noted(now, &job, state, outcome.as_ref());
+        // What ends before its custodians have it was not acknowledged as kept.
+        job.alone |= job.phase == Phase::Keeping;
         let (accepted, mut standing) = job.settled(state, outcome, now.wall_ms);
         if let Some(elements) = &mut standing.elements {
             elements.cut = accepted.size().saturating_sub(elements.begun);
@@ -323,23 +345,19 @@ impl<F: Faults> Machine<F> {
         self.counters.settle(state, standing.elements.map_or(1, |elements| elements.cut));
         let (array, group) = (accepted.array_id(), Group::of(&accepted, state));
         if F::has(Fault::SettledStays) {
-            let mut again = Job::new(accepted, standing.clone(), now.mono_ms);
+            let mut again = Job::new(accepted.clone(), standing.clone(), now.mono_ms);
             again.phase = Phase::Queued { since_ms: now.mono_ms };
             self.queue.insert(&again.accepted.spec.needs, again.rank());
             self.jobs.insert(again);
         }
-        effects.push(Effect::Write(self.end_record(id, array, standing)));
+        self.write_end(&accepted, standing, effects);
         if array.is_none() || F::has(Fault::ElementRetained) {
             // An element is kept as long as its array is, and with it.
             self.keep_settled(now, group, id, effects);
+            self.custody.ended(id, group);
         }
         effects.push(Effect::Changed { job: id, settled: true });
-        if !F::has(Fault::EndUntold) {
-            effects.push(told);
-        }
-        if let Some(array) = array {
-            self.array_goes_on(now, array, effects);
-        }
+        Some((told, array))
     }
 
     /// A function was deleted: what waits to run it ends, what runs goes on, and is not tried again.

@@ -1,7 +1,9 @@
 //! Taking jobs in: each is accepted or refused by itself, and all are answered at once.
 
+use std::num::NonZeroU8;
 use std::sync::Arc;
 
+use shoal_protocol::custody::{Custody, DURABILITY_MAX};
 use shoal_protocol::limits::{JOB_MS_MAX, SUBMIT_BATCH_LEN_MAX};
 use shoal_protocol::object::function::Function;
 use shoal_protocol::object::job::{IdempotencyKey, Receipt, State, check_after, check_key};
@@ -10,11 +12,10 @@ use shoal_protocol::{Kind, ObjectId, Problem};
 
 use super::Machine;
 use super::keys::body_of;
-use super::telling::noted;
 use crate::effect::{Effect, Reply};
 use crate::faults::{Fault, Faults};
 use crate::input::{NewJob, Now, Principal, RequestId};
-use crate::jobs::Job;
+use crate::jobs::{Job, Phase};
 use crate::record::{Accepted, Record, Spec, VERSION};
 use crate::rights;
 
@@ -44,13 +45,27 @@ impl<F: Faults> Machine<F> {
             return;
         }
         let first = effects.len();
-        let receipts = jobs.into_iter().map(|job| self.submit_one(now, &principal, job, effects)).collect();
+        let mut keeping = Vec::new();
+        let submit = |job| self.submit_one(now, &principal, job, &mut keeping, effects);
+        let receipts = jobs.into_iter().map(submit).collect();
+        if !keeping.is_empty() {
+            return self.await_custodians(now, request, receipts, &keeping, effects);
+        }
         let reply = Effect::Reply { request, reply: Ok(Reply::Receipts(receipts)) };
         let place = if F::has(Fault::AcknowledgedFirst) { first } else { effects.len() };
         effects.insert(place, reply);
     }
 
-    fn submit_one(&mut self, now: Now, principal: &Principal, job: NewJob, effects: &mut Vec<Effect>) -> Receipt {
+    /// One job. Where custodians shall have it before it is acknowledged that is noted in `keeping`.
+    fn submit_one(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        job: NewJob,
+        keeping: &mut Vec<(ObjectId, bool, u8)>,
+        effects: &mut Vec<Effect>,
+    ) -> Receipt {
+        let strict = job.durability.is_some();
         match self.known_or_admitted(now, principal, job) {
             Ok(Admitted::Known(id)) => {
                 self.counters.same_key += 1;
@@ -65,11 +80,15 @@ impl<F: Faults> Machine<F> {
                 effects.push(Effect::Write(Record::Accepted(Box::new(accepted.clone()))));
                 self.counters.accepted += u64::from(accepted.size());
                 self.counters.held += u64::from(state == State::Held);
-                let job = Job::new(accepted, standing, now.mono_ms);
-                effects.push(noted(now, &job, state, None));
-                self.take_in(now, job);
-                self.wait_as(now, id, state, None);
-                self.depend(id, effects);
+                let durability = accepted.custody.map_or(1, |custody| custody.durability.get());
+                self.take_in(now, Job::new(accepted, standing, now.mono_ms));
+                if durability > 1 && !F::has(Fault::KeepingNotAwaited) {
+                    self.wait_for_custodians(now, id);
+                    keeping.push((id, strict, durability));
+                } else {
+                    self.begin_waiting(now, id, effects);
+                    self.keep_whole(id, effects);
+                }
                 Receipt::Accepted { id }
             }
             Err(problem) => {
@@ -85,9 +104,15 @@ impl<F: Faults> Machine<F> {
             return Err(problem.clone());
         }
         match self.job_of_key(principal, &job)? {
+            Some(id) if self.is_being_kept(id) => Err(being_kept(id)),
             Some(id) => Ok(Admitted::Known(id)),
             None => self.admit(now, principal, job).map(|accepted| Admitted::New(Box::new(accepted))),
         }
+    }
+
+    /// Whether a job was not acknowledged yet: it waits for its custodians, and may be refused.
+    fn is_being_kept(&self, id: ObjectId) -> bool {
+        self.custody.is_open(id) || self.jobs.get(id).is_some_and(|job| job.phase == Phase::Keeping)
     }
 
     /// The checks, cheapest and most general first.
@@ -119,7 +144,8 @@ impl<F: Faults> Machine<F> {
                 "not_before_ms: the time is more than a year ahead; it is in milliseconds since the Unix epoch";
             return Err(Problem::new(Kind::InvalidField, detail));
         }
-        let accepted = accept(now, owner, function, job)?;
+        let custody = self.custody_for(now, job.durability)?;
+        let accepted = accept(now, owner, function, job, custody)?;
         if !self.queue.has_room(&accepted.spec.needs) {
             return Err(full("jobs of too many different needs wait at this node".into()));
         }
@@ -128,6 +154,18 @@ impl<F: Faults> Machine<F> {
 }
 
 impl<F: Faults> Machine<F> {
+    /// With whom a job is kept that so many nodes shall have.
+    fn custody_for(&self, now: Now, durability: Option<u8>) -> Result<Option<Custody>, Problem> {
+        let Some(durability) = durability else { return self.custody.terms(None, now.mono_ms) };
+        match NonZeroU8::new(durability).filter(|durability| durability.get() <= DURABILITY_MAX) {
+            Some(durability) => self.custody.terms(Some(durability), now.mono_ms),
+            None => {
+                let detail = format!("durability is {durability}; it goes from 1 to {DURABILITY_MAX}");
+                Err(Problem::new(Kind::InvalidField, detail))
+            }
+        }
+    }
+
     /// Checks what a job is to wait for.
     fn check_after(&self, principal: &Principal, job: &NewJob) -> Result<(), Problem> {
         check_after(&job.after, job.input_of)?;
@@ -150,11 +188,22 @@ impl<F: Faults> Machine<F> {
     }
 }
 
+fn being_kept(id: ObjectId) -> Problem {
+    let detail = format!("job {id} was submitted under this key just now, and is on its way to the nodes that keep it");
+    Problem::new(Kind::Unavailable, detail).retry_after(RETRY_FULL_MS)
+}
+
 fn full(detail: String) -> Problem {
     Problem::new(Kind::Full, detail).retry_after(RETRY_FULL_MS)
 }
 
-fn accept(now: Now, owner: ObjectId, function: &Function, job: NewJob) -> Result<Accepted, Problem> {
+fn accept(
+    now: Now,
+    owner: ObjectId,
+    function: &Function,
+    job: NewJob,
+    custody: Option<Custody>,
+) -> Result<Accepted, Problem> {
     let version = match job.version {
         Some(number) => function.versions.iter().find(|version| version.number == number),
         None => function.versions.iter().rev().find(|version| version.component == function.current),
@@ -199,5 +248,6 @@ fn accept(now: Now, owner: ObjectId, function: &Function, job: NewJob) -> Result
         rerun_of: job.rerun_of,
         after: job.after,
         input_of: job.input_of,
+        custody,
     })
 }

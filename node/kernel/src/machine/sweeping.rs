@@ -69,6 +69,7 @@ impl<F: Faults> Machine<F> {
         let keep = self.config.retention.of(group);
         let Some(shelf) = self.shelves.get_mut(group) else { return };
         shelf.asked = false;
+        let mut gone = Vec::new();
         let mut left = jobs.iter();
         let stays = left.find(|(settled_ms, job)| {
             let over = shelf.count > keep.jobs;
@@ -76,13 +77,12 @@ impl<F: Faults> Machine<F> {
                 return true;
             }
             shelf.count = shelf.count.saturating_sub(1);
-            self.counters.swept += 1;
-            self.keys.remove(*job);
             self.counters.swept_for_number += u64::from(over);
-            effects.push(Effect::Write(Record::Swept(*job)));
+            gone.push(*job);
             false
         });
         let count = shelf.count;
+        self.sweep(gone, effects);
         match stays {
             Some((settled_ms, _)) => {
                 let left_ms = settled_ms.saturating_add(keep.age_ms).saturating_sub(now.wall_ms);

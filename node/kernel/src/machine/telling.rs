@@ -34,6 +34,8 @@ fn state(job: &Job) -> State {
     match &job.phase {
         Phase::Held => State::Held,
         Phase::Blocked => State::Blocked,
+        // Nobody has heard of it yet.
+        Phase::Keeping => job.told,
         Phase::Begun | Phase::Later { .. } | Phase::Queued { .. } | Phase::Backoff { .. } => State::Queued,
         Phase::Placed(placed) if placed.started_ms.is_some() => State::Running,
         Phase::Placed(_) => State::Offered,

@@ -10,11 +10,11 @@ use shoal_protocol::{Kind, ObjectId, Problem};
 use super::Machine;
 use super::keys::duplicate_outcome;
 use super::runs::empty_outcome;
+use crate::custody::KEEP_MS;
 use crate::effect::{Effect, Reply};
 use crate::faults::{Fault, Faults};
 use crate::input::{Now, Principal};
 use crate::jobs::{Job, Phase};
-use crate::record::Record;
 use crate::timers::Timer;
 
 /// What is left of a length that began at a time of the wall clock, in milliseconds: never more than all of it, should
@@ -76,9 +76,7 @@ impl<F: Faults> Machine<F> {
     pub(super) fn enqueue(&mut self, now: Now, id: ObjectId) {
         let Some(job) = self.jobs.get_mut(id) else { return };
         job.phase = Phase::Queued { since_ms: now.mono_ms };
-        let first = job.epoch == 0 && job.elements.as_ref().is_none_or(|elements| elements.begun == 0);
-        if let Some(queue_ms) = job.accepted.spec.limits.queue_ms.filter(|_| first) {
-            let until_ms = now.mono_ms.saturating_add(left_ms(job.may_run_since_ms(), queue_ms, now));
+        if let Some(until_ms) = job.queue_limit(now) {
             job.queue_until_ms = Some(until_ms);
             self.timers.set(until_ms, Timer::QueueLimit(id));
         }
@@ -91,6 +89,17 @@ impl<F: Faults> Machine<F> {
         let until_ms = now.mono_ms.saturating_add(pause_ms);
         self.timers.set(until_ms, Timer::Backoff(id));
         self.set_aside(id, Phase::Backoff { until_ms, until_wall_ms: now.wall_ms.saturating_add(pause_ms) });
+    }
+
+    /// Lets a job that is new wait for its custodians. That counts as waiting in the queue, if nothing else keeps it from that.
+    pub(super) fn wait_for_custodians(&mut self, now: Now, id: ObjectId) {
+        self.set_aside(id, Phase::Keeping);
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        let would_queue = !job.accepted.terms.hold && job.unmet.is_empty();
+        if let Some(until_ms) = job.queue_limit(now).filter(|_| would_queue) {
+            job.queue_until_ms = Some(until_ms);
+            self.timers.set(until_ms, Timer::QueueLimit(id));
+        }
     }
 
     /// Lets a job wait beside the queue.
@@ -106,7 +115,9 @@ impl<F: Faults> Machine<F> {
         match job.phase {
             Phase::Placed(_) => {}
             Phase::Queued { .. } => self.queue.remove(&job.accepted.spec.needs, job.rank()),
-            Phase::Held | Phase::Blocked | Phase::Begun => self.queue.give_back(&job.accepted.spec.needs),
+            Phase::Held | Phase::Keeping | Phase::Blocked | Phase::Begun => {
+                self.queue.give_back(&job.accepted.spec.needs);
+            }
             Phase::Later { until_ms } | Phase::Backoff { until_ms, .. } => {
                 self.timers.remove(until_ms, Timer::Backoff(id));
                 self.queue.give_back(&job.accepted.spec.needs);
@@ -126,7 +137,9 @@ impl<F: Faults> Machine<F> {
                 job.ready_ms = Some(now.wall_ms);
             }
             Phase::Backoff { .. } => {}
-            Phase::Held | Phase::Blocked | Phase::Begun | Phase::Queued { .. } | Phase::Placed(_) => return,
+            Phase::Held | Phase::Keeping | Phase::Blocked | Phase::Begun | Phase::Queued { .. } | Phase::Placed(_) => {
+                return;
+            }
         }
         self.take_out(id);
         self.enqueue(now, id);
@@ -147,6 +160,10 @@ impl<F: Faults> Machine<F> {
             Phase::Placed(_) => {
                 let detail = "the job is handed over already: it can be cancelled, but not held";
                 return Err(Problem::new(Kind::Conflict, detail));
+            }
+            Phase::Keeping => {
+                let detail = "the job is about to be accepted: hold it when it is";
+                return Err(Problem::new(Kind::Conflict, detail).retry_after(KEEP_MS));
             }
             Phase::Blocked | Phase::Begun | Phase::Later { .. } | Phase::Queued { .. } | Phase::Backoff { .. } => {}
         }
@@ -191,12 +208,6 @@ impl<F: Faults> Machine<F> {
             self.queue.insert(&job.accepted.spec.needs, job.rank());
             self.placeable = true;
         }
-    }
-
-    /// Journals where a job stands.
-    pub(super) fn write_standing(&self, id: ObjectId, effects: &mut Vec<Effect>) {
-        let standing = self.jobs.get(id).map(|job| Box::new(job.standing()));
-        effects.extend(standing.map(|standing| Effect::Write(Record::Standing(id, standing))));
     }
 
     /// A job has waited for its first run for as long as it may.
@@ -256,6 +267,16 @@ impl<F: Faults> Machine<F> {
             None => empty_outcome(ending),
         };
         self.settle(now, id, State::TimedOut, Some(outcome), effects);
+    }
+}
+
+impl Job {
+    /// Until when it may wait for its first run, if it waits for that from now or its earliest time on and not for ever.
+    fn queue_limit(&self, now: Now) -> Option<u64> {
+        let first = self.epoch == 0 && self.elements.as_ref().is_none_or(|elements| elements.begun == 0);
+        let queue_ms = self.accepted.spec.limits.queue_ms.filter(|_| first)?;
+        let from_ms = now.mono_ms.max(self.earliest_ms);
+        Some(from_ms.saturating_add(left_ms(self.may_run_since_ms(), queue_ms, now)))
     }
 }
 

@@ -53,6 +53,7 @@ pub(crate) fn accepted(job: ObjectId) -> Accepted {
         rerun_of: None,
         after: Vec::new(),
         input_of: None,
+        custody: None,
     }
 }
 

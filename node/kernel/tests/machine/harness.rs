@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use shoal_kernel::{
-    Accepted, Command, Config, Effect, Group, GuestEnd, GuestRun, Input, Kernel, NewJob, Now, PeerAttached, Principal,
-    Record, Reply, Saving, Standing, WorkerAttached,
+    Accepted, Charge, ChargeState, Command, Config, Effect, Group, GuestEnd, GuestRun, Input, Kernel, NewJob, Now,
+    PeerAttached, Principal, Record, Reply, Saving, Standing, WorkerAttached,
 };
+use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::object::function::{Function, Needs, RunLimits, Version};
 use shoal_protocol::object::job::{
     Checkpoint, Ending, Failure, FailureCode, Job, KeyId, Outcome, Payload, Reason, Receipt, State, Usage,
@@ -81,6 +82,7 @@ pub(crate) fn new_job(n: u64) -> NewJob {
         rerun_of: None,
         after: Vec::new(),
         input_of: None,
+        durability: None,
     }
 }
 
@@ -116,6 +118,9 @@ pub(crate) struct Node {
     pub(crate) guests: BTreeMap<ObjectId, (GuestRun, Option<GuestEnd>)>,
     /// Of the home's jobs, and of guest runs.
     pub(crate) saved: [BTreeMap<ObjectId, Checkpoint>; 2],
+    pub(crate) sets: BTreeMap<(NodeId, u32), CustodianSet>,
+    /// The jobs of other homes that are kept here, with their sets.
+    pub(crate) charges: BTreeMap<ObjectId, (u32, Accepted, Standing)>,
     config: Config,
     connections: u64,
     /// The connection to each peer.
@@ -148,6 +153,8 @@ impl Node {
             config,
             guests: BTreeMap::new(),
             saved: Default::default(),
+            sets: BTreeMap::new(),
+            charges: BTreeMap::new(),
             now: Now { mono_ms: 10_000, wall_ms: 1_000_000 },
             journal: Vec::new(),
             jobs: BTreeMap::new(),
@@ -163,8 +170,16 @@ impl Node {
         node.jobs = self.jobs.clone();
         node.guests = self.guests.clone();
         node.saved = self.saved.clone();
+        node.sets = self.sets.clone();
+        node.charges = self.charges.clone();
         node.connections = self.connections;
         let mut effects = Vec::new();
+        let charges = self.charges.iter().map(|(job, (set, accepted, standing))| {
+            let home = self.sets.keys().map(|(home, _)| *home).find(|home| home.tag() == job.tag()).unwrap();
+            let array = accepted.array.filter(|_| accepted.is_array());
+            ChargeState { job: *job, home, set: *set, revision: standing.revision, lacks_input: false, array }
+        });
+        node.kernel.restore_custody(node.now, self.sets.values().cloned(), charges);
         node.kernel.restore(node.now, self.jobs.values().cloned(), &mut effects);
         node.kernel.restore_guests(node.now, self.guests.values().cloned(), &mut effects);
         let mut counts: BTreeMap<Group, u64> = BTreeMap::new();
@@ -225,7 +240,24 @@ impl Node {
                 Record::Checkpoint(job, saving) => keep(&mut self.saved[0], *job, saving),
                 Record::GuestCheckpoint(run, saving) => keep(&mut self.saved[1], run.job, saving),
                 Record::GuestGone(run) => assert_eq!(self.guests.remove(&run.job).unwrap().0.run, *run),
+                Record::Custodians(record) => {
+                    self.sets.insert((record.set.home, record.set.number), record.set.clone());
+                }
+                Record::Charge(charge) => self.charge(charge),
+                Record::ChargeGone(job) => assert!(self.charges.remove(job).is_some()),
             }
+        }
+    }
+
+    fn charge(&mut self, charge: &Charge) {
+        if let Some(accepted) = &charge.accepted {
+            let standing = charge.standing.as_deref().cloned().unwrap_or_else(|| accepted.standing());
+            self.charges.insert(charge.job, (charge.set, (**accepted).clone(), standing));
+        } else if let Some((array, standing)) = charge.array.zip(charge.standing.as_deref()) {
+            let element = self.charges[&array].1.element_of_id(charge.job).unwrap();
+            assert!(self.charges.insert(charge.job, (charge.set, element, standing.clone())).is_none());
+        } else if let Some(standing) = &charge.standing {
+            self.charges.get_mut(&charge.job).unwrap().2 = (**standing).clone();
         }
     }
 
@@ -368,7 +400,7 @@ impl Node {
         let (node, connection) = (peer(n), self.connections);
         self.links.insert(n, connection);
         let mut effects = self.handle(Input::PeerConnected { node, connection });
-        let attached = PeerAttached { node, connection, name: format!("p{n}"), runs, rtt_us: 1_000 };
+        let attached = PeerAttached { node, connection, name: format!("p{n}"), runs, rtt_us: 1_000, keeps: false };
         effects.extend(self.handle(Input::PeerAttached(Box::new(attached))));
         effects.extend(self.welcomed(n, connection, Vec::new()));
         (connection, effects)

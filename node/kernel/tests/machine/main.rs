@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod arrays;
+mod charges;
 mod checkpoints;
+mod custody;
 mod dependencies;
 mod guests;
 mod harness;

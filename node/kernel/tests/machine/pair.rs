@@ -72,7 +72,7 @@ impl Pair {
         let (worker, to) = (WorkerId::of_node(&node), WorkerId::of_node(&NODES[1 - from]));
         Some(match effect {
             Effect::Greet { runs, .. } => {
-                let attached = PeerAttached { node, connection, name: "n".into(), runs, rtt_us: 100 };
+                let attached = PeerAttached { node, connection, name: "n".into(), runs, rtt_us: 100, keeps: false };
                 Input::PeerAttached(Box::new(attached))
             }
             Effect::Attached { worker, lease_ms, drop, .. } if worker == to => {

@@ -49,8 +49,8 @@ const JOB_FILTERS: &[Parameter] = &[
     },
     Parameter {
         name: "scope",
-        what: "Whose jobs: `node`, this node's, or `mesh`, those of all nodes, with the names of those that did not answer. `node` unless said otherwise",
-        values: Values::One(&["node", "mesh"]),
+        what: "Whose jobs: `node`, this node's, `kept`, those that it keeps for other homes, or `mesh`, those of all nodes, with the names of those that did not answer. `node` unless said otherwise",
+        values: Values::One(&["node", "kept", "mesh"]),
         required: false,
     },
 ];

@@ -16,7 +16,7 @@ use shoal_protocol::{Octets, Problem};
 use tokio::io::ReadHalf;
 use tokio::task::JoinSet;
 
-use super::{End, Session};
+use super::{End, Session, custody};
 use crate::frames;
 
 /// Endings and checkpoints whose bytes are on their way at once. Why 128: twice as many as a peer reports before one is settled. With more
@@ -52,6 +52,13 @@ impl Session {
                     Ok(())
                 }
                 Ok(Some(PeerMessage::Checkpoint(run, checkpoint))) => self.saved(run, *checkpoint, &mut endings).await,
+                Ok(Some(PeerMessage::Keep(keep)))
+                    if keep.jobs.iter().any(|job| custody::blobs_of(job).next().is_some()) =>
+                {
+                    endings.spawn(Arc::clone(&self).keep(*keep));
+                    Ok(())
+                }
+                Ok(Some(PeerMessage::Keep(keep))) => Arc::clone(&self).keep(*keep).await,
                 Ok(Some(message)) => self.heard(message).await,
                 Ok(None) => Err(End::Frame(frames::FrameError::Ended)),
                 Err(end) => Err(end),
@@ -63,14 +70,15 @@ impl Session {
     }
 
     async fn hello(&self, hello: Hello) -> Result<(), End> {
-        let Hello { name, runs, .. } = hello;
+        let Hello { name, runs, keeps, .. } = hello;
         if runs.len() > PEER_RUNS_MAX || name.len() > NAME_LEN_MAX {
             return Err(End::Fault("its hello is out of bounds"));
         }
         for run in &runs {
             self.note(*run)?;
         }
-        let attached = PeerAttached { node: self.peer, connection: self.connection, name, runs, rtt_us: self.rtt_us() };
+        let attached =
+            PeerAttached { node: self.peer, connection: self.connection, name, runs, rtt_us: self.rtt_us(), keeps };
         self.parts.runtime.input(Input::PeerAttached(Box::new(attached))).await;
         Ok(())
     }
@@ -80,8 +88,15 @@ impl Session {
         let connection = self.connection;
         let input = match message {
             PeerMessage::Hello(_) => return Err(End::Fault("it says hello twice")),
-            // Its endings and checkpoints have a way of their own.
-            PeerMessage::Ended(..) | PeerMessage::Checkpoint(..) => return Ok(()),
+            // These have ways of their own.
+            PeerMessage::Ended(..) | PeerMessage::Checkpoint(..) | PeerMessage::Keep(_) => return Ok(()),
+            PeerMessage::Kept(kept) if self.is_sound(&kept) => Input::Kept { node, kept },
+            PeerMessage::Compare { after } => Input::Compare { home, after },
+            PeerMessage::Holding(page) if page.is_sound() => Input::Holding { node, page },
+            PeerMessage::Forget(jobs) if self.are_its_own(&jobs) => Input::Forget { home, jobs },
+            PeerMessage::Kept(_) | PeerMessage::Holding(_) | PeerMessage::Forget(_) => {
+                return Err(End::Fault("what it says of jobs that are kept is out of bounds"));
+            }
             PeerMessage::Welcome { lease_ms, drop } => {
                 let dropped = dropped(&drop)?;
                 if self.welcomed.swap(true, Relaxed) {

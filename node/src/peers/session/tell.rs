@@ -11,6 +11,7 @@ use tokio::io::WriteHalf;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::custody::Together;
 use super::{End, Session};
 use crate::frames;
 use crate::runtime::ToPeer;
@@ -44,6 +45,7 @@ impl Session {
         let mut news_at: Option<Instant> = None;
         let mut hinted = Instant::now();
         let mut batch = Vec::new();
+        let mut together = Together::default();
         loop {
             tokio::select! {
                 biased;
@@ -51,7 +53,7 @@ impl Session {
                     let Some(message) = message else { return End::Replaced };
                     let mut next = Some(message);
                     while let Some(message) = next.take() {
-                        match self.append(&mut batch, message) {
+                        match self.append(&mut batch, &mut together, message) {
                             Ok(Said::Hello) => (greeted, hint_at) = (true, Some(Instant::now())),
                             Ok(Said::Other) => {}
                             Err(end) => return end,
@@ -60,6 +62,7 @@ impl Session {
                             next = says.try_recv().ok();
                         }
                     }
+                    together.flush(&*self).into_iter().for_each(|message| frame(&mut batch, &message));
                 }
                 () = until([hint_at, news_at].into_iter().flatten().min()) => {
                     (hint_at, news_at, hinted) = (None, None, Instant::now());
@@ -81,32 +84,42 @@ impl Session {
     }
 
     fn append_hint(&self, batch: &mut Vec<u8>) {
-        let hint = PeerMessage::Hint(self.parts.own_hint());
-        if let Err(error) = codec::append_frame(batch, &hint, PEER_FRAME_LEN_MAX) {
-            tracing::error!(%error, "this node's hint does not fit into a frame");
-        }
+        frame(batch, &PeerMessage::Hint(self.parts.own_hint()));
     }
 
-    fn append(&self, batch: &mut Vec<u8>, message: ToPeer) -> Result<Said, End> {
-        let (message, said) = match message {
+    fn append(&self, batch: &mut Vec<u8>, together: &mut Together, message: ToPeer) -> Result<Said, End> {
+        let (messages, said) = match message {
             ToPeer::Close(problem) => return Err(End::Closed(problem)),
             ToPeer::Greet(runs) => {
                 self.guests().extend(runs.iter().map(|run| (*run, 0)));
-                let name = self.parts.service.node_name();
-                (PeerMessage::Hello(Hello { name, version: env!("CARGO_PKG_VERSION").into(), runs }), Said::Hello)
+                let (name, version) = (self.parts.service.node_name(), env!("CARGO_PKG_VERSION").into());
+                (together.say(self, PeerMessage::Hello(Hello { name, version, runs, keeps: true })), Said::Hello)
             }
-            ToPeer::Say(message) => (message, Said::Other),
+            ToPeer::Keep(set, jobs) => (together.keep(self, set, jobs), Said::Other),
+            ToPeer::Say(message) => (together.say(self, message), Said::Other),
         };
-        match &message {
+        for message in messages {
+            self.note_said(&message);
+            frame(batch, &message);
+        }
+        Ok(said)
+    }
+
+    /// What is said changes of which runs the logs are sent and heard.
+    fn note_said(&self, message: &PeerMessage) {
+        match message {
             PeerMessage::Taken { run, .. } => drop(self.guests().insert(*run, 0)),
             PeerMessage::Declined(run, _) | PeerMessage::Ended(run, _) => drop(self.guests().remove(run)),
             PeerMessage::Settled(run) => drop(self.placed().remove(&run.job)),
             _ => {}
         }
-        if let Err(error) = codec::append_frame(batch, &message, PEER_FRAME_LEN_MAX) {
-            tracing::error!(%error, "a message to a peer does not fit into a frame");
-        }
-        Ok(said)
+    }
+}
+
+/// Appends the frame of a message.
+fn frame(batch: &mut Vec<u8>, message: &PeerMessage) {
+    if let Err(error) = codec::append_frame(batch, message, PEER_FRAME_LEN_MAX) {
+        tracing::error!(%error, "a message to a peer does not fit into a frame");
     }
 }
 

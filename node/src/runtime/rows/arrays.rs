@@ -57,6 +57,11 @@ fn begun(
     Ok(rows.iter().filter_map(|(key, _)| object_id(key)).collect())
 }
 
+/// The first and the last id that an element of it can have.
+pub(super) fn ends(array: &Accepted) -> Option<(ObjectId, ObjectId)> {
+    array.id.element(0).zip(array.id.element(array.array?.last))
+}
+
 /// The row that says that the elements of an array are to go.
 pub(super) fn forgotten(array: &Accepted) -> Option<Mutation> {
     let last = array.array.filter(|_| array.is_array())?.last;

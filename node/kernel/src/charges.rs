@@ -1,0 +1,219 @@
+//! The jobs of other homes that this node keeps: which they are, and which revision of each is on disk. The records
+//! themselves stand in the store alone.
+//!
+//! Invariant: a revision here is that of the last record that was written, and never falls.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use shoal_protocol::custody::CustodianSet;
+use shoal_protocol::limits::KEEP_JOBS_MAX;
+use shoal_protocol::object::job::Array;
+use shoal_protocol::wire::custody::Holding;
+use shoal_protocol::{NodeId, ObjectId};
+
+use crate::record::ChargeState;
+
+/// Jobs of other homes that a node keeps. Why 400,000: at some 60 bytes each 24 MB, twice as many as a node has unsettled
+/// jobs of its own.
+pub(crate) const CHARGES_MAX: usize = 400_000;
+
+/// When a home is looked for first that is away and whose jobs are kept here, in milliseconds. Why 5 s: most come back by
+/// themselves.
+const REACH_FIRST_MS: u64 = 5_000;
+
+/// It is looked for at least so often, in milliseconds. Why a minute: as often as those that are here are compared.
+const REACH_MAX_MS: u64 = 60_000;
+
+/// One job of another home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) set: u32,
+    pub(crate) revision: u64,
+    /// Its input is another job's result, and is not here.
+    pub(crate) lacks_input: bool,
+}
+
+/// A home whose jobs are kept here.
+#[derive(Debug)]
+struct Home {
+    node: NodeId,
+    /// While it is away: when it is looked for again, and after how long for the next time, in milliseconds.
+    away: Option<(u64, u64)>,
+    sets: BTreeMap<u32, CustodianSet>,
+    jobs: BTreeMap<ObjectId, Known>,
+    /// Those of them that stand for their elements.
+    arrays: BTreeMap<ObjectId, Array>,
+}
+
+/// All of them, by the tag of their home, which the ids of its jobs carry.
+#[derive(Debug, Default)]
+pub(crate) struct Charges {
+    homes: BTreeMap<[u8; 8], Home>,
+    total: usize,
+}
+
+impl Charges {
+    pub(crate) fn is_full(&self) -> bool {
+        self.total >= CHARGES_MAX
+    }
+
+    /// The homes of which jobs are kept here, by their tags.
+    pub(crate) fn homes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.homes.values().filter(|home| !home.jobs.is_empty()).map(|home| home.node)
+    }
+
+    pub(crate) fn keeps_for(&self, home: NodeId) -> bool {
+        self.homes.get(&home.tag()).is_some_and(|home| !home.jobs.is_empty())
+    }
+
+    /// The homes whose jobs are kept here that are to be looked for now: they are not here.
+    pub(crate) fn away(&mut self, now_ms: u64, is_here: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
+        let mut due = Vec::new();
+        for home in self.homes.values_mut().filter(|home| !home.jobs.is_empty()) {
+            if is_here(home.node) {
+                home.away = None;
+                continue;
+            }
+            let (at_ms, pause_ms) = home.away.unwrap_or((now_ms.saturating_add(REACH_FIRST_MS), REACH_FIRST_MS));
+            let is_due = at_ms <= now_ms;
+            let pause_ms = if is_due { pause_ms.saturating_mul(2).min(REACH_MAX_MS) } else { pause_ms };
+            home.away = Some((if is_due { now_ms.saturating_add(pause_ms) } else { at_ms }, pause_ms));
+            due.extend(is_due.then_some(home.node));
+        }
+        due
+    }
+
+    pub(crate) fn get(&self, job: ObjectId) -> Option<Known> {
+        self.homes.get(&job.tag())?.jobs.get(&job).copied()
+    }
+
+    /// Whether this set of the home is known.
+    pub(crate) fn knows(&self, set: &CustodianSet) -> bool {
+        self.homes.get(&set.home.tag()).is_some_and(|home| home.sets.contains_key(&set.number))
+    }
+
+    /// A set of a home, of which this node is a custodian.
+    pub(crate) fn put_set(&mut self, set: CustodianSet) {
+        self.home(set.home).sets.insert(set.number, set);
+    }
+
+    /// A job is kept here at this revision.
+    pub(crate) fn put(&mut self, charge: ChargeState) {
+        let ChargeState { job, home, set, revision, lacks_input, array } = charge;
+        let home = self.home(home);
+        home.arrays.extend(array.map(|array| (job, array)));
+        if home.jobs.insert(job, Known { set, revision, lacks_input }).is_none() {
+            self.total += 1;
+        }
+    }
+
+    /// The array that is kept here and that this is an element of.
+    pub(crate) fn array_of(&self, element: ObjectId) -> Option<ObjectId> {
+        let (id, array) = self.homes.get(&element.tag())?.arrays.range(..element).next_back()?;
+        array.place(id.index_of(element)?)?;
+        Some(*id)
+    }
+
+    /// The elements of an array that are kept here.
+    pub(crate) fn elements_of(&self, id: ObjectId) -> Vec<ObjectId> {
+        let home = self.homes.get(&id.tag());
+        let Some((home, array)) = home.and_then(|home| Some((home, home.arrays.get(&id)?))) else { return Vec::new() };
+        let Some(last) = id.element(array.last) else { return Vec::new() };
+        let within = home.jobs.range((Bound::Excluded(id), Bound::Included(last))).map(|(job, _)| *job);
+        within.filter(|job| id.index_of(*job).is_some_and(|index| array.place(index).is_some())).collect()
+    }
+
+    /// A job is kept here no more. Whether it was.
+    pub(crate) fn remove(&mut self, job: ObjectId) -> bool {
+        let home = self.homes.get_mut(&job.tag());
+        let removed = home.is_some_and(|home| {
+            home.arrays.remove(&job);
+            home.jobs.remove(&job).is_some()
+        });
+        self.total -= usize::from(removed);
+        removed
+    }
+
+    /// A page of what is kept of a home, behind a job.
+    pub(crate) fn page(&self, home: NodeId, after: Option<ObjectId>) -> Holding {
+        let first = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let jobs = self.homes.get(&home.tag()).into_iter().flat_map(|home| home.jobs.range((first, Bound::Unbounded)));
+        let mut jobs = jobs.map(|(job, known)| (*job, known.set, known.revision));
+        let page: Vec<_> = jobs.by_ref().take(KEEP_JOBS_MAX).collect();
+        Holding { after, jobs: page, more: jobs.next().is_some() }
+    }
+
+    fn home(&mut self, node: NodeId) -> &mut Home {
+        let empty = || Home { node, away: None, sets: BTreeMap::new(), jobs: BTreeMap::new(), arrays: BTreeMap::new() };
+        self.homes.entry(node.tag()).or_insert_with(empty)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOME: NodeId = NodeId([1; 32]);
+
+    fn job(n: u64) -> ObjectId {
+        ObjectId::from_parts(n, 0, HOME.tag())
+    }
+
+    fn put(charges: &mut Charges, n: u64, revision: u64) {
+        charges.put(ChargeState { job: job(n), home: HOME, set: 1, revision, lacks_input: false, array: None });
+    }
+
+    #[test]
+    fn a_page_ends_where_the_next_begins() {
+        let mut charges = Charges::default();
+        (0..1_000).for_each(|n| put(&mut charges, n, n));
+        let first = charges.page(HOME, None);
+        assert!(first.more && first.is_sound() && first.jobs.len() == KEEP_JOBS_MAX);
+        let second = charges.page(HOME, first.jobs.last().map(|(job, ..)| *job));
+        assert!(!second.more && second.is_sound() && second.jobs.len() == 1_000 - KEEP_JOBS_MAX);
+        assert_eq!(second.jobs[0], (job(KEEP_JOBS_MAX as u64), 1, KEEP_JOBS_MAX as u64));
+        assert_eq!(charges.page(NodeId([2; 32]), None), Holding::default(), "another home has none");
+    }
+
+    #[test]
+    fn a_home_that_is_away_is_looked_for_ever_more_rarely_until_it_is_here() {
+        let mut charges = Charges::default();
+        assert_eq!(charges.away(0, |_| false), []);
+        put(&mut charges, 1, 0);
+        assert!(charges.keeps_for(HOME) && !charges.keeps_for(NodeId([2; 32])));
+        let looks: Vec<u64> = (0..300).filter(|s| charges.away(s * 1_000, |_| false) == [HOME]).collect();
+        assert_eq!(looks, [5, 15, 35, 75, 135, 195, 255]);
+        assert_eq!(charges.away(300_000, |_| true), []);
+        assert_eq!(charges.away(301_000, |_| false), []);
+        assert_eq!(charges.away(306_000, |_| false), [HOME]);
+    }
+
+    #[test]
+    fn elements_are_those_of_the_array_before_them() {
+        let mut charges = Charges::default();
+        let array = Array { first: 0, last: 9, step: 3, at_once: None };
+        let state =
+            ChargeState { job: job(1), home: HOME, set: 1, revision: 0, lacks_input: false, array: Some(array) };
+        charges.put(state);
+        let element = |index| job(1).element(index).unwrap();
+        assert_eq!((charges.array_of(element(3)), charges.array_of(element(4))), (Some(job(1)), None));
+        assert_eq!((charges.array_of(job(1)), charges.array_of(element(12))), (None, None));
+        charges.put(ChargeState { job: element(3), array: None, ..state });
+        charges.put(ChargeState { revision: 1, array: None, ..state });
+        put(&mut charges, 2, 0);
+        assert_eq!(charges.elements_of(job(1)), [element(3)]);
+        assert!(charges.remove(job(1)) && charges.array_of(element(3)).is_none());
+    }
+
+    #[test]
+    fn what_is_kept_is_counted_once() {
+        let mut charges = Charges::default();
+        put(&mut charges, 1, 0);
+        put(&mut charges, 1, 3);
+        assert_eq!((charges.total, charges.get(job(1)).map(|known| known.revision)), (1, Some(3)));
+        assert_eq!(charges.homes().collect::<Vec<_>>(), [HOME]);
+        assert!(charges.remove(job(1)) && !charges.remove(job(1)));
+        assert_eq!((charges.total, charges.homes().count()), (0, 0));
+    }
+}

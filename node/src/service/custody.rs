@@ -1,0 +1,106 @@
+//! Jobs that this node keeps for other homes, and the way to whoever answers for a job.
+
+use shoal_kernel::{Accepted, Command, Reply, Standing};
+use shoal_protocol::custody::{CustodianSet, SignedCustodians};
+use shoal_protocol::wire::client::Call;
+use shoal_protocol::{Kind, NodeId, ObjectId, Problem};
+
+use super::{Caller, Service, operation_of};
+use crate::identity::token::Operation;
+use crate::peers::Home;
+use crate::runtime::{KeptJob, read_charge, read_custodians, read_job};
+
+/// Nodes that are asked for one job, one after the other. Why 4: its home and its custodians, and one that only believes to be
+/// one.
+const ASKED_MAX: usize = 4;
+
+/// A job as it is durable here: of this home, or of another one for which it is kept.
+pub(super) struct Record {
+    /// The node that accepted it.
+    pub(super) home: NodeId,
+    pub(super) accepted: Accepted,
+    pub(super) standing: Standing,
+}
+
+impl Service {
+    /// The node's id.
+    pub(crate) fn node_id(&self) -> NodeId {
+        self.0.identity.node_id()
+    }
+
+    /// Signs a set of custodians of this home.
+    pub(crate) fn sign_custodians(&self, set: &CustodianSet) -> SignedCustodians {
+        set.sign(self.0.identity.node_key())
+    }
+
+    /// A job as it is durable here.
+    pub(super) fn record(&self, id: ObjectId) -> Result<Option<Record>, Problem> {
+        let store = self.0.runtime.store();
+        if let Some((accepted, standing)) = read_job(store, id)? {
+            let standing = standing.unwrap_or_else(|| accepted.standing());
+            return Ok(Some(Record { home: self.node_id(), accepted, standing }));
+        }
+        let kept = read_charge(store, id)?;
+        Ok(kept.map(|KeptJob { home, accepted, standing }| Record { home, accepted, standing }))
+    }
+
+    /// The nodes that keep a job beside its home.
+    pub(super) fn custodians_of(&self, record: &Record) -> Result<Vec<NodeId>, Problem> {
+        let Some(custody) = record.accepted.custody else { return Ok(Vec::new()) };
+        let set = read_custodians(self.0.runtime.store(), record.home, custody.set)?;
+        Ok(set.map(|set| set.others().collect()).unwrap_or_default())
+    }
+
+    /// Whether this node keeps a job whose home cannot be reached: then it answers for it.
+    pub(super) async fn stands_in_for(&self, job: ObjectId) -> Result<bool, Problem> {
+        let Some(kept) = read_charge(self.0.runtime.store(), job)? else { return Ok(false) };
+        Ok(!self.0.peers.reaches(kept.home).await)
+    }
+
+    /// Refuses to change a job that is only kept here.
+    pub(super) async fn check_may_change(&self, caller: &Caller, call: &Call) -> Result<(), Problem> {
+        let Some(job) = self.elsewhere(call).filter(|_| operation_of(call).0 == Operation::Write) else {
+            return Ok(());
+        };
+        if let Reply::Job(Some(_)) = self.0.runtime.request(caller.principal, Command::Show(job)).await? {
+            return Ok(());
+        }
+        let detail = format!(
+            "the home of job {job} is away: this node keeps the job and can show it, but not change it; try again when its home is back"
+        );
+        Err(Problem::new(Kind::Unavailable, detail).retry_after(1000))
+    }
+}
+
+/// Who is asked for a job of another home: that home, or while it is away those who keep its jobs, one after the other.
+pub(super) struct Asking {
+    job: ObjectId,
+    asked: Vec<NodeId>,
+    /// What was heard last.
+    problem: Option<Problem>,
+}
+
+impl Asking {
+    pub(super) const fn new(job: ObjectId) -> Self {
+        Self { job, asked: Vec::new(), problem: None }
+    }
+
+    /// The next to ask.
+    pub(super) async fn next(&mut self, service: &Service) -> Result<Home, Problem> {
+        let next = service.0.peers.home_of(self.job, &self.asked).await;
+        // Where nobody else is there, what was heard last says more.
+        next.map_err(|problem| self.problem.take().unwrap_or(problem))
+    }
+
+    /// One has not answered as hoped. An error: that is the answer.
+    pub(super) fn failed(&mut self, home: Home, problem: Problem) -> Result<(), Problem> {
+        let says_all = home.0.tag() == self.job.tag() && problem.kind != Kind::Unavailable;
+        let goes_on = matches!(problem.kind, Kind::Unavailable | Kind::NotFound);
+        self.asked.push(home.0);
+        if says_all || !goes_on || self.asked.len() >= ASKED_MAX {
+            return Err(problem);
+        }
+        self.problem = Some(problem);
+        Ok(())
+    }
+}

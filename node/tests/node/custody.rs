@@ -1,0 +1,92 @@
+//! Jobs that other nodes keep with their home: what is read when that is gone for good, and what is promised.
+
+use std::time::Duration;
+
+use shoal_client::Client;
+use shoal_protocol::Kind;
+use shoal_protocol::object::ListQuery;
+use shoal_protocol::object::function::{Grant, NewFunction};
+use shoal_protocol::object::job::{Input, State, Submit};
+
+use crate::mesh::{Mesh, at, until, until_ok};
+use crate::{failure_of, file, node};
+
+/// Records of jobs that a node keeps for others.
+async fn records_kept(mesh: &Mesh, place: usize) -> u64 {
+    let page = mesh.nodes[place].page("/metrics").await.unwrap();
+    let value = page.lines().find_map(|line| line.strip_prefix("shoal_records_kept_total "));
+    value.map_or(0, |value| value.parse().unwrap())
+}
+
+#[tokio::test]
+async fn what_a_home_has_acknowledged_is_read_at_any_node_when_it_is_gone_with_its_disk() {
+    const HOME: usize = 1;
+    let mut mesh = Mesh::start(4).await;
+    let component = mesh.clients[0].put_bytes(&file("tests/guests/wasip1/wasip1.wasm"), false, "").await.unwrap().id;
+    mesh.deploy(&NewFunction::new("shout", component)).await;
+    let home = &mesh.clients[HOME];
+    let victim = home.node().await.unwrap().id;
+    // An input and a result that are blobs, and that the home alone would have.
+    let bytes = vec![b'x'; 200_000];
+    let input = Input::Blob(home.put_bytes(&bytes, false, "").await.unwrap().id);
+    let submit = Submit { function: "shout".into(), input, needs: at(HOME), durability: Some(3), ..Submit::default() };
+    let done = until_ok(|| home.submit(&submit)).await;
+    assert_eq!(home.wait(done, Some(Duration::from_secs(40)), false).await.unwrap().state, State::Succeeded);
+    let result = home.result_bytes(done, 1_000_000).await.unwrap();
+    assert!(result.len() >= bytes.len());
+    // And one for which there is no place.
+    let waits = home.submit(&Submit { function: "shout".into(), needs: at(9), ..Submit::default() }).await.unwrap();
+    assert_eq!(home.job(waits, false).await.unwrap().durability, Some(2));
+    // Its end is told to custodians, and nobody waits for that: it is the third record of the first, beside the one of the other.
+    let others = [0, 2, 3];
+    until(|| async {
+        let mut keep = 0;
+        for place in others {
+            keep += usize::from(records_kept(&mesh, place).await >= 4);
+        }
+        (keep == 2).then_some(())
+    })
+    .await;
+
+    let data = mesh.nodes[HOME].data();
+    mesh.nodes[HOME].kill().unwrap();
+    mesh.nodes[HOME].kill_worker();
+    std::fs::remove_dir_all(data).unwrap();
+    // Also at the one that keeps nothing: it finds those that do.
+    for place in others {
+        let client = &mesh.clients[place];
+        let job = until_ok(|| client.job(done, false)).await;
+        assert_eq!((job.state, job.home, job.durability), (State::Succeeded, victim, Some(3)));
+        assert_eq!(job.custodians.len(), 2, "{:?}", job.custodians);
+        assert!(client.result_bytes(done, 1_000_000).await.unwrap() == result);
+        assert_eq!(until_ok(|| client.job(waits, false)).await.state, State::Queued);
+        let refused = client.cancel(waits).await.unwrap_err();
+        assert_eq!(refused.kind(), Some(Kind::Unavailable), "{refused}");
+        assert!(refused.to_string().contains("can show it, but not change it"), "{refused}");
+    }
+    // They stand in the list of all jobs, which says whose node is missing.
+    let everywhere = ListQuery { filters: [("scope".to_owned(), "mesh".to_owned())].into(), ..ListQuery::default() };
+    let page = until_ok(|| mesh.clients[3].jobs(everywhere.clone())).await;
+    assert_eq!(page.items.iter().map(|job| job.id).collect::<Vec<_>>(), [waits, done]);
+    assert!(page.unanswered.iter().any(|missing| missing.node == victim));
+    drop(std::mem::take(&mut mesh.clients));
+}
+
+#[tokio::test]
+async fn a_node_that_is_alone_says_so_and_refuses_what_it_cannot_promise() {
+    let mut node = node().await;
+    let client: Client = node.client().await.unwrap();
+    let component = client.put_bytes(&file("node/functions/digest/digest.wasm"), true, "digest").await.unwrap().id;
+    let digest = NewFunction { grants: [Grant::Blob].into(), ..NewFunction::new("digest", component) };
+    client.deploy(&digest).await.unwrap();
+    let submit = |durability| Submit { function: "digest".into(), durability, ..Submit::default() };
+    let job = client.submit(&submit(None)).await.unwrap();
+    assert_eq!(client.job(job, false).await.unwrap().durability, None);
+    let refused = client.submit(&submit(Some(2))).await.unwrap_err();
+    assert_eq!(refused.kind(), Some(Kind::Unavailable));
+    assert!(refused.to_string().contains("submit with a lower durability, or start more nodes"), "{refused}");
+    assert_eq!(client.submit(&submit(Some(0))).await.unwrap_err().kind(), Some(Kind::InvalidField));
+    let said = failure_of(node.shoal(&["submit", "digest", "--text", "x", "--durability", "3"]));
+    assert!(said.contains("3 nodes shall have the job"), "{said}");
+    node.stop().await.unwrap();
+}
