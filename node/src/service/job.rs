@@ -17,6 +17,7 @@ use super::blob::Found;
 use super::custody::Record;
 use super::{Caller, Opened, Service, blob, everywhere, stream, target};
 use crate::identity::token::Operation;
+use crate::runtime::read_job;
 use crate::store::Table;
 
 /// Rows that one page of a filtered list may look at. Why 20,000: about 50 ms; the page then ends early, with a cursor.

@@ -1,6 +1,6 @@
 //! Jobs of this home and their custodians: who these are, what is waited for, and what happens when they do not answer.
 
-use shoal_kernel::{Command, Effect, Input, PeerAttached, Reply};
+use shoal_kernel::{Command, Effect, Group, Input, PeerAttached, Reply};
 use shoal_protocol::custody::Custody;
 use shoal_protocol::object::job::{Ending, ReasonCode, Receipt, State};
 use shoal_protocol::wire::custody::{Holding, KeepJob, Kept};
@@ -101,7 +101,7 @@ fn what_is_new_of_a_job_follows_with_rising_revisions_and_nobody_waits_for_it() 
     assert_eq!((*to, *set, jobs[0].revision(), &jobs[0].accepted), (peer(1), 1, 2, &None));
     assert_eq!(jobs[0].standing.as_ref().unwrap().state, State::Succeeded);
     assert_eq!(node.standing(1).revision, 2, "one for the epoch, one for the end");
-    let (reply, effects) = node.command(owner(), Command::Forget { job: id(1), owner: id(OWNER) });
+    let (reply, effects) = node.command(owner(), Command::Forget { job: id(1), owner: id(OWNER), group: Group { owner: id(OWNER), dead: false } });
     assert_eq!(reply, Ok(Reply::Done));
     let forget = Effect::ToCustodian { custodian: peer(1), message: PeerMessage::Forget(vec![id(1)]) };
     assert!(effects.contains(&forget));
