@@ -430,6 +430,9 @@ mod tests {
             outcome: None,
             revision: 0,
             alone: false,
+            regent: None,
+            unconfirmed: false,
+            superseded: None,
         }
     }
 

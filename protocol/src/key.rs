@@ -57,6 +57,8 @@ pub enum Purpose {
     WorkerTicket,
     /// The set of nodes that keep the jobs of a home.
     Custodians,
+    /// The word of a member of such a set that another member is to act for the home.
+    Vote,
 }
 
 impl Purpose {
@@ -67,6 +69,7 @@ impl Purpose {
             Self::Entry => "shoal/entry/v1",
             Self::WorkerTicket => "shoal/worker-ticket/v1",
             Self::Custodians => "shoal/custodians/v1",
+            Self::Vote => "shoal/vote/v1",
         }
     }
 

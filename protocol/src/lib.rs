@@ -16,6 +16,7 @@ pub mod object;
 pub mod octets;
 pub mod problem;
 pub mod record;
+pub mod regency;
 pub mod trace;
 pub mod wire;
 

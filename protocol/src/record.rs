@@ -11,12 +11,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::custody::{Custody, DURABILITY_MAX};
-use crate::id::{BlobId, ObjectId};
+use crate::id::{BlobId, NodeId, ObjectId};
 use crate::limits::{AFTER_MAX, ARGS_LEN_MAX, ARGS_MAX, ATTEMPTS_KEPT_MAX};
 use crate::name::{self, Labels};
 use crate::object::function::{Grant, Needs, RunLimits};
 use crate::object::job::{
-    After, Array, Attempt, Elements, IdempotencyKey, Outcome, Payload, Refusals, Saved, State, Terms, check_after,
+    After, Array, Attempt, Elements, IdempotencyKey, Outcome, Payload, Refusals, Saved, State, Superseded, Terms,
+    check_after,
 };
 use crate::{Kind, Problem, Traceparent};
 
@@ -135,6 +136,9 @@ impl Accepted {
             outcome: None,
             revision: 0,
             alone: false,
+            regent: None,
+            unconfirmed: false,
+            superseded: None,
         }
     }
 
@@ -255,6 +259,15 @@ pub struct Standing {
     /// It was acknowledged when its home alone had it: no custodian answered in time.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub alone: bool,
+    /// The custodian that acts for its home; none: its home.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regent: Option<NodeId>,
+    /// Its regent acts, or it was settled, without the word of a majority of its custodians.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unconfirmed: bool,
+    /// How it had settled on the other side of a cut, in a lower epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superseded: Option<Box<Superseded>>,
 }
 
 /// For serde: a job that nobody else keeps has no revisions.

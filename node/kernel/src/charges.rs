@@ -3,7 +3,7 @@
 //!
 //! Invariant: a revision here is that of the last record that was written, and never falls.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use shoal_protocol::custody::CustodianSet;
@@ -32,6 +32,16 @@ pub(crate) struct Known {
     pub(crate) revision: u64,
     /// Its input is another job's result, and is not here.
     pub(crate) lacks_input: bool,
+    pub(crate) settled: bool,
+    /// This node has taken it over.
+    pub(crate) taken: bool,
+}
+
+impl Known {
+    /// Whether somebody has to go on with it.
+    fn is_open(&self) -> bool {
+        !self.settled && !self.taken
+    }
 }
 
 /// A home whose jobs are kept here.
@@ -40,6 +50,8 @@ struct Home {
     node: NodeId,
     /// While it is away: when it is looked for again, and after how long for the next time, in milliseconds.
     away: Option<(u64, u64)>,
+    /// Since when it is away, as this node sees it.
+    gone_ms: Option<u64>,
     sets: BTreeMap<u32, CustodianSet>,
     jobs: BTreeMap<ObjectId, Known>,
     /// Those of them that stand for their elements.
@@ -72,9 +84,10 @@ impl Charges {
         let mut due = Vec::new();
         for home in self.homes.values_mut().filter(|home| !home.jobs.is_empty()) {
             if is_here(home.node) {
-                home.away = None;
+                (home.away, home.gone_ms) = (None, None);
                 continue;
             }
+            home.gone_ms.get_or_insert(now_ms);
             let (at_ms, pause_ms) = home.away.unwrap_or((now_ms.saturating_add(REACH_FIRST_MS), REACH_FIRST_MS));
             let is_due = at_ms <= now_ms;
             let pause_ms = if is_due { pause_ms.saturating_mul(2).min(REACH_MAX_MS) } else { pause_ms };
@@ -100,12 +113,67 @@ impl Charges {
 
     /// A job is kept here at this revision.
     pub(crate) fn put(&mut self, charge: ChargeState) {
-        let ChargeState { job, home, set, revision, lacks_input, array } = charge;
+        let ChargeState { job, home, set, revision, lacks_input, array, settled, taken } = charge;
         let home = self.home(home);
         home.arrays.extend(array.map(|array| (job, array)));
-        if home.jobs.insert(job, Known { set, revision, lacks_input }).is_none() {
+        if home.jobs.insert(job, Known { set, revision, lacks_input, settled, taken }).is_none() {
             self.total += 1;
         }
+    }
+
+    /// A job that this node has taken over stands otherwise.
+    pub(crate) fn note(&mut self, job: ObjectId, revision: u64, settled: bool) {
+        let home = self.homes.get_mut(&job.tag());
+        if let Some(known) = home.and_then(|home| home.jobs.get_mut(&job)) {
+            (known.revision, known.settled, known.taken) = (revision, settled, true);
+        }
+    }
+
+    /// A set of a home that is known here.
+    pub(crate) fn set(&self, home: NodeId, number: u32) -> Option<&CustodianSet> {
+        self.homes.get(&home.tag())?.sets.get(&number)
+    }
+
+    /// The set under which a job is kept here.
+    pub(crate) fn set_of(&self, job: ObjectId) -> Option<&CustodianSet> {
+        let home = self.homes.get(&job.tag())?;
+        let known = home.jobs.get(&job).or_else(|| home.jobs.get(&self.array_of(job)?))?;
+        home.sets.get(&known.set)
+    }
+
+    /// The sets of homes that have been away for so long, with jobs that nobody goes on with; and since when each is away.
+    pub(crate) fn orphaned(&self, now_ms: u64, after_ms: u64) -> Vec<(NodeId, u32, u64)> {
+        let mut orphaned = BTreeMap::new();
+        for home in self.homes.values() {
+            let Some(gone_ms) = home.gone_ms.filter(|gone_ms| gone_ms.saturating_add(after_ms) <= now_ms) else {
+                continue;
+            };
+            for known in home.jobs.values().filter(|known| known.is_open()) {
+                orphaned.insert((home.node, known.set), gone_ms);
+            }
+        }
+        orphaned.into_iter().map(|((home, set), gone_ms)| (home, set, gone_ms)).collect()
+    }
+
+    /// Jobs under a set of a home that nobody goes on with, and that may be: so many, each array with all its elements that are
+    /// here.
+    pub(crate) fn open_under(
+        &self,
+        home: NodeId,
+        set: u32,
+        limit: usize,
+        may: impl Fn(ObjectId) -> bool,
+    ) -> Vec<ObjectId> {
+        let Some(home) = self.homes.get(&home.tag()) else { return Vec::new() };
+        let open = home.jobs.iter().filter(|(_, known)| known.set == set && known.is_open());
+        let heads: Vec<ObjectId> = open.map(|(job, _)| *job).filter(|job| may(*job)).take(limit).collect();
+        let mut jobs = BTreeSet::new();
+        for head in heads {
+            jobs.insert(head);
+            let elements = home.arrays.contains_key(&head).then(|| self.elements_of(head));
+            jobs.extend(elements.into_iter().flatten().filter(|id| home.jobs.get(id).is_some_and(|job| !job.taken)));
+        }
+        jobs.into_iter().collect()
     }
 
     /// The array that is kept here and that this is an element of.
@@ -145,8 +213,14 @@ impl Charges {
     }
 
     fn home(&mut self, node: NodeId) -> &mut Home {
-        let empty = || Home { node, away: None, sets: BTreeMap::new(), jobs: BTreeMap::new(), arrays: BTreeMap::new() };
-        self.homes.entry(node.tag()).or_insert_with(empty)
+        self.homes.entry(node.tag()).or_insert_with(|| Home {
+            node,
+            away: None,
+            gone_ms: None,
+            sets: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            arrays: BTreeMap::new(),
+        })
     }
 }
 
@@ -160,8 +234,21 @@ mod tests {
         ObjectId::from_parts(n, 0, HOME.tag())
     }
 
+    fn state(n: u64, revision: u64) -> ChargeState {
+        ChargeState {
+            job: job(n),
+            home: HOME,
+            set: 1,
+            revision,
+            lacks_input: false,
+            array: None,
+            settled: false,
+            taken: false,
+        }
+    }
+
     fn put(charges: &mut Charges, n: u64, revision: u64) {
-        charges.put(ChargeState { job: job(n), home: HOME, set: 1, revision, lacks_input: false, array: None });
+        charges.put(state(n, revision));
     }
 
     #[test]
@@ -193,8 +280,7 @@ mod tests {
     fn elements_are_those_of_the_array_before_them() {
         let mut charges = Charges::default();
         let array = Array { first: 0, last: 9, step: 3, at_once: None };
-        let state =
-            ChargeState { job: job(1), home: HOME, set: 1, revision: 0, lacks_input: false, array: Some(array) };
+        let state = ChargeState { array: Some(array), ..state(1, 0) };
         charges.put(state);
         let element = |index| job(1).element(index).unwrap();
         assert_eq!((charges.array_of(element(3)), charges.array_of(element(4))), (Some(job(1)), None));
@@ -204,6 +290,26 @@ mod tests {
         put(&mut charges, 2, 0);
         assert_eq!(charges.elements_of(job(1)), [element(3)]);
         assert!(charges.remove(job(1)) && charges.array_of(element(3)).is_none());
+    }
+
+    #[test]
+    fn jobs_are_orphaned_when_their_home_has_been_away_for_long_and_nobody_goes_on_with_them() {
+        let mut charges = Charges::default();
+        (1..=3).for_each(|n| put(&mut charges, n, 0));
+        charges.put(ChargeState { settled: true, ..state(4, 1) });
+        charges.away(1_000, |_| false);
+        assert_eq!(charges.orphaned(60_999, 60_000), []);
+        assert_eq!(charges.orphaned(61_000, 60_000), [(HOME, 1, 1_000)]);
+        assert_eq!(charges.open_under(HOME, 1, 2, |_| true), [job(1), job(2)]);
+        charges.note(job(1), 7, false);
+        assert_eq!(charges.open_under(HOME, 1, 2, |_| true), [job(2), job(3)]);
+        charges.note(job(2), 7, false);
+        charges.note(job(3), 7, true);
+        assert_eq!(charges.orphaned(61_000, 60_000), []);
+        put(&mut charges, 5, 0);
+        charges.away(62_000, |_| true);
+        charges.away(63_000, |_| false);
+        assert_eq!(charges.orphaned(122_999, 60_000), [], "it was there in between");
     }
 
     #[test]

@@ -25,6 +25,10 @@ pub const KEEP_JOBS_DEFAULT: u64 = 1_000_000;
 /// Those of them that have failed for good. Why 100,000: more than anybody looks at.
 pub const KEEP_DEAD_JOBS_DEFAULT: u64 = 100_000;
 
+/// How long a home may be away until a custodian acts for it, in milliseconds. Why a minute: a machine that is restarted is
+/// back by then, and what it runs need not be run twice.
+pub const TAKEOVER_AFTER_MS_DEFAULT: u64 = 60_000;
+
 /// How long settled jobs of a project are kept, and how many of them: the oldest go first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keep {
@@ -73,6 +77,8 @@ pub struct Config {
     pub prefetch: Prefetch,
     /// Which settled jobs are kept.
     pub retention: Retention,
+    /// How long a home may be away until a custodian acts for it, in milliseconds.
+    pub takeover_after_ms: u64,
 }
 
 impl Config {
@@ -84,6 +90,7 @@ impl Config {
             jobs_bytes_max: JOBS_BYTES_MAX_DEFAULT,
             prefetch: Prefetch::default(),
             retention: Retention::default(),
+            takeover_after_ms: TAKEOVER_AFTER_MS_DEFAULT,
         }
     }
 }

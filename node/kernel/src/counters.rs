@@ -106,6 +106,22 @@ pub struct Counters {
     pub charges_gone: u64,
     /// Jobs of other homes kept here, taken back after a restart.
     pub charges_restored: u64,
+    /// Votes for others to act for homes.
+    pub votes: u64,
+    /// Reigns of this node.
+    pub reigns: u64,
+    /// Of these, those that no majority has confirmed.
+    pub reigns_unconfirmed: u64,
+    /// Reigns of others of which this node has heard, of this home or beside it.
+    pub reigns_heard: u64,
+    /// Jobs of other homes taken over, and elements of arrays.
+    pub taken: u64,
+    /// Jobs given to a regent.
+    pub yielded: u64,
+    /// Settlements that have given way to one of a higher epoch.
+    pub superseded: u64,
+    /// Jobs taken over that their homes had settled meanwhile.
+    pub settled_by_home: u64,
     /// Jobs settled, by state.
     pub settled: BTreeMap<State, u64>,
     /// Settled jobs forgotten.

@@ -137,6 +137,8 @@ pub(crate) struct Custody {
     open: BTreeMap<ObjectId, Open>,
     submissions: BTreeMap<u64, Submission>,
     last_submission: u64,
+    /// Jobs with a key from before a restart of which nobody has said since that they are kept: nobody may have been told of them.
+    unsure: BTreeSet<ObjectId>,
     /// When it is looked at again.
     pub(crate) look_ms: Option<u64>,
 }
@@ -283,6 +285,20 @@ impl Custody {
         }
         self.submissions.insert(number, Submission { request, receipts, open });
         number
+    }
+
+    /// A job is taken back after a restart, which is not known to have been acknowledged, and somebody may ask for it by its key.
+    pub(crate) fn doubt(&mut self, job: ObjectId) {
+        self.unsure.insert(job);
+    }
+
+    /// It is certain what becomes of it.
+    pub(crate) fn trust(&mut self, job: ObjectId) {
+        self.unsure.remove(&job);
+    }
+
+    pub(crate) fn is_unsure(&self, job: ObjectId) -> bool {
+        self.unsure.contains(&job)
     }
 
     /// A node has a job. Whether as many have it now as it waits for.

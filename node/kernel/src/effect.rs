@@ -14,13 +14,14 @@ use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::object::function::Needs;
 use shoal_protocol::object::job::{Event, Job, Receipt};
 use shoal_protocol::object::worker::Worker;
+use shoal_protocol::regency::Vote;
 use shoal_protocol::wire::custody::KeepJob;
 use shoal_protocol::wire::peer::{PeerMessage, RunOffer};
 use shoal_protocol::wire::worker::{Run, Start};
 use shoal_protocol::{NodeId, ObjectId, Problem, WorkerId};
 
 use crate::input::{Recall, RequestId};
-use crate::record::{Group, Record};
+use crate::record::{Group, Record, Reign};
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,6 +85,46 @@ pub enum Effect {
         custodian: NodeId,
         /// What.
         message: PeerMessage,
+    },
+    /// Ask a member of a set for its vote; the edge signs this node's own.
+    Claim {
+        /// Whom.
+        to: NodeId,
+        /// This node's vote for itself.
+        vote: Vote,
+    },
+    /// Give a custodian this node's vote; the edge signs it.
+    Voted {
+        /// Whom.
+        to: NodeId,
+        /// The vote.
+        vote: Vote,
+    },
+    /// Send jobs that this node has taken over to a member of their set; the edge adds this node's own vote.
+    KeepTaken {
+        /// To whom.
+        to: NodeId,
+        /// By which right.
+        reign: Arc<Reign>,
+        /// Which; none: the reign alone is told.
+        jobs: Vec<KeepJob>,
+    },
+    /// Look into the store for jobs of another home that are to be taken over, and hand them in as [`crate::Input::Took`].
+    Take {
+        /// Whose.
+        home: NodeId,
+        /// Under which of its sets.
+        set: u32,
+        /// Which.
+        jobs: Vec<ObjectId>,
+    },
+    /// Look into the store for a job that is not in memory and of which another node says something newer, and hand both in as
+    /// [`crate::Input::Merge`].
+    Merge {
+        /// Who says it.
+        from: NodeId,
+        /// What.
+        told: Box<KeepJob>,
     },
     /// Look into the store for a job of this home that a custodian shall have, and hand it in as [`crate::Input::Recalled`].
     Recall(Recall),

@@ -68,6 +68,14 @@ pub enum Fault {
     ChargeUnfounded,
     /// No custodian is ever asked what it has missed.
     CustodianNotCompared,
+    /// A custodian votes for everybody who asks.
+    VotedTwice,
+    /// A vote is given without being journaled.
+    VoteUnwritten,
+    /// Jobs are taken over in the epochs of their home.
+    TermUnused,
+    /// A home goes on with the jobs that were taken over.
+    NotYielded,
 }
 
 /// Which bugs a kernel has.

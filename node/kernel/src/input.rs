@@ -15,12 +15,13 @@ use shoal_protocol::object::job::{
 };
 use shoal_protocol::object::project::Project;
 use shoal_protocol::object::worker::{Offer, WorkerPatch};
+use shoal_protocol::regency::{SignedVote, Vote};
 use shoal_protocol::wire::custody::{Holding, KeepJob, Kept};
 use shoal_protocol::wire::peer::{Hint, RunOffer};
 use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{BlobId, NodeId, ObjectId, Problem, Traceparent, WorkerId};
 
-use crate::record::Group;
+use crate::record::{Group, Reign};
 
 use crate::record::{Accepted, Standing};
 
@@ -258,6 +259,46 @@ pub enum Input {
         /// As it was asked.
         recall: Recall,
         /// The job; none: the store does not know it.
+        record: Option<Box<(Accepted, Standing)>>,
+    },
+    /// A custodian of a home wants to act for it; the vote is its own, and signed.
+    Claimed {
+        /// Which vote.
+        vote: Vote,
+    },
+    /// A member of a set has voted for this node.
+    Voted {
+        /// Its vote.
+        vote: Vote,
+        /// The same as it has signed it.
+        signed: Box<SignedVote>,
+    },
+    /// The regent of a home, which may be this node, says how jobs of it stand; its votes are checked, and what the jobs refer to
+    /// is durable here.
+    KeepTaken {
+        /// Who says so: the regent.
+        from: NodeId,
+        /// By which right, without the votes.
+        reign: Box<Reign>,
+        /// Jobs of the home, within their bounds.
+        jobs: Vec<KeepJob>,
+    },
+    /// Jobs of another home that the kernel wants to take over, as they are durable.
+    Took {
+        /// Whose.
+        home: NodeId,
+        /// Under which of its sets.
+        set: u32,
+        /// Those that are there.
+        jobs: Vec<(Accepted, Standing)>,
+    },
+    /// What is durable of a job that is not in memory and of which another node says something newer; none: it is not known.
+    Merge {
+        /// Who says it.
+        from: NodeId,
+        /// What.
+        told: Box<KeepJob>,
+        /// The job.
         record: Option<Box<(Accepted, Standing)>>,
     },
     /// A worker takes no new runs and leaves.

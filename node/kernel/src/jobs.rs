@@ -11,6 +11,7 @@ use shoal_protocol::name::Labels;
 use shoal_protocol::object::job::{
     Attempt, Checkpoint, Elements, Ending, Outcome, Payload, Progress, Refusal, RefusalCode, Refusals, State, Usage,
 };
+use shoal_protocol::regency::{first_of_term, term_of};
 use shoal_protocol::wire::peer::RunOffer;
 use shoal_protocol::wire::worker::{Run, Start};
 use shoal_protocol::{NodeId, ObjectId, WorkerId};
@@ -57,12 +58,24 @@ pub(crate) struct Job {
     pub(crate) losses: u8,
     /// Runs that were declined, or lost before their guest had started; they are not counted as attempts.
     pub(crate) fruitless: u8,
-    /// Numbers what was journaled of where it stands, if custodians keep it.
+    /// Numbers what was journaled of where it stands, if custodians keep it: within the term.
     pub(crate) revision: u32,
+    /// In which it is decided: 0 by its home, else by a regent.
+    pub(crate) term: u32,
+    /// Who decides, if that is a regent.
+    pub(crate) rule: Option<Box<Rule>>,
     /// It was acknowledged when this node alone had it.
     pub(crate) alone: bool,
     /// Its function was deleted while it ran: it is not tried again.
     pub(crate) function_gone: bool,
+}
+
+/// By which regent a job is decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rule {
+    pub(crate) regent: NodeId,
+    /// No majority of the job's custodians has voted for it.
+    pub(crate) unconfirmed: bool,
 }
 
 /// What an unsettled job is doing.
@@ -78,6 +91,8 @@ pub(crate) enum Phase {
     Later { until_ms: u64 },
     /// An array: as many of its elements as may be under way are, or none is left that has not begun.
     Begun,
+    /// Its regent goes on with it.
+    Yielded,
     /// It waits in the queue since then.
     Queued { since_ms: u64 },
     /// It waits until then, and after that in the queue. `until_wall_ms` is the same time for the journal.
@@ -128,6 +143,7 @@ impl Placed {
 impl Job {
     /// A job as its records show it, not yet in any phase but the queue.
     pub(crate) fn new(accepted: Accepted, standing: Standing, now_ms: u64) -> Self {
+        let term = term_of(standing.revision);
         Self {
             accepted,
             name: standing.name,
@@ -151,7 +167,9 @@ impl Job {
             checkpoint: None,
             losses: 0,
             fruitless: 0,
-            revision: u32::try_from(standing.revision).unwrap_or(u32::MAX),
+            revision: u32::try_from(standing.revision - first_of_term(term)).unwrap_or(u32::MAX),
+            term,
+            rule: standing.regent.map(|regent| Box::new(Rule { regent, unconfirmed: standing.unconfirmed })),
             alone: standing.alone,
             function_gone: false,
         }
@@ -188,6 +206,11 @@ impl Job {
     /// Whether it is to end, and only its run keeps it.
     pub(crate) fn is_stopping(&self) -> bool {
         self.cancelled || self.out_of_time
+    }
+
+    /// Numbers what was journaled last of where it stands.
+    pub(crate) fn last_revision(&self) -> u64 {
+        first_of_term(self.term).saturating_add(u64::from(self.revision))
     }
 
     /// Since when it may run, by the wall clock: this is what its queue limit counts from.
@@ -250,6 +273,7 @@ impl Job {
             Phase::Placed(_) => (State::Offered, None),
             Phase::Backoff { until_wall_ms, .. } => (State::Queued, Some(*until_wall_ms)),
             Phase::Begun | Phase::Later { .. } | Phase::Queued { .. } => (State::Queued, None),
+            Phase::Yielded => (self.told, None),
         };
         Standing {
             version: VERSION,
@@ -271,8 +295,11 @@ impl Job {
             saved: self.checkpoint.as_ref().map(|last| last.saved()),
             settled_ms: None,
             outcome: None,
-            revision: u64::from(self.revision),
+            revision: self.last_revision(),
             alone: self.alone,
+            regent: self.rule.as_ref().map(|rule| rule.regent),
+            unconfirmed: self.rule.as_ref().is_some_and(|rule| rule.unconfirmed),
+            superseded: None,
         }
     }
 
@@ -307,6 +334,9 @@ impl Job {
             outcome,
             revision,
             alone: self.alone,
+            regent: self.rule.as_ref().map(|rule| rule.regent),
+            unconfirmed: self.rule.as_ref().is_some_and(|rule| rule.unconfirmed),
+            superseded: None,
         };
         (self.accepted, standing)
     }
@@ -493,6 +523,11 @@ impl Jobs {
             let all = std::iter::once(head.id()).chain(begun(head)).filter(move |id| Some(*id) > after);
             all.map(move |id| (id, head))
         })
+    }
+
+    /// The jobs whose ids have this tag: only for what happens rarely.
+    pub(crate) fn of_tag(&self, tag: [u8; 8]) -> impl Iterator<Item = &Job> {
+        self.table.values().map(Box::as_ref).filter(move |job| job.id().tag() == tag)
     }
 
     /// Every job, by id: only for what happens rarely.

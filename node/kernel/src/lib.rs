@@ -15,6 +15,7 @@
 //! | `guests` | what is held of other homes' runs |
 //! | `custody` | who keeps this home's jobs with it, and which of them wait for that |
 //! | `charges` | what is kept of other homes' jobs |
+//! | `regents` | who acts for which home |
 //! | [`lease`] | how long a silent worker keeps its runs |
 //! | `retention` | how many settled jobs are kept |
 //! | `reason` | what is said about a job that does not run |
@@ -41,6 +42,7 @@ mod placement;
 mod queue;
 mod reason;
 pub mod record;
+mod regents;
 mod retention;
 pub mod rights;
 mod specs;
@@ -55,7 +57,8 @@ pub use input::{Command, End, Input, NewJob, Now, PeerAttached, Principal, Recal
 pub use jobs::JOB_BYTES;
 pub use machine::SWEEP_LEN_MAX;
 pub use record::{
-    Accepted, Charge, ChargeState, Custodians, Group, GuestEnd, GuestRun, Record, Retained, Saving, Spec, Standing,
+    Accepted, Charge, ChargeState, Custodians, Group, GuestEnd, GuestRun, Record, Reign, Retained, Saving, Spec,
+    Standing, TakenJob,
 };
 
 /// The kernel that production runs: the machine without any of the faults that the simulator can put in.

@@ -1,5 +1,6 @@
 //! What each input does. The parts: [`submit`] takes jobs in, [`keys`] none twice, [`schedule`] hands them to workers and peers, [`runs`]
 //! follows a run to its end, [`custody`] brings jobs to those who keep them with this home, [`charges`] keeps those of others,
+//! [`takeover`] goes on with them when their home is away, and [`merging`] joins both sides when it is back,
 //! [`waiting`] what waits before and between runs, [`dependencies`] what waits for others, [`arrays`] jobs that stand for many, [`sweeping`] what has settled, [`telling`] tells subscribers, [`attachment`] follows workers, [`peers`] what peers do beyond that, [`seek`] looks for more
 //! of them, [`checkpoints`] keeps what runs save for the next, [`guests`] runs what other homes offer, [`homes`] talks with these homes, [`commands`] answers everything else.
 //!
@@ -21,12 +22,14 @@ mod dependencies;
 mod guests;
 mod homes;
 mod keys;
+mod merging;
 mod peers;
 mod runs;
 mod schedule;
 mod seek;
 mod submit;
 mod sweeping;
+mod takeover;
 mod telling;
 mod waiting;
 
@@ -53,6 +56,7 @@ use crate::jobs::{Job, Jobs, Phase, Placed};
 use crate::keys::Keys;
 use crate::queue::Queue;
 use crate::record::{Accepted, Standing};
+use crate::regents::Regents;
 use crate::retention::Shelves;
 use crate::specs::Specs;
 use crate::timers::{Timer, Timers};
@@ -68,6 +72,7 @@ pub struct Machine<F> {
     guests: Guests,
     custody: Custody,
     charges: Charges,
+    regents: Regents,
     functions: Functions,
     specs: Specs,
     dependents: Dependents,
@@ -101,6 +106,7 @@ impl<F: Faults> Machine<F> {
             guests: Guests::default(),
             custody: Custody::default(),
             charges: Charges::default(),
+            regents: Regents::default(),
             functions: Functions::default(),
             specs: Specs::default(),
             dependents: Dependents::default(),
@@ -147,15 +153,20 @@ impl<F: Faults> Machine<F> {
             let (id, stopping) = (job.id(), job.is_stopping());
             blocked.extend((!job.unmet.is_empty()).then_some(id));
             self.counters.restored += 1;
+            let shared = job.accepted.custody.is_some_and(|custody| custody.durability.get() > 1) && !job.alone;
+            if shared && job.accepted.key.is_some() {
+                self.custody.doubt(id);
+            }
             self.take_in(now, job);
-            match at.filter(|_| offered) {
+            match at.filter(|_| offered && !self.is_yielded(id)) {
                 Some((worker, name, node)) => self.restore_run(now, id, worker, &name, node),
+                None if self.is_yielded(id) => self.set_aside(id, Phase::Yielded),
                 None => self.wait_as(now, id, state, retry_ms),
             }
             self.element_restored(id);
             let array = self.jobs.get(id).is_some_and(|job| job.elements.is_some());
-            arrays.extend(array.then_some(id));
-            stopped.extend((stopping && !offered && !array).then_some(id));
+            arrays.extend((array && !self.is_yielded(id)).then_some(id));
+            stopped.extend((stopping && !offered && !array && !self.is_yielded(id)).then_some(id));
         }
         // Not before all elements are here: an array ends with the last of them.
         stopped.into_iter().for_each(|id| self.settle_stopped(now, id, None, effects));
@@ -214,12 +225,17 @@ impl<F: Faults> Machine<F> {
             Input::Offered { home, connection, offer } => self.offered(now, home, connection, *offer, effects),
             Input::HomeCancel { home, run } => self.home_cancel(now, home, run, effects),
             Input::HomeSettled { home, run } => self.home_settled(now, home, run, effects),
-            Input::Keep { home, set, signed, jobs } => self.keep_charges(home, *set, *signed, jobs, effects),
+            Input::Keep { home, set, signed, jobs } => self.keep_charges(now, home, *set, *signed, jobs, effects),
             Input::Compare { home, after } => self.compare_charges(home, after, effects),
             Input::Forget { home, jobs } => self.forget_charges(home, jobs, effects),
             Input::Kept { node, kept } => self.kept(now, node, kept, effects),
             Input::Holding { node, page } => self.holding(now, node, page, effects),
             Input::Recalled { recall, record } => self.recalled(recall, record, effects),
+            Input::Claimed { vote } => self.claimed(&vote, effects),
+            Input::Voted { vote, signed } => self.voted(now, &vote, *signed, effects),
+            Input::Took { home, set, jobs } => self.took(now, (home, set), jobs, effects),
+            Input::KeepTaken { from, reign, jobs } => self.told_by_regent(now, from, *reign, jobs, effects),
+            Input::Merge { from, told, record } => self.merge(now, from, *told, record, effects),
             _ => {}
         }
     }

@@ -89,6 +89,13 @@ pub(crate) fn held() -> Reason {
     plain(ReasonCode::Held, "it is held until somebody releases it".into())
 }
 
+/// Why a job does not run here whose regent goes on with it.
+pub(crate) fn yielded(job: &Job) -> Reason {
+    let regent = job.rule.as_ref().map_or_else(String::new, |rule| rule.regent.short());
+    let message = format!("node {regent} has gone on with it while this one was away, and does until it ends");
+    plain(ReasonCode::Yielded, message)
+}
+
 /// Why a job waits that is not acknowledged yet.
 pub(crate) fn keeping() -> Reason {
     plain(ReasonCode::Keeping, "it waits until the other nodes that shall keep it have it on disk".into())

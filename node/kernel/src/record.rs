@@ -16,6 +16,7 @@
 use serde::{Deserialize, Serialize};
 use shoal_protocol::custody::{CustodianSet, SignedCustodians};
 use shoal_protocol::object::job::{Array, Checkpoint, Outcome, State};
+use shoal_protocol::regency::{Regent, SignedVote};
 use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{BlobId, NodeId, ObjectId, WorkerId};
 
@@ -55,6 +56,13 @@ pub enum Record {
     Charge(Box<Charge>),
     /// A job of another home is kept here no more. Nothing when it is not there any more.
     ChargeGone(ObjectId),
+    /// Who acts for a home, or for whom this node has voted.
+    Reign(Box<Reign>),
+    /// A job of another home that was kept here is this node's to decide from now on. Counts one accepted, an array each of its
+    /// elements; one that has settled counts as such.
+    Taken(Box<TakenJob>),
+    /// A settled job stands otherwise: the other side of a cut has settled it as well, in a higher epoch. Counts nothing.
+    Merged(ObjectId, Box<Standing>),
 }
 
 /// Settled jobs that are counted and kept together.
@@ -124,6 +132,38 @@ pub struct Charge {
     /// Of an element that was not here before: its array, which is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub array: Option<ObjectId>,
+    /// An element that has begun here: this node has taken its array over, and where it stands is a record of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub taken: bool,
+}
+
+/// The regent of a set of custodians, as a member knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reign {
+    /// Who, for whom, since which term.
+    pub regent: Regent,
+    /// It acts; else this node has voted for it, and knows no more.
+    pub acts: bool,
+    /// A majority of the set has voted for it.
+    pub confirmed: bool,
+    /// The votes, where it is this node: those of the others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub votes: Vec<SignedVote>,
+}
+
+/// A job of another home that a regent takes over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TakenJob {
+    /// [`VERSION`].
+    pub version: u8,
+    /// Whose job it is.
+    pub home: NodeId,
+    /// The number of the home's set.
+    pub set: u32,
+    /// The job as its home accepted it; of an element of an array that is taken over as well the record says the rest.
+    pub accepted: Accepted,
+    /// Where it stands from now on.
+    pub standing: Standing,
 }
 
 /// What a kernel remembers of a job of another home that is kept here.
@@ -141,6 +181,10 @@ pub struct ChargeState {
     pub lacks_input: bool,
     /// Of an array: which elements it has.
     pub array: Option<Array>,
+    /// It has settled.
+    pub settled: bool,
+    /// This node has taken it over: it decides, and keeps it as a job of its own.
+    pub taken: bool,
 }
 
 /// A run of another home's job that this node has taken. Never changes.

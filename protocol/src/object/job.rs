@@ -7,6 +7,7 @@ mod event;
 mod history;
 mod key;
 mod log;
+mod merged;
 mod run;
 mod terms;
 
@@ -17,6 +18,7 @@ pub use event::{AwaitEvents, Event, EventId, Events, Subscription, Told};
 pub use history::{Refusal, RefusalCode, Refusals};
 pub use key::{IdempotencyKey, KeyId, check_key};
 pub use log::{LogPart, LogPlace};
+pub use merged::Superseded;
 pub use run::{Attempt, Ending, Failure, FailureCode, Outcome, Progress, Usage};
 pub(crate) use terms::is_zero;
 pub use terms::{Retry, RetryOn, Terms, check_priority};
@@ -315,6 +317,8 @@ pub enum ReasonCode {
     Dependency,
     /// The nodes that are to keep it have not said that they do.
     Keeping,
+    /// A custodian has gone on with it while its home was away, and does until it ends.
+    Yielded,
     /// No worker is attached.
     NoWorker,
     /// Workers are attached, none of them fits.
@@ -349,6 +353,7 @@ impl ReasonCode {
             Self::NotBefore => "not_before",
             Self::Dependency => "dependency",
             Self::Keeping => "keeping",
+            Self::Yielded => "yielded",
             Self::NoWorker => "no_worker",
             Self::NoFit => "no_fit",
             Self::Busy => "busy",
@@ -437,6 +442,15 @@ pub struct Job {
     /// The nodes that keep it beside its home, where the job alone was asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub custodians: Vec<NodeId>,
+    /// The custodian that acts for its home since that was away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regent: Option<NodeId>,
+    /// What was decided last of it was decided without the word of a majority of its custodians.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unconfirmed: bool,
+    /// How it had settled on the other side of a cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superseded: Option<Superseded>,
     /// Where it stands.
     pub state: State,
     /// Why it does not run.

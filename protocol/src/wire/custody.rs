@@ -8,9 +8,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::custody::SignedCustodians;
-use crate::id::ObjectId;
+use crate::id::{NodeId, ObjectId};
 use crate::limits::KEEP_JOBS_MAX;
 use crate::record::{Accepted, Standing};
+use crate::regency::Regency;
 use crate::{Kind, Problem};
 
 /// As a home: keep these jobs of mine.
@@ -84,9 +85,21 @@ pub fn is_supplied(accepted: &Accepted, standing: &Standing) -> bool {
     accepted.input_of.is_some_and(|earlier| !standing.unmet.contains(&earlier))
 }
 
-/// As a custodian: what is durable here.
+/// As the regent of a home: keep these jobs of it, as I have decided.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeepTaken {
+    /// That the sender is regent, for members of the set to check.
+    pub regency: Regency,
+    /// Jobs of the home that stand under that set; at most [`KEEP_JOBS_MAX`].
+    pub jobs: Vec<KeepJob>,
+}
+
+/// As a custodian, or as a home to its regent: what is durable here.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
+    /// Whose jobs; none: the receiver's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<NodeId>,
     /// The number of the set that was told.
     pub set: u32,
     /// Jobs, each with the revision that is here; at most [`KEEP_JOBS_MAX`].

@@ -15,8 +15,9 @@ use crate::name::{self, Labels};
 use crate::object::job::{Checkpoint, LogPlace, Outcome, Progress};
 use crate::object::worker::Offer;
 use crate::record::Accepted;
+use crate::regency::SignedVote;
 use crate::wire::client::Call;
-use crate::wire::custody::{Holding, Keep, Kept};
+use crate::wire::custody::{Holding, Keep, KeepTaken, Kept};
 use crate::wire::worker::Run;
 use crate::{Kind, Octets, Problem};
 
@@ -95,6 +96,12 @@ pub enum PeerMessage {
     Holding(Holding),
     /// As a home: these jobs are forgotten; at most [`crate::limits::KEEP_JOBS_MAX`].
     Forget(Vec<ObjectId>),
+    /// As a custodian: that home is away, let me act for it. The sender's own vote; answered by [`PeerMessage::Voted`], or not.
+    Claim(SignedVote),
+    /// As a member of a set: the sender's vote for the receiver.
+    Voted(SignedVote),
+    /// As a regent: keep these jobs of another home as I have decided; answered by [`PeerMessage::Kept`].
+    KeepTaken(Box<KeepTaken>),
 }
 
 /// Who a neighbour is.
@@ -312,10 +319,12 @@ mod tests {
     use super::*;
     use crate::codec::{decode, encode};
     use crate::custody::{Custody, SignedCustodians};
+    use crate::id::NodeId;
     use crate::key::Signature;
     use crate::object::function::{Grant, Needs, RunLimits};
     use crate::object::job::{Ending, Payload, Usage};
     use crate::record::{Spec, Standing, VERSION};
+    use crate::regency::{Regency, Regent};
     use crate::wire::custody::KeepJob;
 
     fn run() -> Run {
@@ -397,6 +406,8 @@ mod tests {
         let standing = Standing { revision: 3, alone: true, ..kept.standing() };
         let told = KeepJob { supplied: true, ..KeepJob::news(&kept, standing) };
         let whole = KeepJob::whole(kept, None);
+        let regent = Regent { home: NodeId([1; 32]), set: 7, term: 1, regent: NodeId([2; 32]) };
+        let vote = SignedVote { bytes: b"vote".as_slice().into(), signature: Signature([9; 64]) };
         vec![
             PeerMessage::Hello(Hello {
                 name: "attic".into(),
@@ -425,10 +436,22 @@ mod tests {
                 checkpoint: Some(Box::new(checkpoint())),
             })),
             PeerMessage::Keep(Box::new(Keep { set, jobs: vec![whole, told] })),
-            PeerMessage::Kept(Kept { set: 7, jobs: vec![(run().job, 3)], missing: vec![run().job], full: true }),
+            PeerMessage::Kept(Kept {
+                home: None,
+                set: 7,
+                jobs: vec![(run().job, 3)],
+                missing: vec![run().job],
+                full: true,
+            }),
             PeerMessage::Compare { after: Some(run().job) },
             PeerMessage::Holding(Holding { after: None, jobs: vec![(run().job, 7, 3)], more: true }),
             PeerMessage::Forget(vec![run().job]),
+            PeerMessage::Claim(vote.clone()),
+            PeerMessage::Voted(vote.clone()),
+            PeerMessage::KeepTaken(Box::new(KeepTaken {
+                regency: Regency { regent, votes: vec![vote] },
+                jobs: vec![],
+            })),
         ]
     }
 
@@ -493,7 +516,7 @@ mod tests {
         refused(&|accepted| drop(accepted.env.insert("a=b".into(), String::new())));
     }
 
-    const GOLDEN: [&str; 21] = [
+    const GOLDEN: [&str; 24] = [
         "0b8e15cb32",
         "a65e916d6b",
         "05192bb0dc",
@@ -515,5 +538,8 @@ mod tests {
         "681649f323",
         "837713e67c",
         "0c66ab04cd",
+        "a2d18d4837",
+        "013ce0674a",
+        "d7f6bf56e5",
     ];
 }

@@ -236,6 +236,7 @@ impl Checks {
                 for receipt in receipts {
                     if let Receipt::Accepted { id } = receipt
                         && !self.emitted.contains_key(id)
+                        && !self.forgotten.contains(id)
                     {
                         return Err(("written, then acknowledged", format!("{id} is acknowledged and not written")));
                     }

@@ -45,6 +45,7 @@ impl<F: Faults> Machine<F> {
     /// A home wants jobs to be kept here. It hears of them when they are durable.
     pub(super) fn keep_charges(
         &mut self,
+        now: Now,
         home: NodeId,
         set: CustodianSet,
         signed: SignedCustodians,
@@ -61,19 +62,30 @@ impl<F: Faults> Machine<F> {
             self.charges.put_set(set);
         }
         for job in jobs {
-            if is_ours && job.job.tag() == home.tag() {
-                self.keep_charge(home, number, job, &mut kept, effects);
+            if !is_ours || job.job.tag() != home.tag() {
+                continue;
+            }
+            match self.charges.get(job.job).is_some_and(|known| known.taken) {
+                true => self.home_says(now, home, job, &mut kept, effects),
+                false => self.keep_charge(home, number, job, &mut kept, effects),
             }
         }
         effects.push(Effect::ToHome { home, message: PeerMessage::Kept(kept) });
     }
 
-    fn keep_charge(&mut self, home: NodeId, set: u32, told: KeepJob, kept: &mut Kept, effects: &mut Vec<Effect>) {
+    pub(super) fn keep_charge(
+        &mut self,
+        home: NodeId,
+        set: u32,
+        told: KeepJob,
+        kept: &mut Kept,
+        effects: &mut Vec<Effect>,
+    ) {
         let (job, revision) = (told.job, told.revision());
         let known = self.charges.get(job);
         // What an element was accepted with is its array's.
-        let array = self.charges.array_of(job).filter(|_| known.is_none() && told.accepted.is_none());
-        let lacks = known.map_or(array.is_none() && !F::has(Fault::ChargeUnfounded), |known| {
+        let of_array = self.charges.array_of(job).filter(|_| known.is_none() && told.accepted.is_none());
+        let lacks = known.map_or(of_array.is_none() && !F::has(Fault::ChargeUnfounded), |known| {
             known.lacks_input && told.supplied && known.revision < revision
         });
         if lacks && told.accepted.is_none() {
@@ -88,17 +100,18 @@ impl<F: Faults> Machine<F> {
             return;
         }
         self.counters.charges_taken += u64::from(known.is_none());
-        self.counters.elements_taken += u64::from(array.is_some());
+        self.counters.elements_taken += u64::from(of_array.is_some());
         // It stays with the set under which it was taken first.
         let set = known.map_or(set, |known| known.set);
         let waits = told.accepted.as_ref().map(|accepted| accepted.input_of.is_some() && !told.supplied);
         let lacks_input = waits.or(known.map(|known| known.lacks_input)).unwrap_or(false);
-        let elements = told.accepted.as_ref().and_then(|accepted| accepted.array);
-        self.charges.put(ChargeState { job, home, set, revision, lacks_input, array: elements });
+        let array = told.accepted.as_ref().and_then(|accepted| accepted.array);
+        let settled = told.standing.as_ref().is_some_and(|standing| standing.state.is_settled());
+        self.charges.put(ChargeState { job, home, set, revision, lacks_input, array, settled, taken: false });
         kept.jobs.push((job, revision));
         if !F::has(Fault::ChargeUnwritten) {
             let KeepJob { accepted, standing, .. } = told;
-            let charge = Charge { version: VERSION, home, set, job, accepted, standing, array };
+            let charge = Charge { version: VERSION, home, set, job, accepted, standing, array: of_array, taken: false };
             effects.push(Effect::Write(Record::Charge(Box::new(charge))));
         }
     }
@@ -115,12 +128,19 @@ impl<F: Faults> Machine<F> {
             if job.tag() != home.tag() {
                 continue;
             }
-            // An array takes its elements with it.
-            for job in self.charges.elements_of(job).into_iter().chain([job]) {
-                if self.charges.remove(job) {
-                    self.counters.charges_gone += 1;
-                    effects.push(Effect::Write(Record::ChargeGone(job)));
-                }
+            // What this node has taken over it keeps as its own for as long as that is kept.
+            if self.charges.get(job).is_some_and(|known| !known.taken) {
+                self.drop_charge(job, effects);
+            }
+        }
+    }
+
+    /// Forgets a job of another home. An array takes its elements with it.
+    pub(super) fn drop_charge(&mut self, job: ObjectId, effects: &mut Vec<Effect>) {
+        for job in self.charges.elements_of(job).into_iter().chain([job]) {
+            if self.charges.remove(job) {
+                self.counters.charges_gone += 1;
+                effects.push(Effect::Write(Record::ChargeGone(job)));
             }
         }
     }

@@ -13,6 +13,9 @@ use crate::record::Group;
 use crate::workers::{Link, Worker};
 use crate::{reason, rights, view};
 
+/// When whoever wants to change a job whose regent goes on with it may try again, in milliseconds.
+const YIELDED_RETRY_MS: u64 = 1_000;
+
 impl<F: Faults> Machine<F> {
     pub(super) fn command(
         &mut self,
@@ -209,6 +212,10 @@ impl<F: Faults> Machine<F> {
         if !rights::may_change_job(principal, job.accepted.spec.owner) {
             return Err(rights::refusal(principal, what));
         }
+        if job.phase == Phase::Yielded {
+            let detail = format!("{what} at its regent: {}", reason::yielded(job).message);
+            return Err(Problem::new(Kind::Unavailable, detail).retry_after(YIELDED_RETRY_MS));
+        }
         Ok(job)
     }
 
@@ -223,13 +230,15 @@ impl<F: Faults> Machine<F> {
 
     /// A job in memory, as its readers see it: without the bytes of its input, which the store has.
     fn view(&self, now: Now, job: &Job) -> View {
-        let mut view = view::job(self.config.node, &job.accepted, &job.standing(), false);
+        let home = self.charges.set_of(job.id()).map_or(self.config.node, |set| set.home);
+        let mut view = view::job(home, &job.accepted, &job.standing(), false);
         view.progress = job.placed().and_then(|placed| placed.progress.clone());
         view.reason = match &job.phase {
             Phase::Held => Some(reason::held()),
             Phase::Blocked => Some(reason::blocked(&job.unmet)),
             Phase::Keeping => Some(reason::keeping()),
             Phase::Begun => Some(reason::begun(job)),
+            Phase::Yielded => Some(reason::yielded(job)),
             Phase::Later { until_ms } => Some(reason::later(*until_ms, now.mono_ms)),
             Phase::Queued { .. } => {
                 let needs = &job.accepted.spec.needs;

@@ -46,15 +46,37 @@ impl<F: Faults> Machine<F> {
     /// Sends a job to all its custodians that are there.
     pub(super) fn keep_whole(&self, id: ObjectId, effects: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get(id) else { return };
-        let Some(custody) = job.accepted.custody else { return };
-        for to in self.custody.attached_of(custody.set) {
-            self.keep(to, custody.set, vec![whole(job)], effects);
+        for to in self.keepers_of(&job.accepted) {
+            self.keep(to, &job.accepted, whole(job), effects);
         }
     }
 
-    fn keep(&self, to: NodeId, set: u32, jobs: Vec<KeepJob>, effects: &mut Vec<Effect>) {
-        if let Some(set) = self.custody.set(set) {
-            effects.push(Effect::Keep { to, set: Arc::clone(set), jobs });
+    /// The other nodes of a job's set that are there.
+    pub(super) fn keepers_of(&self, accepted: &Accepted) -> Vec<NodeId> {
+        if let Some(set) = self.charges.set_of(accepted.id) {
+            return set.members.iter().copied().filter(|node| self.is_there(*node)).collect();
+        }
+        accepted.custody.map(|custody| self.custody.attached_of(custody.set)).unwrap_or_default()
+    }
+
+    /// Whether it is a job of another home: this node has taken it over.
+    pub(super) fn is_foreign(&self, id: ObjectId) -> bool {
+        self.charges.set_of(id).is_some()
+    }
+
+    /// Whether a connection to a node that keeps jobs stands.
+    pub(super) fn is_there(&self, node: NodeId) -> bool {
+        self.custody.nodes.get(&node).is_some_and(|node| node.connection.is_some())
+    }
+
+    /// Sends a job to another node of its set: as its home, or as its regent.
+    pub(super) fn keep(&self, to: NodeId, accepted: &Accepted, job: KeepJob, effects: &mut Vec<Effect>) {
+        if self.is_foreign(accepted.id) {
+            return self.keep_taken(to, accepted.id, job, effects);
+        }
+        let Some(custody) = accepted.custody else { return };
+        if let Some(set) = self.custody.set(custody.set) {
+            effects.push(Effect::Keep { to, set: Arc::clone(set), jobs: vec![job] });
         }
     }
 
@@ -72,6 +94,7 @@ impl<F: Faults> Machine<F> {
         let Some(job) = self.jobs.get_mut(id) else { return };
         let standing = job.next_standing();
         effects.push(Effect::Write(record(id, Box::new(standing.clone()))));
+        self.note_taken(id, &standing, effects);
         if let Some(job) = self.jobs.get(id) {
             self.keep_standing(&job.accepted, &standing, effects);
         }
@@ -81,11 +104,13 @@ impl<F: Faults> Machine<F> {
     pub(super) fn write_end(&mut self, accepted: &Accepted, standing: Standing, effects: &mut Vec<Effect>) {
         let mut told = Vec::new();
         self.keep_standing(accepted, &standing, &mut told);
+        self.note_taken(accepted.id, &standing, effects);
         let far = self.count_ended(accepted, standing.state);
-        if let Some((array, far)) = &far
-            && let Some(array) = self.jobs.get(*array)
-        {
-            self.keep_standing(&array.accepted, far, &mut told);
+        if let Some((array, far)) = &far {
+            self.note_taken(*array, far, effects);
+            if let Some(array) = self.jobs.get(*array) {
+                self.keep_standing(&array.accepted, far, &mut told);
+            }
         }
         let (id, standing) = (accepted.id, Box::new(standing));
         effects.push(Effect::Write(match far {
@@ -106,9 +131,8 @@ impl<F: Faults> Machine<F> {
 
     /// Tells the custodians of a job where it stands.
     pub(super) fn keep_standing(&self, accepted: &Accepted, standing: &Standing, effects: &mut Vec<Effect>) {
-        let Some(custody) = accepted.custody else { return };
-        for to in self.custody.attached_of(custody.set) {
-            self.keep(to, custody.set, vec![KeepJob::news(accepted, standing.clone())], effects);
+        for to in self.keepers_of(accepted) {
+            self.keep(to, accepted, KeepJob::news(accepted, standing.clone()), effects);
         }
     }
 
@@ -120,8 +144,10 @@ impl<F: Faults> Machine<F> {
         } else if !kept.jobs.is_empty() {
             custodian.poor_until_ms = 0;
         }
-        self.custody.heard(node, kept.set);
-        self.begin_agreed(now, effects);
+        if kept.home.is_none() {
+            self.custody.heard(node, kept.set);
+            self.begin_agreed(now, effects);
+        }
         for (job, _) in kept.jobs {
             self.kept_by(now, job, node, effects);
         }
@@ -145,6 +171,7 @@ impl<F: Faults> Machine<F> {
 
     /// A job has been waited for: it has what it wants, or what there is.
     fn acknowledge(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
+        self.custody.trust(id);
         let done = self.custody.close(id, None::<fn(usize, usize) -> Problem>);
         if self.jobs.get(id).is_some_and(|job| job.phase == Phase::Keeping) {
             self.take_out(id);
@@ -178,6 +205,11 @@ impl<F: Faults> Machine<F> {
     /// Takes back that a job was accepted: nobody was told of it. It may have ended meanwhile, by a limit of its own.
     fn refuse_unkept(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
         self.counters.unkept += 1;
+        if self.custody.is_unsure(id) {
+            // Before the restart somebody may have been told of it.
+            effects.extend(self.custody.close(id, Some(Custody::refusal)).map(answer));
+            return;
+        }
         drop(self.end(now, id, State::Cancelled, None, effects));
         if let Some(group) = self.custody.ended_in(id) {
             self.forget_settled(group);
@@ -196,6 +228,9 @@ impl<F: Faults> Machine<F> {
             self.counters.swept += 1;
             self.keys.remove(*id);
             effects.push(Effect::Write(Record::Swept(*id)));
+            if self.is_foreign(*id) {
+                self.drop_charge(*id, effects);
+            }
         }
         for custodian in self.custody.attached() {
             effects.push(Effect::ToCustodian { custodian, message: PeerMessage::Forget(jobs.clone()) });
@@ -240,6 +275,7 @@ impl<F: Faults> Machine<F> {
             compare_ms: now.mono_ms.saturating_add(COMPARE_EVERY_MS),
         };
         self.custody.nodes.insert(node, custodian);
+        self.member_is_there(node, effects);
         if self.custody.is_custodian(node) && !F::has(Fault::CustodianNotCompared) {
             effects.push(Effect::ToCustodian { custodian: node, message: PeerMessage::Compare { after: None } });
         }
@@ -280,6 +316,7 @@ impl<F: Faults> Machine<F> {
         let is_here = |home| self.custody.nodes.get(&home).is_some_and(|node| node.connection.is_some());
         let away = self.charges.away(now.mono_ms, is_here);
         effects.extend(away.into_iter().map(|node| Effect::Reach { node }));
+        self.claim_orphans(now, effects);
         self.look_for_custodians(now, effects);
     }
 
@@ -322,6 +359,8 @@ impl<F: Faults> Machine<F> {
     pub(super) fn holding(&mut self, now: Now, node: NodeId, page: Holding, effects: &mut Vec<Effect>) {
         let in_set = |custody: u32| self.custody.set(custody).is_some_and(|set| set.has_custodian(node));
         let ours = self.jobs.begun_behind(page.after);
+        // Of jobs of other homes the node is told when it attaches.
+        let ours = ours.filter(|(id, _)| !self.is_foreign(*id));
         let ours = ours.filter_map(|(id, job)| Some((id, job.accepted.custody.filter(|kept| in_set(kept.set))?.set)));
         let mut ours: Vec<(ObjectId, u32)> = ours.take(KEEP_JOBS_MAX + 1).collect();
         // As far as this page says something of both sides.
@@ -335,13 +374,16 @@ impl<F: Faults> Machine<F> {
             let place = page.jobs.binary_search_by_key(&id, |(job, ..)| *job);
             place.ok().and_then(|place| page.jobs.get(place)).map(|(_, _, revision)| *revision)
         };
-        let (mut same, mut sent) = (Vec::new(), 0);
+        let (mut same, mut sent, mut newer) = (Vec::new(), 0, Vec::new());
         for (id, set) in ours.into_iter().filter(|(id, _)| within(*id)) {
             match (listed(id), self.jobs.get(id)) {
-                (Some(revision), Some(job)) if revision >= u64::from(job.revision) => same.push(id),
+                (Some(revision), Some(job)) if revision >= job.last_revision() => {
+                    same.push(id);
+                    newer.extend((revision > job.last_revision()).then_some(id));
+                }
                 (_, Some(job)) => {
                     sent += 1;
-                    self.keep(node, set, vec![whole(job)], effects);
+                    self.keep(node, &job.accepted, whole(job), effects);
                 }
                 // An element that has ended, of an array that has not.
                 (None, None) => effects.push(Effect::Recall(Recall { node, job: id, set: Some(set), revision: 0 })),
@@ -357,6 +399,15 @@ impl<F: Faults> Machine<F> {
             effects.push(Effect::ToCustodian { custodian: node, message });
         }
         same.into_iter().for_each(|job| self.kept_by(now, job, node, effects));
+        self.ask_for_newer(node, newer, effects);
+    }
+
+    /// Asks the regent of jobs of this home how they stand.
+    fn ask_for_newer(&self, node: NodeId, jobs: Vec<ObjectId>, effects: &mut Vec<Effect>) {
+        if !jobs.is_empty() {
+            let kept = Kept { home: Some(self.config.node), missing: jobs, ..Kept::default() };
+            effects.push(Effect::ToCustodian { custodian: node, message: PeerMessage::Kept(kept) });
+        }
     }
 
     /// A custodian lacks a job of which it was told something new.
@@ -367,8 +418,7 @@ impl<F: Faults> Machine<F> {
             return;
         };
         self.counters.records_sent_again += 1;
-        let set = found.accepted.custody.map_or(0, |custody| custody.set);
-        self.keep(node, set, vec![whole(found)], effects);
+        self.keep(node, &found.accepted, whole(found), effects);
     }
 
     /// What the store knows of a job that a custodian shall have.
@@ -380,6 +430,9 @@ impl<F: Faults> Machine<F> {
     ) {
         let Recall { node, job, set, revision } = recall;
         match record.map(|record| *record) {
+            Some((_, standing)) if set.is_some() && standing.revision < revision => {
+                self.ask_for_newer(node, vec![job], effects);
+            }
             Some((accepted, standing)) => {
                 let Some(custody) = accepted.custody.filter(|_| set.is_none() || standing.revision > revision) else {
                     return;
@@ -389,7 +442,8 @@ impl<F: Faults> Machine<F> {
                     return effects.extend([recall(array, None), recall(job, Some(custody.set))]);
                 }
                 self.counters.records_sent_again += 1;
-                self.keep(node, custody.set, vec![KeepJob::whole(accepted, Some(standing))], effects);
+                let whole = KeepJob::whole(accepted.clone(), Some(standing));
+                self.keep(node, &accepted, whole, effects);
             }
             // Forgotten here. A set that is not known here says that it is this node that has lost its memory.
             None if set.is_some_and(|set| self.custody.set(set).is_some()) => {
@@ -406,6 +460,6 @@ fn answer(submission: Submission) -> Effect {
 }
 
 /// A job with all that is to be kept of it.
-fn whole(job: &Job) -> KeepJob {
-    KeepJob::whole(job.accepted.clone(), (job.revision > 0).then(|| job.standing()))
+pub(super) fn whole(job: &Job) -> KeepJob {
+    KeepJob::whole(job.accepted.clone(), (job.last_revision() > 0).then(|| job.standing()))
 }

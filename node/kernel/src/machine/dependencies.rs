@@ -40,7 +40,7 @@ impl<F: Faults> Machine<F> {
     }
 
     fn hears_of(&mut self, now: Now, id: ObjectId, earlier: ObjectId, end: Option<&End>, effects: &mut Vec<Effect>) {
-        let Some(job) = self.jobs.get_mut(id) else { return };
+        let Some(job) = self.jobs.get_mut(id).filter(|job| job.phase != Phase::Yielded) else { return };
         let Some(when) = job.accepted.after.iter().find(|after| after.job == earlier).map(|after| after.when) else {
             return;
         };

@@ -98,6 +98,9 @@ impl<F: Faults> Machine<F> {
         if home == self.config.node || run.job.tag() != home.tag() {
             return Err(Problem::new(Kind::Forbidden, "a job is offered by its home and by nobody else"));
         }
+        if self.jobs.contains(run.job) {
+            return Err(Problem::new(Kind::Conflict, "this node has gone on with that job while its home was away"));
+        }
         if run.job != accepted.id || run.epoch == 0 || offer.attempt == 0 {
             return Err(Problem::new(Kind::InvalidField, "the offer is not of the job that it describes"));
         }

@@ -14,7 +14,7 @@ use crate::effect::Effect;
 use crate::faults::{Fault, Faults};
 use crate::input::{End, Now};
 use crate::jobs::{Job, Phase, Placed};
-use crate::record::{Group, Record, Saving};
+use crate::record::{Accepted, Group, Record, Saving, Standing};
 use crate::timers::Timer;
 use crate::view::settled_state;
 use crate::workers::Pause;
@@ -316,9 +316,43 @@ impl<F: Faults> Machine<F> {
         outcome: Option<Outcome>,
         effects: &mut Vec<Effect>,
     ) -> Option<(Effect, Option<ObjectId>)> {
+        let (mut job, told) = self.leave(now, id, state, outcome.as_ref(), effects)?;
+        // What ends before its custodians have it was not acknowledged as kept.
+        job.alone |= job.phase == Phase::Keeping;
+        let (accepted, mut standing) = job.settled(state, outcome, now.wall_ms);
+        standing.unconfirmed |= self.decides_alone(&accepted);
+        if let Some(elements) = &mut standing.elements {
+            elements.cut = accepted.size().saturating_sub(elements.begun);
+        }
+        let array = self.put_away(now, accepted, standing, effects);
+        Some((told, array))
+    }
+
+    /// Ends a job of the table as the other side of a cut has decided.
+    pub(super) fn settle_as(&mut self, now: Now, id: ObjectId, standing: Standing, effects: &mut Vec<Effect>) {
+        let left = self.leave(now, id, standing.state, standing.outcome.as_ref(), effects);
+        let Some((job, told)) = left else { return };
+        let settled = Now { wall_ms: standing.settled_ms.unwrap_or(now.wall_ms), ..now };
+        let array = self.put_away(settled, job.accepted, standing, effects);
+        effects.push(told);
+        if let Some(array) = array {
+            self.array_goes_on(now, array, effects);
+        }
+    }
+
+    /// Takes a job that has ended out of memory, wherever it was: the job, and what subscribers are to hear.
+    fn leave(
+        &mut self,
+        now: Now,
+        id: ObjectId,
+        state: State,
+        outcome: Option<&Outcome>,
+        effects: &mut Vec<Effect>,
+    ) -> Option<(Job, Effect)> {
         self.release(id);
         self.take_out(id);
-        let mut job = self.jobs.remove(id)?;
+        self.custody.trust(id);
+        let job = self.jobs.remove(id)?;
         self.placeable |= job.placed().is_some();
         if let Some(until_ms) = job.total_until_ms {
             self.timers.remove(until_ms, Timer::TotalLimit(id));
@@ -326,7 +360,7 @@ impl<F: Faults> Machine<F> {
         job.unmet.iter().for_each(|earlier| self.dependents.remove(*earlier, id));
         if !F::has(Fault::DependentsUntold) {
             self.dependents.ended(id, || {
-                let output = outcome.as_ref().map_or_else(Payload::empty, |outcome| outcome.output.clone());
+                let output = outcome.map_or_else(Payload::empty, |outcome| outcome.output.clone());
                 Some(End { state, output })
             });
         }
@@ -334,12 +368,20 @@ impl<F: Faults> Machine<F> {
             let saving = Saving { checkpoint: None, replaces: last.bytes.blob() };
             effects.push(Effect::Write(Record::Checkpoint(id, Box::new(saving))));
         }
-        let told = noted(now, &job, state, outcome.as_ref());
-        // What ends before its custodians have it was not acknowledged as kept.
-        job.alone |= job.phase == Phase::Keeping;
-        let (accepted, mut standing) = job.settled(state, outcome, now.wall_ms);
-        if let Some(elements) = &mut standing.elements {
-            elements.cut = accepted.size().saturating_sub(elements.begun);
+        let told = noted(now, &job, state, outcome);
+        Some((job, told))
+    }
+
+    /// Writes that a job has ended, and keeps it for a while: the array that it is an element of.
+    fn put_away(
+        &mut self,
+        now: Now,
+        accepted: Accepted,
+        standing: Standing,
+        effects: &mut Vec<Effect>,
+    ) -> Option<ObjectId> {
+        let (id, state) = (accepted.id, standing.state);
+        if let Some(elements) = &standing.elements {
             self.tell_of_cut(&accepted, elements.begun, state);
         }
         self.counters.settle(state, standing.elements.map_or(1, |elements| elements.cut));
@@ -357,7 +399,7 @@ impl<F: Faults> Machine<F> {
             self.custody.ended(id, group);
         }
         effects.push(Effect::Changed { job: id, settled: true });
-        Some((told, array))
+        array
     }
 
     /// A function was deleted: what waits to run it ends, what runs goes on, and is not tried again.
@@ -366,7 +408,7 @@ impl<F: Faults> Machine<F> {
         let mut waiting = Vec::new();
         for job in self.jobs.iter_mut().filter(|job| job.accepted.spec.function == function) {
             job.function_gone = true;
-            if job.placed().is_none() {
+            if job.placed().is_none() && job.phase != Phase::Yielded {
                 waiting.push(job.id());
             }
         }

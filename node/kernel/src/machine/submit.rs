@@ -69,6 +69,10 @@ impl<F: Faults> Machine<F> {
         match self.known_or_admitted(now, principal, job) {
             Ok(Admitted::Known(id)) => {
                 self.counters.same_key += 1;
+                let custody = self.jobs.get(id).and_then(|job| job.accepted.custody);
+                if let Some(custody) = custody.filter(|_| self.custody.is_unsure(id)) {
+                    keeping.push((id, strict, custody.durability.get()));
+                }
                 Receipt::Accepted { id }
             }
             Ok(Admitted::New(accepted)) => {

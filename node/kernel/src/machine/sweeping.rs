@@ -32,6 +32,11 @@ impl<F: Faults> Machine<F> {
     pub(super) fn keep_settled(&mut self, now: Now, group: Group, job: ObjectId, effects: &mut Vec<Effect>) {
         let retained = Retained { group, job, settled_ms: now.wall_ms };
         effects.push(Effect::Write(Record::Retained(retained)));
+        self.shelve(now, group, effects);
+    }
+
+    /// Counts one more settled job of a group.
+    pub(super) fn shelve(&mut self, now: Now, group: Group, effects: &mut Vec<Effect>) {
         let Keep { age_ms, jobs } = self.config.retention.of(group);
         let shelf = self.shelves.shelf(group);
         shelf.count = shelf.count.saturating_add(1);

@@ -36,6 +36,8 @@ fn state(job: &Job) -> State {
         Phase::Blocked => State::Blocked,
         // Nobody has heard of it yet.
         Phase::Keeping => job.told,
+        // As its regent says it.
+        Phase::Yielded => job.told,
         Phase::Begun | Phase::Later { .. } | Phase::Queued { .. } | Phase::Backoff { .. } => State::Queued,
         Phase::Placed(placed) if placed.started_ms.is_some() => State::Running,
         Phase::Placed(_) => State::Offered,

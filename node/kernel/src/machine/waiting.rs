@@ -115,7 +115,7 @@ impl<F: Faults> Machine<F> {
         match job.phase {
             Phase::Placed(_) => {}
             Phase::Queued { .. } => self.queue.remove(&job.accepted.spec.needs, job.rank()),
-            Phase::Held | Phase::Keeping | Phase::Blocked | Phase::Begun => {
+            Phase::Held | Phase::Keeping | Phase::Blocked | Phase::Begun | Phase::Yielded => {
                 self.queue.give_back(&job.accepted.spec.needs);
             }
             Phase::Later { until_ms } | Phase::Backoff { until_ms, .. } => {
@@ -137,9 +137,13 @@ impl<F: Faults> Machine<F> {
                 job.ready_ms = Some(now.wall_ms);
             }
             Phase::Backoff { .. } => {}
-            Phase::Held | Phase::Keeping | Phase::Blocked | Phase::Begun | Phase::Queued { .. } | Phase::Placed(_) => {
-                return;
-            }
+            Phase::Held
+            | Phase::Keeping
+            | Phase::Blocked
+            | Phase::Begun
+            | Phase::Yielded
+            | Phase::Queued { .. }
+            | Phase::Placed(_) => return,
         }
         self.take_out(id);
         self.enqueue(now, id);
@@ -165,6 +169,8 @@ impl<F: Faults> Machine<F> {
                 let detail = "the job is about to be accepted: hold it when it is";
                 return Err(Problem::new(Kind::Conflict, detail).retry_after(KEEP_MS));
             }
+            // Nobody changes here what has been yielded (`changeable`).
+            Phase::Yielded => return self.reply_job(now, id),
             Phase::Blocked | Phase::Begun | Phase::Later { .. } | Phase::Queued { .. } | Phase::Backoff { .. } => {}
         }
         self.take_out(id);
@@ -214,6 +220,9 @@ impl<F: Faults> Machine<F> {
     pub(super) fn queue_limit(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(id) else { return };
         job.queue_until_ms = None;
+        if job.phase == Phase::Yielded {
+            return;
+        }
         let queue_ms = job.accepted.spec.limits.queue_ms.unwrap_or(0);
         self.counters.queue_limits += 1;
         let message = format!("it has waited for its first run for the {queue_ms} ms that it may wait at most");
@@ -224,7 +233,7 @@ impl<F: Faults> Machine<F> {
     pub(super) fn total_limit(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(id) else { return };
         job.total_until_ms = None;
-        if job.is_stopping() {
+        if job.is_stopping() || job.phase == Phase::Yielded {
             return;
         }
         self.counters.total_limits += 1;

@@ -11,7 +11,7 @@ use shoal_protocol::wire::peer::PeerMessage;
 use super::guests::{accepted, job_of};
 use super::harness::*;
 
-fn keep(node: &mut Node, members: &[u8], jobs: Vec<KeepJob>) -> Vec<Effect> {
+pub(crate) fn keep(node: &mut Node, members: &[u8], jobs: Vec<KeepJob>) -> Vec<Effect> {
     let members = members.iter().map(|n| peer(*n)).collect();
     let set = Box::new(CustodianSet { version: VERSION, home: peer(1), number: 4, members });
     let signed = Box::new(SignedCustodians { bytes: Octets::default(), signature: Signature([0; 64]) });
@@ -19,7 +19,7 @@ fn keep(node: &mut Node, members: &[u8], jobs: Vec<KeepJob>) -> Vec<Effect> {
 }
 
 /// A job of peer 1 at a revision: as it was accepted, or what is new of it.
-fn record(n: u64, revision: u64, whole: bool) -> KeepJob {
+pub(crate) fn record(n: u64, revision: u64, whole: bool) -> KeepJob {
     let accepted = accepted(job_of(peer(1), n));
     let mut standing = accepted.standing();
     (standing.revision, standing.epoch) = (revision, revision);

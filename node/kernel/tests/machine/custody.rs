@@ -33,7 +33,7 @@ impl Node {
     }
 
     /// Submits jobs of this durability that are not answered yet.
-    fn hand_over(&mut self, jobs: &[u64], durability: Option<u8>) -> Vec<Effect> {
+    pub(crate) fn hand_over(&mut self, jobs: &[u64], durability: Option<u8>) -> Vec<Effect> {
         let jobs = jobs.iter().map(|n| shoal_kernel::NewJob { durability, ..new_job(*n) }).collect();
         self.handle(Input::Request { request: 7, principal: owner(), command: Command::Submit(jobs) })
     }
@@ -101,7 +101,10 @@ fn what_is_new_of_a_job_follows_with_rising_revisions_and_nobody_waits_for_it() 
     assert_eq!((*to, *set, jobs[0].revision(), &jobs[0].accepted), (peer(1), 1, 2, &None));
     assert_eq!(jobs[0].standing.as_ref().unwrap().state, State::Succeeded);
     assert_eq!(node.standing(1).revision, 2, "one for the epoch, one for the end");
-    let (reply, effects) = node.command(owner(), Command::Forget { job: id(1), owner: id(OWNER), group: Group { owner: id(OWNER), dead: false } });
+    let (reply, effects) = node.command(
+        owner(),
+        Command::Forget { job: id(1), owner: id(OWNER), group: Group { owner: id(OWNER), dead: false } },
+    );
     assert_eq!(reply, Ok(Reply::Done));
     let forget = Effect::ToCustodian { custodian: peer(1), message: PeerMessage::Forget(vec![id(1)]) };
     assert!(effects.contains(&forget));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use shoal_kernel::{
     Accepted, Charge, ChargeState, Command, Config, Effect, Group, GuestEnd, GuestRun, Input, Kernel, NewJob, Now,
-    PeerAttached, Principal, Record, Reply, Saving, Standing, WorkerAttached,
+    PeerAttached, Principal, Record, Reign, Reply, Saving, Standing, WorkerAttached,
 };
 use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::object::function::{Function, Needs, RunLimits, Version};
@@ -121,6 +121,7 @@ pub(crate) struct Node {
     pub(crate) sets: BTreeMap<(NodeId, u32), CustodianSet>,
     /// The jobs of other homes that are kept here, with their sets.
     pub(crate) charges: BTreeMap<ObjectId, (u32, Accepted, Standing)>,
+    pub(crate) reigns: BTreeMap<(NodeId, u32), Reign>,
     config: Config,
     connections: u64,
     /// The connection to each peer.
@@ -155,6 +156,7 @@ impl Node {
             saved: Default::default(),
             sets: BTreeMap::new(),
             charges: BTreeMap::new(),
+            reigns: BTreeMap::new(),
             now: Now { mono_ms: 10_000, wall_ms: 1_000_000 },
             journal: Vec::new(),
             jobs: BTreeMap::new(),
@@ -172,13 +174,26 @@ impl Node {
         node.saved = self.saved.clone();
         node.sets = self.sets.clone();
         node.charges = self.charges.clone();
+        node.reigns = self.reigns.clone();
         node.connections = self.connections;
         let mut effects = Vec::new();
         let charges = self.charges.iter().map(|(job, (set, accepted, standing))| {
             let home = self.sets.keys().map(|(home, _)| *home).find(|home| home.tag() == job.tag()).unwrap();
             let array = accepted.array.filter(|_| accepted.is_array());
-            ChargeState { job: *job, home, set: *set, revision: standing.revision, lacks_input: false, array }
+            let taken = self.jobs.get(job);
+            let standing = taken.map_or(standing, |(_, standing)| standing);
+            ChargeState {
+                job: *job,
+                home,
+                set: *set,
+                revision: standing.revision,
+                lacks_input: false,
+                array,
+                settled: standing.state.is_settled(),
+                taken: taken.is_some(),
+            }
         });
+        node.kernel.restore_reigns(self.reigns.values().cloned());
         node.kernel.restore_custody(node.now, self.sets.values().cloned(), charges);
         node.kernel.restore(node.now, self.jobs.values().cloned(), &mut effects);
         node.kernel.restore_guests(node.now, self.guests.values().cloned(), &mut effects);
@@ -245,6 +260,14 @@ impl Node {
                 }
                 Record::Charge(charge) => self.charge(charge),
                 Record::ChargeGone(job) => assert!(self.charges.remove(job).is_some()),
+                Record::Reign(reign) => {
+                    self.reigns.insert((reign.regent.home, reign.regent.set), (**reign).clone());
+                }
+                Record::Taken(taken) => {
+                    let before = self.jobs.insert(taken.accepted.id, (taken.accepted.clone(), taken.standing.clone()));
+                    assert!(before.is_none(), "it is taken over once");
+                }
+                Record::Merged(job, standing) => self.jobs.get_mut(job).unwrap().1 = (**standing).clone(),
             }
         }
     }

@@ -18,5 +18,6 @@ mod running;
 mod seeking;
 mod submitting;
 mod sweeping;
+mod takeover;
 mod waiting;
 mod workers;

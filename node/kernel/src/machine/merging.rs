@@ -1,0 +1,227 @@
+//! Both sides of a cut meet again: a home hears from its regent how jobs stand, and a regent from the home what that has settled
+//! meanwhile.
+//!
+//! The higher term stands. Where both sides have settled a job, the settlement of the lower term is kept beside the other as
+//! *superseded*; where only the home has, its regent takes that over, and nothing is run again. A home goes on with no job that
+//! was taken over: it shows what its regent says.
+
+use shoal_protocol::object::job::{State, Superseded};
+use shoal_protocol::regency::term_of;
+use shoal_protocol::wire::custody::{KeepJob, Kept};
+use shoal_protocol::wire::peer::PeerMessage;
+use shoal_protocol::{NodeId, ObjectId};
+
+use super::Machine;
+use super::telling::noted;
+use crate::effect::Effect;
+use crate::faults::{Fault, Faults};
+use crate::input::Now;
+use crate::jobs::{Job, Phase, Rule};
+use crate::record::{Accepted, Group, Record, Reign, Standing};
+
+impl<F: Faults> Machine<F> {
+    /// A regent says how jobs stand: of this home, or of one whose jobs are kept here as well.
+    pub(super) fn told_by_regent(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        reign: Reign,
+        jobs: Vec<KeepJob>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let (home, set) = (reign.regent.home, reign.regent.set);
+        let mut kept = Kept { home: Some(home), set, ..Kept::default() };
+        let ours = home == self.config.node;
+        if self.regents.term((home, set)) < reign.regent.term || self.is_news(&reign) {
+            self.counters.reigns_heard += 1;
+            effects.push(Effect::Write(Record::Reign(Box::new(reign.clone()))));
+            self.regents.put(reign, false);
+        }
+        for told in jobs {
+            let taken = self.charges.get(told.job).is_some_and(|known| known.taken);
+            match ours || taken {
+                true if F::has(Fault::NotYielded) => {}
+                true => self.yield_to(now, from, told, &mut kept, effects),
+                false => self.keep_charge(home, set, told, &mut kept, effects),
+            }
+        }
+        effects.push(Effect::ToHome { home: from, message: PeerMessage::Kept(kept) });
+    }
+
+    /// Whether this is more than is known: that somebody acts for whom this node has only voted.
+    fn is_news(&self, reign: &Reign) -> bool {
+        let known = self.regents.get((reign.regent.home, reign.regent.set));
+        known.is_some_and(|known| known.reign.regent == reign.regent && !known.reign.acts)
+    }
+
+    /// Somebody else decides a job from now on.
+    fn yield_to(&mut self, now: Now, from: NodeId, told: KeepJob, kept: &mut Kept, effects: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get(told.job) else {
+            effects.push(Effect::Merge { from, told: Box::new(told) });
+            return;
+        };
+        if told.revision() <= job.last_revision() {
+            return kept.jobs.push((told.job, job.last_revision()));
+        }
+        let (id, revision) = (told.job, told.revision());
+        if let Some(standing) = told.standing {
+            self.adopt(now, id, *standing, effects);
+        }
+        kept.jobs.push((id, revision));
+    }
+
+    /// A job of the table stands as somebody else has decided.
+    fn adopt(&mut self, now: Now, id: ObjectId, standing: Standing, effects: &mut Vec<Effect>) {
+        self.abandon(id, effects);
+        self.release(id);
+        self.take_out(id);
+        let Some(mut job) = self.jobs.remove(id) else { return };
+        self.counters.yielded += u64::from(job.phase != Phase::Yielded);
+        job.follow(&standing);
+        self.jobs.insert(job);
+        if standing.state.is_settled() {
+            return self.settle_as(now, id, standing, effects);
+        }
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        let told = (job.told != standing.state).then(|| noted(now, job, standing.state, None));
+        job.told = standing.state;
+        self.set_aside(id, Phase::Yielded);
+        effects.push(Effect::Write(Record::Standing(id, Box::new(standing.clone()))));
+        self.note_taken(id, &standing, effects);
+        effects.extend(told);
+        effects.push(Effect::Changed { job: id, settled: false });
+    }
+
+    /// Whether a job's regent, which is another node, goes on with it.
+    pub(super) fn is_yielded(&self, id: ObjectId) -> bool {
+        let rule = self.jobs.get(id).and_then(|job| job.rule.as_ref());
+        rule.is_some_and(|rule| rule.regent != self.config.node)
+    }
+
+    /// A home says something of a job that this node has taken over.
+    pub(super) fn home_says(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        told: KeepJob,
+        kept: &mut Kept,
+        effects: &mut Vec<Effect>,
+    ) {
+        let settled = told.standing.as_ref().is_some_and(|standing| standing.state.is_settled());
+        let known = self.charges.get(told.job).map_or(0, |known| known.revision);
+        match self.jobs.get(told.job) {
+            Some(_) if settled => {
+                kept.jobs.push((told.job, told.revision()));
+                self.take_settlement(now, told, effects);
+            }
+            None if settled && told.revision() > known => {
+                effects.push(Effect::Merge { from, told: Box::new(told) });
+            }
+            _ => kept.jobs.push((told.job, known)),
+        }
+    }
+
+    /// A home has settled a job before it knew that it was taken over: it has ended, and is not run again.
+    fn take_settlement(&mut self, now: Now, told: KeepJob, effects: &mut Vec<Effect>) {
+        let Some(standing) = told.standing else { return };
+        self.counters.settled_by_home += 1;
+        self.abandon(told.job, effects);
+        self.release(told.job);
+        self.take_out(told.job);
+        let Some(job) = self.jobs.get_mut(told.job) else { return };
+        let (revision, rule) = (job.last_revision().saturating_add(1), job.rule.as_deref().copied());
+        let (regent, unconfirmed) = (rule.map(|rule| rule.regent), rule.is_some_and(|rule| rule.unconfirmed));
+        let standing = Standing { revision: revision.max(standing.revision), regent, unconfirmed, ..*standing };
+        self.settle_as(now, told.job, standing, effects);
+    }
+
+    /// What is durable of a job of which somebody else has said something newer.
+    pub(super) fn merge(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        told: KeepJob,
+        record: Option<Box<(Accepted, Standing)>>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let (id, revision) = (told.job, told.revision());
+        if self.jobs.contains(id) {
+            // It has come to be in memory meanwhile.
+            return self.yield_to(now, from, told, &mut Kept::default(), effects);
+        }
+        let (Some((accepted, ours)), Some(theirs)) = (record.map(|record| *record), told.standing) else { return };
+        if theirs.revision <= ours.revision {
+            return;
+        }
+        match (ours.state.is_settled(), theirs.state.is_settled()) {
+            (true, true) => self.supersede(now, &accepted, ours, *theirs, effects),
+            // The other one does not know it yet.
+            (true, false) => {
+                let whole = KeepJob::whole(accepted.clone(), Some(ours));
+                return self.keep(from, &accepted, whole, effects);
+            }
+            (false, _) => self.begin_yielded(now, accepted, *theirs, effects),
+        }
+        let home = self.charges.set_of(id).map_or(self.config.node, |set| set.home);
+        let kept = Kept { home: Some(home), jobs: vec![(id, revision)], ..Kept::default() };
+        effects.push(Effect::ToHome { home: from, message: PeerMessage::Kept(kept) });
+    }
+
+    /// Both sides have settled a job: the higher term stands, and the other settlement is kept beside it.
+    fn supersede(
+        &mut self,
+        now: Now,
+        accepted: &Accepted,
+        ours: Standing,
+        theirs: Standing,
+        effects: &mut Vec<Effect>,
+    ) {
+        let same = theirs.epoch == ours.epoch && theirs.outcome == ours.outcome;
+        let new = !same && theirs.superseded.is_none() && term_of(theirs.revision) > term_of(ours.revision);
+        let mut standing = theirs;
+        if new {
+            self.counters.superseded += 1;
+            let lower = Superseded::of(ours.epoch, ours.state, ours.settled_ms, ours.outcome.as_ref());
+            standing.superseded = Some(Box::new(lower));
+            // The other side hears of it as of any change.
+            standing.revision = standing.revision.saturating_add(1);
+        }
+        let id = accepted.id;
+        let (before, group) = (Group::of(accepted, ours.state), Group::of(accepted, standing.state));
+        effects.push(Effect::Write(Record::Merged(id, Box::new(standing.clone()))));
+        if before != group && accepted.array_id().is_none() {
+            self.forget_settled(before);
+            self.shelve(now, group, effects);
+        }
+        self.note_taken(id, &standing, effects);
+        self.keep_standing(accepted, &standing, effects);
+        effects.push(Effect::Changed { job: id, settled: true });
+    }
+
+    /// An element of an array has begun at its regent.
+    fn begin_yielded(&mut self, now: Now, accepted: Accepted, theirs: Standing, effects: &mut Vec<Effect>) {
+        let id = accepted.id;
+        if accepted.index.is_none() {
+            return;
+        }
+        let state = if theirs.state.is_settled() { State::Offered } else { theirs.state };
+        let begun = Standing { state, outcome: None, settled_ms: None, ..theirs.clone() };
+        effects.push(Effect::Write(Record::Began(id, Box::new(begun.clone()))));
+        self.take_in(now, Job::new(accepted, begun, now.mono_ms));
+        self.set_aside(id, Phase::Yielded);
+        self.element_restored(id);
+        self.adopt(now, id, theirs, effects);
+    }
+}
+
+impl Job {
+    /// Takes over what somebody else has decided, as far as memory has it.
+    fn follow(&mut self, standing: &Standing) {
+        let accepted = self.accepted.clone();
+        let next = Self::new(accepted, standing.clone(), 0);
+        let (told, earliest_ms, total_until_ms) = (self.told, self.earliest_ms, self.total_until_ms);
+        let (checkpoint, function_gone) = (self.checkpoint.take(), self.function_gone);
+        let rule = standing.regent.map(|regent| Box::new(Rule { regent, unconfirmed: standing.unconfirmed }));
+        *self = Self { told, earliest_ms, total_until_ms, checkpoint, function_gone, rule, ..next };
+    }
+}

@@ -1,0 +1,333 @@
+//! Jobs of a home that does not come back: a custodian claims the home's set, and with the word of a majority goes on with
+//! them as their *regent*.
+//!
+//! What a regent decides has numbers of its term, which stand above all that the home has given: so its own workers, the other
+//! custodian and the home, when it is back, know which of two records is newer, and what still comes of an older run counts for
+//! nothing. In a set of two nobody is left to ask: there the other one acts by its own word, and what it decides is marked.
+
+use std::sync::Arc;
+
+use shoal_protocol::custody::CustodianSet;
+use shoal_protocol::object::job::{Ending, Failure, FailureCode, State};
+use shoal_protocol::regency::{Regent, SignedVote, Vote, first_of_term};
+use shoal_protocol::wire::custody::KeepJob;
+use shoal_protocol::{NodeId, ObjectId};
+
+use super::Machine;
+use super::custody::whole;
+use super::telling::noted;
+use crate::effect::Effect;
+use crate::faults::{Fault, Faults};
+use crate::input::Now;
+use crate::jobs::{Job, Phase};
+use crate::record::{Accepted, Charge, ChargeState, Record, Reign, Standing, TakenJob, VERSION};
+use crate::regents::{CLAIM_STEP_MS, Realm, TAKE_LEN};
+use crate::view::settled_state;
+
+impl<F: Faults> Machine<F> {
+    /// Takes back who acts for which home: before [`Self::restore_custody`]. Whether a home was there meanwhile nobody knows, so
+    /// that for jobs which are still to be taken over members are asked once more.
+    pub fn restore_reigns(&mut self, reigns: impl Iterator<Item = Reign>) {
+        for reign in reigns {
+            self.regents.put(reign, true);
+        }
+    }
+
+    /// Claims the sets whose homes have been away for too long, and goes on with what was claimed before.
+    pub(super) fn claim_orphans(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let orphaned = self.charges.orphaned(now.mono_ms, self.config.takeover_after_ms);
+        for (home, number, gone_ms) in orphaned {
+            let Some(set) = self.charges.set(home, number).cloned() else { continue };
+            let away_ms = now.mono_ms.saturating_sub(gone_ms);
+            self.claim_or_take(now, (home, number), &set, away_ms, effects);
+        }
+    }
+
+    fn claim_or_take(&mut self, now: Now, realm: Realm, set: &CustodianSet, away_ms: u64, effects: &mut Vec<Effect>) {
+        let me = self.config.node;
+        if let Some(known) = self.regents.get(realm).filter(|known| known.reign.acts && !known.over) {
+            let regent = known.reign.regent.regent;
+            if regent == me {
+                return self.take_some(realm, effects);
+            }
+            if self.is_there(regent) {
+                return;
+            }
+        }
+        // One after the other.
+        let Some(place) = set.others().position(|member| member == me) else { return };
+        let wait_ms = CLAIM_STEP_MS.saturating_mul(place as u64).saturating_add(self.config.takeover_after_ms);
+        if away_ms < wait_ms {
+            return;
+        }
+        if self.regents.claim(realm).is_none() {
+            let term = self.regents.term(realm).saturating_add(1);
+            self.begin_claim(Regent { home: realm.0, set: realm.1, term, regent: me }, effects);
+        }
+        let Some(claim) = self.regents.claim(realm) else { return };
+        let vote = Vote::new(claim.regent, me);
+        let silent = set.members.iter().filter(|member| !claim.voters.contains(member));
+        let asked: Vec<NodeId> = silent.copied().filter(|member| self.is_there(*member)).collect();
+        effects.extend(asked.into_iter().map(|to| Effect::Claim { to, vote: vote.clone() }));
+        self.count_votes(now, realm, effects);
+    }
+
+    fn begin_claim(&mut self, regent: Regent, effects: &mut Vec<Effect>) {
+        self.regents.begin_claim((regent.home, regent.set), regent);
+        self.write_reign(Reign { regent, acts: false, confirmed: false, votes: Vec::new() }, effects);
+    }
+
+    fn write_reign(&mut self, reign: Reign, effects: &mut Vec<Effect>) {
+        if !F::has(Fault::VoteUnwritten) {
+            effects.push(Effect::Write(Record::Reign(Box::new(reign.clone()))));
+        }
+        self.regents.put(reign, false);
+    }
+
+    /// A custodian wants to act for a home. It has this node's vote if the home is away from here as well, and nobody else has had
+    /// it in that term.
+    pub(super) fn claimed(&mut self, vote: &Vote, effects: &mut Vec<Effect>) {
+        let regent = vote.regent;
+        let (realm, me) = ((regent.home, regent.set), self.config.node);
+        let Some(set) = self.charges.set(regent.home, regent.set) else { return };
+        let members = set.has_custodian(regent.regent) && set.has_custodian(me);
+        if !members || self.is_there(regent.home) {
+            return;
+        }
+        if let Some(known) = self.regents.get(realm).map(|known| &known.reign) {
+            let before = known.regent;
+            let given = before.term > regent.term || (before.term == regent.term && before.regent != regent.regent);
+            let acts = known.acts && before.regent != regent.regent && self.acts_and_is_there(before.regent);
+            if (given || acts) && !F::has(Fault::VotedTwice) {
+                return;
+            }
+        }
+        if self.regents.term(realm) < regent.term || F::has(Fault::VotedTwice) {
+            self.regents.end_claim(realm);
+            self.write_reign(Reign { regent, acts: false, confirmed: false, votes: Vec::new() }, effects);
+        }
+        self.counters.votes += 1;
+        effects.push(Effect::Voted { to: regent.regent, vote: Vote::new(regent, me) });
+    }
+
+    fn acts_and_is_there(&self, regent: NodeId) -> bool {
+        regent == self.config.node || self.is_there(regent)
+    }
+
+    /// A member has voted for this node. A home that does so without being asked hands over.
+    pub(super) fn voted(&mut self, now: Now, vote: &Vote, signed: SignedVote, effects: &mut Vec<Effect>) {
+        let (regent, me) = (vote.regent, self.config.node);
+        let realm = (regent.home, regent.set);
+        let Some(set) = self.charges.set(regent.home, regent.set) else { return };
+        if regent.regent != me || vote.voter == me || !set.members.contains(&vote.voter) {
+            return;
+        }
+        let hands_over = vote.voter == regent.home && regent.term > self.regents.term(realm);
+        if hands_over && self.regents.claim(realm).is_none() {
+            self.begin_claim(regent, effects);
+        }
+        let Some(claim) = self.regents.claim_mut(realm).filter(|claim| claim.regent == regent) else { return };
+        if claim.voters.insert(vote.voter) {
+            claim.votes.push(signed);
+        }
+        self.count_votes(now, realm, effects);
+    }
+
+    /// Begins to act, if a majority has voted for this node, or there is none without the home.
+    fn count_votes(&mut self, now: Now, realm: Realm, effects: &mut Vec<Effect>) {
+        let Some(set) = self.charges.set(realm.0, realm.1) else { return };
+        let Some(claim) = self.regents.claim(realm) else { return };
+        let confirmed = claim.voters.len() >= set.majority();
+        if !confirmed && set.members.len() > 2 {
+            return;
+        }
+        let Some(claim) = self.regents.end_claim(realm) else { return };
+        self.counters.reigns += 1;
+        self.counters.reigns_unconfirmed += u64::from(!confirmed);
+        self.write_reign(Reign { regent: claim.regent, acts: true, confirmed, votes: claim.votes }, effects);
+        self.take_some(realm, effects);
+        self.look_again(now);
+    }
+
+    /// Asks the store for some of the jobs that nobody goes on with.
+    fn take_some(&mut self, realm: Realm, effects: &mut Vec<Effect>) {
+        if self.jobs.bytes() >= self.config.jobs_bytes_max {
+            return;
+        }
+        let Some(known) = self.regents.get_mut(realm).filter(|known| !known.taking) else { return };
+        let guests = &self.guests;
+        let is_free = |id| guests.get(id).is_none_or(|guest| guest.outcome().is_some());
+        let jobs = self.charges.open_under(realm.0, realm.1, TAKE_LEN, is_free);
+        if !jobs.is_empty() {
+            known.taking = true;
+            effects.push(Effect::Take { home: realm.0, set: realm.1, jobs });
+        }
+    }
+
+    /// The store has said what is known of jobs that are to be taken over.
+    pub(super) fn took(&mut self, now: Now, realm: Realm, jobs: Vec<(Accepted, Standing)>, effects: &mut Vec<Effect>) {
+        let Some(known) = self.regents.get_mut(realm) else { return };
+        known.taking = false;
+        let reign = known.reign.clone();
+        if !reign.acts || reign.regent.regent != self.config.node || known.over {
+            return;
+        }
+        let mut arrays = Vec::new();
+        let before = self.counters.taken;
+        for (accepted, standing) in jobs {
+            let is_open = self.charges.get(accepted.id).is_some_and(|known| !known.taken);
+            if is_open && !self.jobs.contains(accepted.id) {
+                arrays.extend(accepted.is_array().then_some(accepted.id));
+                self.take_over(now, &reign, accepted, standing, effects);
+            }
+        }
+        // Not before all elements are here: an array ends with the last of them.
+        arrays.into_iter().for_each(|id| self.array_restored(now, id, effects));
+        if self.counters.taken > before {
+            self.take_some(realm, effects);
+        }
+    }
+
+    /// Takes one job over. One whose run is at a worker of this node waits until that has ended: it need not be run again.
+    fn take_over(&mut self, now: Now, reign: &Reign, accepted: Accepted, before: Standing, effects: &mut Vec<Effect>) {
+        let id = accepted.id;
+        let ran = self.guests.get(id).map(|guest| (guest.run.epoch, guest.outcome().cloned()));
+        if ran.as_ref().is_some_and(|(_, outcome)| outcome.is_none()) {
+            return;
+        }
+        let ran_epoch = ran.as_ref().map_or(0, |(epoch, _)| *epoch);
+        let ended = ran.filter(|(epoch, _)| *epoch >= before.epoch).and_then(|(_, outcome)| outcome);
+        self.drop_guest(now, id, effects);
+        let (state, retry_ms) = (before.state, before.retry_ms);
+        let epoch = ended.as_ref().map_or(first_of_term(reign.regent.term), |_| before.epoch.max(ran_epoch));
+        let standing = self.taken_standing(now, reign, before, epoch);
+        let record = TakenJob {
+            version: VERSION,
+            home: reign.regent.home,
+            set: reign.regent.set,
+            accepted: accepted.clone(),
+            standing: standing.clone(),
+        };
+        effects.push(Effect::Write(Record::Taken(Box::new(record))));
+        self.counters.accepted += u64::from(accepted.size()) * u64::from(accepted.index.is_none());
+        self.counters.taken += 1;
+        self.charges.note(id, standing.revision, state.is_settled());
+        if state.is_settled() {
+            self.counters.settle(state, 1);
+            return;
+        }
+        self.note_key(&accepted);
+        let job = Job::new(accepted, standing, now.mono_ms);
+        let stopping = job.is_stopping() && !job.accepted.is_array();
+        self.take_in(now, job);
+        self.wait_as(now, id, if state == State::Offered { State::Queued } else { state }, retry_ms);
+        self.element_restored(id);
+        self.depend(id, effects);
+        self.tell_members(id, effects);
+        if let Some(job) = self.jobs.get(id) {
+            effects.push(noted(now, job, job.told, None));
+        }
+        match ended {
+            Some(outcome) => self.settle(now, id, settled_state(&outcome.ending), Some(outcome), effects),
+            None if stopping => self.settle_stopped(now, id, None, effects),
+            None => effects.push(Effect::Changed { job: id, settled: false }),
+        }
+    }
+
+    /// Where a job stands that is taken over: what became of its run went with its home.
+    fn taken_standing(&self, now: Now, reign: &Reign, before: Standing, epoch: u64) -> Standing {
+        if before.state.is_settled() {
+            return before;
+        }
+        let mut standing = before;
+        if let Some(last) = standing.attempts.last_mut().filter(|last| last.ended_ms.is_none()) {
+            let message = "its home was away, and with it what became of the run".to_owned();
+            let ending = Ending::Failed(Failure { code: FailureCode::WorkerLost, message });
+            (last.ended_ms, last.ending) = (Some(now.wall_ms), Some(ending));
+        }
+        if standing.state == State::Offered {
+            standing.state = State::Queued;
+        }
+        if !F::has(Fault::TermUnused) {
+            standing.epoch = standing.epoch.max(epoch);
+            standing.revision = standing.revision.saturating_add(1).max(first_of_term(reign.regent.term));
+        }
+        Standing { regent: Some(reign.regent.regent), unconfirmed: !reign.confirmed, ..standing }
+    }
+
+    /// Whether this home settles a job although a majority of its custodians, itself among them, is not there.
+    pub(super) fn decides_alone(&self, accepted: &Accepted) -> bool {
+        let set = accepted.custody.and_then(|custody| self.custody.set(custody.set));
+        let ours = !self.is_foreign(accepted.id);
+        set.is_some_and(|set| ours && self.keepers_of(accepted).len() + 1 < set.majority())
+    }
+
+    /// Sends a job that this node has taken over to another member of its set.
+    pub(super) fn keep_taken(&self, to: NodeId, id: ObjectId, job: KeepJob, effects: &mut Vec<Effect>) {
+        let Some(set) = self.charges.set_of(id) else { return };
+        let reign = self.regents.get((set.home, set.number)).map(|known| &known.reign);
+        if let Some(reign) = reign.filter(|reign| reign.acts && reign.regent.regent == self.config.node) {
+            effects.push(Effect::KeepTaken { to, reign: Arc::new(reign.clone()), jobs: vec![job] });
+        }
+    }
+
+    fn tell_members(&self, id: ObjectId, effects: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get(id) else { return };
+        for to in self.keepers_of(&job.accepted) {
+            self.keep_taken(to, id, whole(job), effects);
+        }
+    }
+
+    /// A node that keeps jobs is there: if this one acts for it, or beside it, it hears of what has been taken over.
+    pub(super) fn member_is_there(&mut self, node: NodeId, effects: &mut Vec<Effect>) {
+        self.regents.home_is_there(node);
+        let realms = self.regents.acts_for(self.config.node);
+        let realms: Vec<Realm> = realms
+            .into_iter()
+            .filter(|(home, set)| self.charges.set(*home, *set).is_some_and(|set| set.members.contains(&node)))
+            .collect();
+        for (home, set) in realms {
+            for job in self.jobs.of_tag(home.tag()) {
+                let of_set = self.charges.set_of(job.id()).is_some_and(|its| its.number == set);
+                if of_set && job.phase != Phase::Yielded {
+                    self.keep_taken(node, job.id(), whole(job), effects);
+                }
+            }
+        }
+    }
+
+    /// Where a job stands that this node has taken over, for when it is compared; an element that begins here is kept as its array
+    /// is.
+    pub(super) fn note_taken(&mut self, id: ObjectId, standing: &Standing, effects: &mut Vec<Effect>) {
+        if !self.is_foreign(id) {
+            return;
+        }
+        if self.charges.get(id).is_none() {
+            let Some(array) = self.charges.array_of(id) else { return };
+            let Some((home, set)) = self.charges.set_of(array).map(|set| (set.home, set.number)) else { return };
+            let charge = Charge {
+                version: VERSION,
+                home,
+                set,
+                job: id,
+                accepted: None,
+                standing: None,
+                array: Some(array),
+                taken: true,
+            };
+            effects.push(Effect::Write(Record::Charge(Box::new(charge))));
+            let state = ChargeState {
+                job: id,
+                home,
+                set,
+                revision: 0,
+                lacks_input: false,
+                array: None,
+                settled: false,
+                taken: true,
+            };
+            self.charges.put(state);
+        }
+        self.charges.note(id, standing.revision, standing.state.is_settled());
+    }
+}

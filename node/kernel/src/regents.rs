@@ -1,0 +1,104 @@
+//! Who acts for which home: what this node knows of it, has voted for, and claims itself.
+//!
+//! Invariant: in one term this node votes for one regent of a set at most, and that is written before anybody hears of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use shoal_protocol::NodeId;
+use shoal_protocol::regency::{Regent, SignedVote};
+
+use crate::record::Reign;
+
+/// Jobs that are taken over in one step, an array with its elements as one. Why 64: a few milliseconds of reading, and then
+/// others have their turn.
+pub(crate) const TAKE_LEN: usize = 64;
+
+/// A custodian claims a set so much later than the one before it in the set, in milliseconds. Why 10 s: two that claim at once
+/// have one vote each, and neither has a majority before one gives way.
+pub(crate) const CLAIM_STEP_MS: u64 = 10_000;
+
+/// A home and the number of a set of it.
+pub(crate) type Realm = (NodeId, u32);
+
+/// A claim of this node.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) regent: Regent,
+    /// Members that have voted for it, this node among them.
+    pub(crate) voters: BTreeSet<NodeId>,
+    /// The votes of the others.
+    pub(crate) votes: Vec<SignedVote>,
+}
+
+/// The regent of a set, as far as it is known.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) reign: Reign,
+    /// Its home has been there since, so that jobs which come later are not of this reign.
+    pub(crate) over: bool,
+    /// Jobs are on their way out of the store, to be taken over.
+    pub(crate) taking: bool,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(crate) struct Regents {
+    known: BTreeMap<Realm, Known>,
+    claims: BTreeMap<Realm, Claim>,
+}
+
+impl Regents {
+    pub(crate) fn get(&self, realm: Realm) -> Option<&Known> {
+        self.known.get(&realm)
+    }
+
+    pub(crate) fn get_mut(&mut self, realm: Realm) -> Option<&mut Known> {
+        self.known.get_mut(&realm)
+    }
+
+    /// The highest term of which this node knows.
+    pub(crate) fn term(&self, realm: Realm) -> u32 {
+        self.get(realm).map_or(0, |known| known.reign.regent.term)
+    }
+
+    /// What is true of a set from now on.
+    pub(crate) fn put(&mut self, reign: Reign, over: bool) {
+        let realm = (reign.regent.home, reign.regent.set);
+        self.known.insert(realm, Known { reign, over, taking: false });
+    }
+
+    /// A home is there: who acts for it takes nothing more over.
+    pub(crate) fn home_is_there(&mut self, home: NodeId) {
+        self.claims.retain(|(claimed, _), _| *claimed != home);
+        for known in self.of_home(home) {
+            known.over = true;
+        }
+    }
+
+    fn of_home(&mut self, home: NodeId) -> impl Iterator<Item = &mut Known> {
+        self.known.range_mut((home, 0)..=(home, u32::MAX)).map(|(_, known)| known)
+    }
+
+    /// The sets of which a node acts as regent.
+    pub(crate) fn acts_for(&self, regent: NodeId) -> Vec<Realm> {
+        let acts = self.known.iter().filter(|(_, known)| known.reign.acts && known.reign.regent.regent == regent);
+        acts.map(|(realm, _)| *realm).collect()
+    }
+
+    pub(crate) fn claim(&self, realm: Realm) -> Option<&Claim> {
+        self.claims.get(&realm)
+    }
+
+    pub(crate) fn claim_mut(&mut self, realm: Realm) -> Option<&mut Claim> {
+        self.claims.get_mut(&realm)
+    }
+
+    pub(crate) fn begin_claim(&mut self, realm: Realm, regent: Regent) {
+        let voters = BTreeSet::from([regent.regent]);
+        self.claims.insert(realm, Claim { regent, voters, votes: Vec::new() });
+    }
+
+    pub(crate) fn end_claim(&mut self, realm: Realm) -> Option<Claim> {
+        self.claims.remove(&realm)
+    }
+}

@@ -1,0 +1,236 @@
+//! Jobs of a home that is away: who claims them, who votes, what a regent goes on with, and what holds when the home is back.
+
+use shoal_kernel::{Accepted, Effect, Input, Record, Reign, Standing};
+use shoal_protocol::key::Signature;
+use shoal_protocol::object::job::{Ending, State};
+use shoal_protocol::regency::{Regent, SignedVote, Vote, first_of_term};
+use shoal_protocol::wire::custody::{KeepJob, Kept};
+use shoal_protocol::wire::peer::PeerMessage;
+use shoal_protocol::wire::worker::Run;
+use shoal_protocol::{NodeId, ObjectId, Octets};
+
+use super::charges::{keep, record};
+use super::guests::job_of;
+use super::harness::*;
+
+/// How long a home may be away in these tests.
+const AWAY_MS: u64 = 20_000;
+
+fn job(n: u64) -> ObjectId {
+    job_of(peer(1), n)
+}
+
+/// A node that keeps jobs of peer 1, with these members of its set, and that peer gone for as long as it may be. This node is 9.
+fn orphaned(members: &[u8], jobs: &[u64]) -> (Node, Vec<Effect>) {
+    let mut node = Node::with(|config| config.takeover_after_ms = AWAY_MS);
+    let (connection, _) = node.keeper(1);
+    keep(&mut node, members, jobs.iter().map(|n| record(*n, 0, true)).collect());
+    node.handle(Input::PeerDetached { node: peer(1), connection });
+    node.pass(5_000);
+    let mut effects = Vec::new();
+    for _ in 0..5 {
+        effects.extend(node.pass(5_000));
+    }
+    (node, effects)
+}
+
+fn regent(term: u32) -> Regent {
+    Regent { home: peer(1), set: 4, term, regent: NodeId([9; 32]) }
+}
+
+fn signed() -> Box<SignedVote> {
+    Box::new(SignedVote { bytes: Octets::default(), signature: Signature([0; 64]) })
+}
+
+/// What the store is asked for, answered.
+fn take(node: &mut Node, effects: &[Effect]) -> Vec<Effect> {
+    let asked = effects.iter().find_map(|effect| match effect {
+        Effect::Take { home, set, jobs } => Some((*home, *set, jobs.clone())),
+        _ => None,
+    });
+    let Some((home, set, jobs)) = asked else { panic!("{effects:?}") };
+    let known: Vec<(Accepted, Standing)> =
+        jobs.iter().map(|job| (node.charges[job].1.clone(), node.charges[job].2.clone())).collect();
+    node.handle(Input::Took { home, set, jobs: known })
+}
+
+fn claims(effects: &[Effect]) -> Vec<NodeId> {
+    let claims = effects.iter().filter_map(|effect| match effect {
+        Effect::Claim { to, .. } => Some(*to),
+        _ => None,
+    });
+    claims.collect()
+}
+
+/// What the regent tells this node, which is peer 1 to it.
+fn told(node: &mut Node, from: u8, term: u32, jobs: Vec<KeepJob>) -> Vec<Effect> {
+    let regent = Regent { home: NodeId([9; 32]), set: 1, term, regent: peer(from) };
+    let reign = Box::new(Reign { regent, acts: true, confirmed: true, votes: Vec::new() });
+    node.handle(Input::KeepTaken { from: peer(from), reign, jobs })
+}
+
+#[test]
+fn in_a_set_of_two_the_other_goes_on_by_its_own_word_and_says_so() {
+    let (mut node, effects) = orphaned(&[1, 9], &[1]);
+    node.attach(1, 1);
+    let effects = take(&mut node, &effects);
+    let taken = &node.jobs[&job(1)].1;
+    assert_eq!((taken.regent, taken.unconfirmed), (Some(NodeId([9; 32])), true));
+    assert_eq!(taken.epoch, first_of_term(1) + 1, "it runs at once");
+    let run = Run { job: job(1), epoch: first_of_term(1) + 1 };
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Start { start, .. } if start.run == run)));
+    node.ended(1, run, outcome(Ending::Succeeded));
+    let settled = &node.jobs[&job(1)].1;
+    assert!(settled.state == State::Succeeded && settled.unconfirmed, "{settled:?}");
+}
+
+#[test]
+fn of_three_one_needs_the_word_of_another() {
+    let (mut node, effects) = orphaned(&[1, 9, 2], &[1]);
+    assert!(effects.iter().all(|effect| !matches!(effect, Effect::Take { .. })), "nobody has voted");
+    node.keeper(2);
+    let effects = node.pass(5_000);
+    assert_eq!(claims(&effects), [peer(2)]);
+    let vote = Vote::new(regent(1), peer(3));
+    let effects = node.handle(Input::Voted { vote, signed: signed() });
+    assert!(effects.iter().all(|effect| !matches!(effect, Effect::Take { .. })), "it is no member");
+    let vote = Vote::new(regent(1), peer(2));
+    let effects = node.handle(Input::Voted { vote, signed: signed() });
+    let effects = take(&mut node, &effects);
+    let reign = &node.reigns[&(peer(1), 4)];
+    assert!(reign.acts && reign.confirmed && reign.votes.len() == 1);
+    assert!(!node.jobs[&job(1)].1.unconfirmed);
+    let sent = effects.iter().any(
+        |effect| matches!(effect, Effect::KeepTaken { to, jobs, .. } if *to == peer(2) && jobs[0].revision() >= first_of_term(1)),
+    );
+    assert!(sent, "the other custodian hears of it: {effects:?}");
+}
+
+#[test]
+fn a_vote_is_given_once_a_term_and_written_before_it_leaves_and_not_while_the_home_is_there() {
+    let mut node = Node::with(|config| config.takeover_after_ms = AWAY_MS);
+    let (connection, _) = node.keeper(1);
+    keep(&mut node, &[1, 2, 9, 3][..3], vec![record(1, 0, true)]);
+    let claim = |node: &mut Node, by: u8, term: u32| {
+        let regent = Regent { regent: peer(by), ..regent(term) };
+        let effects = node.handle(Input::Claimed { vote: Vote::new(regent, peer(by)) });
+        let voted = effects.iter().position(|effect| matches!(effect, Effect::Voted { .. }));
+        let written = effects.iter().position(|effect| matches!(effect, Effect::Write(Record::Reign(_))));
+        voted.inspect(|voted| assert!(written.is_none_or(|written| written < *voted))).is_some()
+    };
+    assert!(!claim(&mut node, 2, 1), "its home is there");
+    node.handle(Input::PeerDetached { node: peer(1), connection });
+    assert!(!claim(&mut node, 3, 1), "it is no custodian of this set");
+    assert!(claim(&mut node, 2, 1) && claim(&mut node, 2, 1), "the same word twice");
+    let (mut again, _) = node.restarted();
+    let other = Regent { regent: NodeId([9; 32]), ..regent(1) };
+    assert_eq!(again.reigns[&(peer(1), 4)].regent.regent, peer(2));
+    let effects = again.handle(Input::Voted { vote: Vote::new(other, peer(1)), signed: signed() });
+    assert!(effects.iter().all(|effect| !matches!(effect, Effect::Take { .. })), "this term was given away");
+}
+
+#[test]
+fn a_home_that_hands_over_is_followed_at_once() {
+    let mut node = Node::new();
+    node.keeper(1);
+    keep(&mut node, &[1, 9], vec![record(1, 0, true)]);
+    let effects = node.handle(Input::Voted { vote: Vote::new(regent(1), peer(1)), signed: signed() });
+    take(&mut node, &effects);
+    let taken = &node.jobs[&job(1)].1;
+    assert!(taken.regent.is_some() && !taken.unconfirmed);
+}
+
+#[test]
+fn a_home_that_comes_back_yields_and_ends_as_its_regent_says() {
+    let mut node = Node::new();
+    node.attach(1, 1);
+    node.keeper(1);
+    node.hand_over(&[1, 2], None);
+    node.says_kept(1, 1, &[(1, 0), (2, 0)]);
+    let first = id(1);
+    let ours = node.standing(1).clone();
+    assert_eq!(ours.state, State::Offered);
+    let theirs =
+        Standing { epoch: first_of_term(1) + 1, revision: first_of_term(1) + 1, regent: Some(peer(1)), ..ours.clone() };
+    let accepted = node.jobs[&first].0.clone();
+    let effects = told(&mut node, 1, 1, vec![KeepJob::news(&accepted, theirs.clone())]);
+    assert!(
+        effects.iter().any(|effect| matches!(effect, Effect::Cancel { run, .. } if run.job == first)),
+        "{effects:?}"
+    );
+    assert_eq!(*node.standing(1), theirs);
+    let refused = node.command(owner(), shoal_kernel::Command::Cancel(first)).0.unwrap_err();
+    assert!(refused.detail.contains("has gone on with it"), "{}", refused.detail);
+    // What still comes of its own run counts for nothing, whatever happens.
+    let (mut node, _) = node.restarted();
+    node.attach(1, 1);
+    node.ended(1, Run { job: first, epoch: ours.epoch }, outcome(Ending::Succeeded));
+    assert_eq!(*node.standing(1), theirs);
+    let settled = Standing {
+        state: State::Failed,
+        revision: first_of_term(1) + 2,
+        settled_ms: Some(77),
+        outcome: Some(outcome(Ending::TimedOut)),
+        ..theirs
+    };
+    let effects = told(&mut node, 1, 1, vec![KeepJob::news(&accepted, settled.clone())]);
+    assert_eq!(*node.standing(1), settled);
+    let says = effects.iter().any(|effect| {
+        matches!(effect, Effect::ToHome { message: PeerMessage::Kept(Kept { jobs, .. }), .. } if jobs == &[(first, settled.revision)])
+    });
+    assert!(says, "{effects:?}");
+}
+
+#[test]
+fn of_two_settlements_the_higher_term_stands_and_the_other_is_kept_beside_it() {
+    let mut node = Node::new();
+    node.attach(1, 1);
+    node.keeper(1);
+    node.hand_over(&[1], None);
+    node.says_kept(1, 1, &[(1, 0)]);
+    node.ended(1, Run { job: id(1), epoch: 1 }, outcome(Ending::Succeeded));
+    let (accepted, ours) = node.jobs[&id(1)].clone();
+    let theirs = Standing {
+        state: State::Failed,
+        epoch: first_of_term(1) + 1,
+        revision: first_of_term(1) + 3,
+        outcome: Some(outcome(Ending::TimedOut)),
+        ..ours.clone()
+    };
+    let asked = told(&mut node, 1, 1, vec![KeepJob::news(&accepted, theirs.clone())]);
+    let told = asked.iter().find_map(|effect| match effect {
+        Effect::Merge { told, .. } => Some(told.clone()),
+        _ => None,
+    });
+    let record = Some(Box::new((accepted.clone(), ours.clone())));
+    let told = told.expect("the store is asked");
+    node.handle(Input::Merge { from: peer(1), told, record });
+    let merged = node.standing(1);
+    let superseded = merged.superseded.as_deref().expect("the lower one is kept");
+    assert_eq!((superseded.epoch, superseded.state), (1, State::Succeeded));
+    assert_eq!((merged.state, merged.epoch, merged.revision), (State::Failed, theirs.epoch, theirs.revision + 1));
+    let unsettled = Standing { state: State::Queued, revision: first_of_term(2), outcome: None, ..ours.clone() };
+    let told = Box::new(KeepJob::news(&accepted, unsettled));
+    let record = Some(Box::new((accepted, ours)));
+    let effects = node.handle(Input::Merge { from: peer(1), told, record });
+    let sent = effects.iter().any(|effect| matches!(effect, Effect::Keep { to, .. } if *to == peer(1)));
+    assert!(sent, "a regent that still runs it hears that it has ended: {effects:?}");
+}
+
+#[test]
+fn what_its_home_has_settled_meanwhile_a_regent_takes_over() {
+    let (mut node, effects) = orphaned(&[1, 9], &[1]);
+    node.attach(1, 1);
+    take(&mut node, &effects);
+    let run = Run { job: job(1), epoch: first_of_term(1) + 1 };
+    node.keeper(1);
+    let mut told = record(1, 5, false);
+    let standing = told.standing.as_mut().unwrap();
+    (standing.state, standing.outcome, standing.settled_ms) =
+        (State::Succeeded, Some(outcome(Ending::Succeeded)), Some(5));
+    let effects = keep(&mut node, &[1, 9], vec![told]);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Cancel { run: stopped, .. } if *stopped == run)));
+    let settled = &node.jobs[&job(1)].1;
+    assert_eq!((settled.state, settled.epoch), (State::Succeeded, 5));
+    assert!(settled.revision > first_of_term(1), "its home hears so as of any change");
+}
