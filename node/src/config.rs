@@ -12,6 +12,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
+use shoal_kernel::config::TAKEOVER_AFTER_MS_DEFAULT;
 use shoal_kernel::{Keep, Retention};
 use shoal_protocol::key::PublicKey;
 use shoal_protocol::name::{self, Labels};
@@ -78,6 +79,8 @@ pub(crate) struct Config {
     pub(crate) blob_grace_ms: u64,
     /// Which settled jobs are kept.
     pub(crate) keep: Retention,
+    /// How long a home may be away until this node goes on with those of its jobs that it keeps, in milliseconds.
+    pub(crate) takeover_after_ms: u64,
     /// The form of log lines.
     pub(crate) log: LogFormat,
     /// How it meets other nodes.
@@ -172,6 +175,7 @@ pub(crate) enum Error {
 /// keep_jobs = 1000000             # how many of each project
 /// keep_dead = "30d"               # the same for those that have failed for good
 /// keep_dead_jobs = 100000
+/// takeover_after = "1m"           # how long a home may be away until a custodian goes on with its jobs
 /// log = "json"                    # or "text"
 /// mesh = "0.0.0.0:7452"           # other nodes, QUIC and TCP; port 0: any free one
 /// direct = "0.0.0.0:7453"         # blobs on a path of their own, UDP; port 0: any free one; or "off"
@@ -213,6 +217,8 @@ pub(crate) struct File {
     pub(crate) keep_dead: Option<Length>,
     /// How many of these: 100,000 unless said otherwise.
     pub(crate) keep_dead_jobs: Option<u64>,
+    /// How long a home may be away until this node goes on with those of its jobs that it keeps: a minute unless said otherwise.
+    pub(crate) takeover_after: Option<Length>,
     /// The form of log lines: `text` unless said otherwise.
     pub(crate) log: Option<LogFormat>,
     /// Where other nodes connect, by QUIC and TCP: `0.0.0.0:7452` unless said otherwise.
@@ -278,6 +284,9 @@ pub(crate) struct Overrides {
     /// How many of these are kept of each project; 100000 unless said otherwise
     #[arg(long, value_name = "N")]
     pub(crate) keep_dead_jobs: Option<u64>,
+    /// How long another node may be away until this one goes on with those of its jobs that it keeps; 1m unless said otherwise
+    #[arg(long, value_name = "LENGTH")]
+    pub(crate) takeover_after: Option<Length>,
     /// The form of log lines
     #[arg(long, value_name = "FORM")]
     pub(crate) log: Option<LogFormat>,
@@ -322,6 +331,8 @@ impl Config {
     fn join(data: PathBuf, file: File, overrides: &Overrides) -> Result<Self, Error> {
         let mesh = MeshConfig::join(&file, overrides)?;
         let keep = retention(&file, overrides);
+        let takeover_after_ms =
+            overrides.takeover_after.or(file.takeover_after).map_or(TAKEOVER_AFTER_MS_DEFAULT, Length::millis);
         let mut labels = file.labels;
         labels.extend(overrides.labels.iter().cloned());
         let invalid = |key| move |problem: shoal_protocol::Problem| Error::Value { key, why: problem.detail };
@@ -350,6 +361,7 @@ impl Config {
             worker: !overrides.no_worker && file.worker.unwrap_or(true),
             blob_grace_ms: blob_grace.millis(),
             keep,
+            takeover_after_ms,
             log: overrides.log.or(file.log).unwrap_or_default(),
             mesh,
         })

@@ -144,6 +144,7 @@ pub(crate) struct Metrics {
     guests_taken: Counter,
     checkpoints: Counter,
     records_kept: Counter,
+    jobs_taken_over: Counter,
     guests_ended: Counter,
     settle_seconds: Histogram,
     journal_batches: Counter,
@@ -189,6 +190,7 @@ impl Metrics {
             guests_taken: Counter::default(),
             checkpoints: Counter::default(),
             records_kept: Counter::default(),
+            jobs_taken_over: Counter::default(),
             guests_ended: Counter::default(),
             settle_seconds: durations(),
             journal_batches: Counter::default(),
@@ -233,6 +235,8 @@ impl Metrics {
         to.register("jobs_swept", "Settled jobs that were forgotten", self.jobs_swept.clone());
         let help = "Records of jobs of other homes that this node has written as their custodian";
         to.register("records_kept", help, self.records_kept.clone());
+        let help = "Jobs of other homes that this node has gone on with while they were away";
+        to.register("jobs_taken_over", help, self.jobs_taken_over.clone());
         to.register("guests_taken", "Runs of other homes that this node has taken", self.guests_taken.clone());
         to.register("guests_ended", "Runs of other homes that have ended here", self.guests_ended.clone());
         to.register("checkpoints", "Checkpoints that runs have saved at this node", self.checkpoints.clone());
@@ -318,7 +322,14 @@ impl Metrics {
             Record::Charge(_) => {
                 self.records_kept.inc();
             }
-            Record::GuestGone(_) | Record::Custodians(_) | Record::ChargeGone(_) => {}
+            Record::Taken(_) => {
+                self.jobs_taken_over.inc();
+            }
+            Record::GuestGone(_)
+            | Record::Custodians(_)
+            | Record::ChargeGone(_)
+            | Record::Reign(_)
+            | Record::Merged(..) => {}
         }
     }
 

@@ -83,6 +83,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let kernel = shoal_kernel::Config {
         jobs_bytes_max: u64::from(config.jobs_mb) << 20,
         retention: config.keep,
+        takeover_after_ms: config.takeover_after_ms,
         ..shoal_kernel::Config::new(identity.node_id())
     };
     let Started { runtime, thread: kernel_thread, wishes } =

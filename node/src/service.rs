@@ -211,7 +211,12 @@ impl Service {
 
     /// Carries out one row of Table 1: here, or at the home of the job that it is about.
     pub(crate) async fn call(&self, caller: &Caller, call: Call, body: Body) -> Result<Answer, Problem> {
-        let Some(job) = self.elsewhere(&call) else { return self.call_here(caller, call, body).await };
+        let Some(job) = self.elsewhere(&call) else {
+            return match self.regent_of(caller, &call).await? {
+                Some(regent) => self.0.peers.call(regent, caller, call, body).await,
+                None => self.call_here(caller, call, body).await,
+            };
+        };
         let (operation, class) = operation_of(&call);
         caller.check(operation, class)?;
         caller.user()?;

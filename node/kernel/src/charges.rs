@@ -3,7 +3,7 @@
 //!
 //! Invariant: a revision here is that of the last record that was written, and never falls.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use shoal_protocol::custody::CustodianSet;
@@ -35,12 +35,14 @@ pub(crate) struct Known {
     pub(crate) settled: bool,
     /// This node has taken it over.
     pub(crate) taken: bool,
+    /// It is an array, or an element of one: these are left to their home.
+    pub(crate) of_array: bool,
 }
 
 impl Known {
     /// Whether somebody has to go on with it.
     fn is_open(&self) -> bool {
-        !self.settled && !self.taken
+        !self.settled && !self.taken && !self.of_array
     }
 }
 
@@ -114,9 +116,10 @@ impl Charges {
     /// A job is kept here at this revision.
     pub(crate) fn put(&mut self, charge: ChargeState) {
         let ChargeState { job, home, set, revision, lacks_input, array, settled, taken } = charge;
+        let of_array = array.is_some() || self.array_of(job).is_some();
         let home = self.home(home);
         home.arrays.extend(array.map(|array| (job, array)));
-        if home.jobs.insert(job, Known { set, revision, lacks_input, settled, taken }).is_none() {
+        if home.jobs.insert(job, Known { set, revision, lacks_input, settled, taken, of_array }).is_none() {
             self.total += 1;
         }
     }
@@ -155,8 +158,7 @@ impl Charges {
         orphaned.into_iter().map(|((home, set), gone_ms)| (home, set, gone_ms)).collect()
     }
 
-    /// Jobs under a set of a home that nobody goes on with, and that may be: so many, each array with all its elements that are
-    /// here.
+    /// Jobs under a set of a home that nobody goes on with, and that may be: so many.
     pub(crate) fn open_under(
         &self,
         home: NodeId,
@@ -166,14 +168,7 @@ impl Charges {
     ) -> Vec<ObjectId> {
         let Some(home) = self.homes.get(&home.tag()) else { return Vec::new() };
         let open = home.jobs.iter().filter(|(_, known)| known.set == set && known.is_open());
-        let heads: Vec<ObjectId> = open.map(|(job, _)| *job).filter(|job| may(*job)).take(limit).collect();
-        let mut jobs = BTreeSet::new();
-        for head in heads {
-            jobs.insert(head);
-            let elements = home.arrays.contains_key(&head).then(|| self.elements_of(head));
-            jobs.extend(elements.into_iter().flatten().filter(|id| home.jobs.get(id).is_some_and(|job| !job.taken)));
-        }
-        jobs.into_iter().collect()
+        open.map(|(job, _)| *job).filter(|job| may(*job)).take(limit).collect()
     }
 
     /// The array that is kept here and that this is an element of.

@@ -114,7 +114,7 @@ pub struct Counters {
     pub reigns_unconfirmed: u64,
     /// Reigns of others of which this node has heard, of this home or beside it.
     pub reigns_heard: u64,
-    /// Jobs of other homes taken over, and elements of arrays.
+    /// Jobs of other homes taken over.
     pub taken: u64,
     /// Jobs given to a regent.
     pub yielded: u64,

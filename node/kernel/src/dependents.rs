@@ -32,6 +32,11 @@ impl Dependents {
         }
     }
 
+    /// Whether somebody waits for the end of a job.
+    pub(crate) fn has(&self, job: ObjectId) -> bool {
+        self.waiting.contains_key(&job)
+    }
+
     /// A job has ended like this; none: nothing is known of it any more.
     pub(crate) fn ended(&mut self, job: ObjectId, end: impl FnOnce() -> Option<End>) {
         if self.waiting.contains_key(&job) {

@@ -208,6 +208,12 @@ impl Job {
         self.cancelled || self.out_of_time
     }
 
+    /// Whether it was never handed over.
+    pub(crate) fn is_fresh(&self) -> bool {
+        let tried = self.attempts_total > 0 || self.refusals.is_some();
+        self.epoch == 0 || (self.epoch == first_of_term(self.term) && !tried)
+    }
+
     /// Numbers what was journaled last of where it stands.
     pub(crate) fn last_revision(&self) -> u64 {
         first_of_term(self.term).saturating_add(u64::from(self.revision))
@@ -353,6 +359,8 @@ impl Job {
             attempt: self.attempts_total,
             accepted: self.accepted.clone(),
             checkpoint: self.checkpoint.clone(),
+            // The edge adds it where it is needed.
+            right: None,
         }
     }
 }

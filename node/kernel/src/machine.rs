@@ -165,7 +165,7 @@ impl<F: Faults> Machine<F> {
             }
             self.element_restored(id);
             let array = self.jobs.get(id).is_some_and(|job| job.elements.is_some());
-            arrays.extend((array && !self.is_yielded(id)).then_some(id));
+            arrays.extend(array.then_some(id));
             stopped.extend((stopping && !offered && !array && !self.is_yielded(id)).then_some(id));
         }
         // Not before all elements are here: an array ends with the last of them.

@@ -58,8 +58,7 @@ pub enum Record {
     ChargeGone(ObjectId),
     /// Who acts for a home, or for whom this node has voted.
     Reign(Box<Reign>),
-    /// A job of another home that was kept here is this node's to decide from now on. Counts one accepted, an array each of its
-    /// elements; one that has settled counts as such.
+    /// A job of another home that was kept here is this node's to decide from now on. Counts one accepted.
     Taken(Box<TakenJob>),
     /// A settled job stands otherwise: the other side of a cut has settled it as well, in a higher epoch. Counts nothing.
     Merged(ObjectId, Box<Standing>),
@@ -132,9 +131,6 @@ pub struct Charge {
     /// Of an element that was not here before: its array, which is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub array: Option<ObjectId>,
-    /// An element that has begun here: this node has taken its array over, and where it stands is a record of its own.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub taken: bool,
 }
 
 /// The regent of a set of custodians, as a member knows it.
@@ -160,7 +156,7 @@ pub struct TakenJob {
     pub home: NodeId,
     /// The number of the home's set.
     pub set: u32,
-    /// The job as its home accepted it; of an element of an array that is taken over as well the record says the rest.
+    /// The job as its home accepted it.
     pub accepted: Accepted,
     /// Where it stands from now on.
     pub standing: Standing,

@@ -4,8 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shoal_protocol::NodeId;
 use shoal_protocol::regency::{Regent, SignedVote};
+use shoal_protocol::{NodeId, ObjectId};
 
 use crate::record::Reign;
 
@@ -38,6 +38,8 @@ pub(crate) struct Known {
     pub(crate) over: bool,
     /// Jobs are on their way out of the store, to be taken over.
     pub(crate) taking: bool,
+    /// Jobs that are left to their home: their last run was under way, and no other one may be.
+    pub(crate) left: BTreeSet<ObjectId>,
 }
 
 /// All of them.
@@ -64,7 +66,7 @@ impl Regents {
     /// What is true of a set from now on.
     pub(crate) fn put(&mut self, reign: Reign, over: bool) {
         let realm = (reign.regent.home, reign.regent.set);
-        self.known.insert(realm, Known { reign, over, taking: false });
+        self.known.insert(realm, Known { reign, over, taking: false, left: BTreeSet::new() });
     }
 
     /// A home is there: who acts for it takes nothing more over.

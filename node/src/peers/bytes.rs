@@ -26,7 +26,7 @@ use super::places::{Place, Places};
 use super::serve::{Parts, TOO_MANY_STREAMS};
 use crate::metrics::{BlobPath, Direction};
 use crate::runtime::{
-    CHECKPOINT_PLACE, REFERENCE_PLACE, Referrer, ReferrerKind, read_custodians, read_guest_end, read_job,
+    CHECKPOINT_PLACE, REFERENCE_PLACE, Referrer, ReferrerKind, read_charge, read_custodians, read_guest_end, read_job,
     reference_key, reference_prefix,
 };
 use crate::store::Table;
@@ -216,9 +216,11 @@ fn is_kept_by(parts: &Parts, node: NodeId, blob: BlobId) -> Result<bool, Problem
     let jobs = store.scan_prefix(Table::References, &reference_prefix(blob, ReferrerKind::Job), None, KEYS_READ_MAX)?;
     for (key, _) in jobs {
         let Some(Referrer::Job(job)) = Referrer::of_key(&key) else { continue };
-        let custody = read_job(store, job)?.and_then(|(accepted, _)| accepted.custody);
-        let set = custody.map(|custody| read_custodians(store, parts.service.node_id(), custody.set)).transpose()?;
-        if set.flatten().is_some_and(|set| set.has_custodian(node)) {
+        let Some(custody) = read_job(store, job)?.and_then(|(accepted, _)| accepted.custody) else { continue };
+        // Of one that was taken over its home is a member as well.
+        let home = read_charge(store, job)?.map_or(parts.service.node_id(), |kept| kept.home);
+        let set = read_custodians(store, home, custody.set)?;
+        if set.is_some_and(|set| set.members.contains(&node)) {
             return Ok(true);
         }
     }

@@ -8,6 +8,7 @@ mod custody;
 mod endings;
 mod listen;
 mod logs;
+mod regents;
 mod tell;
 
 use std::collections::HashMap;

@@ -4,9 +4,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_kernel::{Command, Effect, End, Group, Input, Kernel, Recall, Record, Reply, RequestId, WorkerAttached};
+use shoal_kernel::{
+    Accepted, Command, Effect, End, Group, Input, Kernel, Recall, Record, Reply, RequestId, Standing, WorkerAttached,
+};
 use shoal_protocol::object::job::Payload;
-use shoal_protocol::{Kind, ObjectId, Problem, WorkerId};
+use shoal_protocol::wire::custody::KeepJob;
+use shoal_protocol::{Kind, NodeId, ObjectId, Problem, WorkerId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::clearing::Clearing;
@@ -102,7 +105,8 @@ impl Driver {
             let standing = standing.unwrap_or_else(|| accepted.standing());
             (accepted, standing)
         });
-        let (sets, charges) = rows::read_custody(&self.store)?;
+        let rows::Custody { sets, charges, reigns } = rows::read_custody(&self.store)?;
+        self.kernel.restore_reigns(reigns.into_iter());
         self.kernel.restore_custody(now(), sets.into_iter(), charges.into_iter());
         self.kernel.restore(now(), restored, &mut self.effects);
         self.kernel.restore_guests(now(), guests.into_iter(), &mut self.effects);
@@ -185,6 +189,12 @@ impl Driver {
         for recall in self.reports.take_recall() {
             self.recall(recall);
         }
+        for (realm, jobs) in self.reports.take_take() {
+            self.look_for_orphans(realm, &jobs);
+        }
+        for (from, told) in self.reports.take_merge() {
+            self.look_for_other(from, told);
+        }
         for group in self.reports.take_oldest() {
             self.look_for_oldest(group);
         }
@@ -255,9 +265,9 @@ impl Driver {
             // The kernel asks again when it is restored.
             return;
         }
-        match rows::read_job(&self.store, job) {
+        match self.record(job) {
             Ok(found) => {
-                let ended = found.and_then(|(_, standing)| standing).filter(|standing| standing.state.is_settled());
+                let ended = found.map(|(_, standing)| standing).filter(|standing| standing.state.is_settled());
                 let end = ended.map(|standing| End {
                     state: standing.state,
                     output: standing.outcome.map_or_else(Payload::empty, |outcome| outcome.output),
@@ -274,14 +284,45 @@ impl Driver {
             // Custodians are compared again when the kernel is restored.
             return;
         }
-        match rows::read_job(&self.store, recall.job) {
-            Ok(found) => {
-                let record = found.map(|(accepted, standing)| {
-                    let standing = standing.unwrap_or_else(|| accepted.standing());
-                    Box::new((accepted, standing))
-                });
-                self.handle(Input::Recalled { recall, record });
+        match self.record(recall.job) {
+            Ok(record) => self.handle(Input::Recalled { recall, record: record.map(Box::new) }),
+            Err(problem) => self.fail(Vec::new(), &problem),
+        }
+    }
+
+    /// A job as it is durable here: one that this node decides, or one of another home that is kept.
+    fn record(&self, job: ObjectId) -> Result<Option<(Accepted, Standing)>, Problem> {
+        if let Some((accepted, standing)) = rows::read_job(&self.store, job)? {
+            let standing = standing.unwrap_or_else(|| accepted.standing());
+            return Ok(Some((accepted, standing)));
+        }
+        Ok(rows::read_charge(&self.store, job)?.map(|kept| (kept.accepted, kept.standing)))
+    }
+
+    /// Tells the kernel how jobs of another home stand that are to be taken over.
+    fn look_for_orphans(&mut self, (home, set): (NodeId, u32), jobs: &[ObjectId]) {
+        if self.failing.is_some() {
+            // The kernel asks again when it is restored.
+            return;
+        }
+        let kept = jobs.iter().map(|job| rows::read_charge(&self.store, *job));
+        match kept.collect::<Result<Vec<_>, Problem>>() {
+            Ok(kept) => {
+                let jobs = kept.into_iter().flatten().map(|kept| (kept.accepted, kept.standing)).collect();
+                self.handle(Input::Took { home, set, jobs });
             }
+            Err(problem) => self.fail(Vec::new(), &problem),
+        }
+    }
+
+    /// Tells the kernel how a job stands here of which another node says something newer.
+    fn look_for_other(&mut self, from: NodeId, told: Box<KeepJob>) {
+        if self.failing.is_some() {
+            // It is told again when both compare.
+            return;
+        }
+        match self.record(told.job) {
+            Ok(record) => self.handle(Input::Merge { from, told, record: record.map(Box::new) }),
             Err(problem) => self.fail(Vec::new(), &problem),
         }
     }
@@ -387,6 +428,8 @@ impl Driver {
             }
             Effect::Learn { job } => outgoing.push(Outgoing::Learn(job)),
             Effect::Recall(recall) => outgoing.push(Outgoing::Recall(recall)),
+            Effect::Take { home, set, jobs } => outgoing.push(Outgoing::Take((home, set), jobs)),
+            Effect::Merge { from, told } => outgoing.push(Outgoing::Merge(from, told)),
             Effect::Oldest { group } => outgoing.push(Outgoing::Oldest(group)),
             Effect::Seek { needs } => outgoing.push(Outgoing::Wish(Wish::Seek(needs))),
             Effect::Reach { node } => outgoing.push(Outgoing::Wish(Wish::Reach(node))),

@@ -2,12 +2,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use shoal_kernel::{Group, Noted, Recall, Reply};
+use shoal_kernel::{Group, Noted, Recall, Reign, Reply};
 use shoal_protocol::custody::CustodianSet;
+use shoal_protocol::regency::Vote;
 use shoal_protocol::wire::custody::KeepJob;
 use shoal_protocol::wire::peer::PeerMessage;
 use shoal_protocol::wire::worker::{Run, ToWorker};
-use shoal_protocol::{ObjectId, Problem};
+use shoal_protocol::{NodeId, ObjectId, Problem};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -28,6 +29,10 @@ pub(super) enum Outgoing {
     Learn(ObjectId),
     /// The driver is to look for this job, for a custodian.
     Recall(Recall),
+    /// The driver is to look for these jobs of another home, to be taken over.
+    Take(Realm, Vec<ObjectId>),
+    /// The driver is to look for the job of which another node says something newer.
+    Merge(NodeId, Box<KeepJob>),
     /// The driver is to look which settled jobs of this group are the oldest.
     Oldest(Group),
     /// These jobs are forgotten.
@@ -45,12 +50,21 @@ pub(crate) enum ToPeer {
     Say(PeerMessage),
     /// Send these jobs of this home, as kept under this set.
     Keep(Arc<CustodianSet>, Vec<KeepJob>),
+    /// Send these jobs that this node has taken over.
+    KeepTaken(Arc<Reign>, Vec<KeepJob>),
+    /// Ask for its vote.
+    Claim(Vote),
+    /// Give it this node's vote.
+    Voted(Vote),
     /// End the connection.
     Close(Problem),
 }
 
 /// Whether a job has settled.
 pub(super) type Settled = bool;
+
+/// A home, and the number of a set of it.
+pub(super) type Realm = (NodeId, u32);
 
 /// The way to one connection, of a worker or of a peer.
 pub(super) struct Outbox<T> {
@@ -81,6 +95,10 @@ struct State {
     learn: Vec<ObjectId>,
     /// Jobs that custodians shall have and that are not in the kernel's memory.
     recall: Vec<Recall>,
+    /// Jobs of other homes that are to be taken over.
+    take: Vec<(Realm, Vec<ObjectId>)>,
+    /// Jobs of which another node says something newer, with who does.
+    merge: Vec<(NodeId, Box<KeepJob>)>,
     /// Groups of settled jobs whose oldest the kernel wants to know.
     oldest: Vec<Group>,
     /// Jobs of which it is durable that they are forgotten.
@@ -112,6 +130,14 @@ impl Reports {
 
     pub(super) fn take_recall(&self) -> Vec<Recall> {
         std::mem::take(&mut self.state().recall)
+    }
+
+    pub(super) fn take_take(&self) -> Vec<(Realm, Vec<ObjectId>)> {
+        std::mem::take(&mut self.state().take)
+    }
+
+    pub(super) fn take_merge(&self) -> Vec<(NodeId, Box<KeepJob>)> {
+        std::mem::take(&mut self.state().merge)
     }
 
     pub(super) fn take_gone(&self) -> Vec<ObjectId> {
@@ -178,6 +204,14 @@ impl Reports {
                 }
                 Outgoing::Recall(recall) => {
                     self.state().recall.push(recall);
+                    self.wake.notify_one();
+                }
+                Outgoing::Take(realm, jobs) => {
+                    self.state().take.push((realm, jobs));
+                    self.wake.notify_one();
+                }
+                Outgoing::Merge(from, told) => {
+                    self.state().merge.push((from, told));
                     self.wake.notify_one();
                 }
                 Outgoing::Oldest(group) => {

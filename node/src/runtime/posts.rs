@@ -86,6 +86,11 @@ impl Posts {
             }
             Effect::ToHome { home, message } => self.to_peer(WorkerId::of_node(&home), ToPeer::Say(message)),
             Effect::Keep { to, set, jobs } => self.to_peer(WorkerId::of_node(&to), ToPeer::Keep(set, jobs)),
+            Effect::KeepTaken { to, reign, jobs } => {
+                self.to_peer(WorkerId::of_node(&to), ToPeer::KeepTaken(reign, jobs))
+            }
+            Effect::Claim { to, vote } => self.to_peer(WorkerId::of_node(&to), ToPeer::Claim(vote)),
+            Effect::Voted { to, vote } => self.to_peer(WorkerId::of_node(&to), ToPeer::Voted(vote)),
             Effect::ToCustodian { custodian, message } => {
                 self.to_peer(WorkerId::of_node(&custodian), ToPeer::Say(message))
             }

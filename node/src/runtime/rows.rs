@@ -9,7 +9,7 @@ mod settled;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use shoal_kernel::{Accepted, Record, Standing};
+use shoal_kernel::{Accepted, Record, Standing, TakenJob};
 use shoal_protocol::object::job::{Outcome, Payload};
 use shoal_protocol::object::node::JobCounts;
 use shoal_protocol::{BlobId, Kind, ObjectId, Problem, codec};
@@ -19,8 +19,8 @@ use crate::store::{Mutation, Store, Table};
 
 pub(crate) use arrays::begun_before;
 pub(super) use arrays::clear_some;
-pub(super) use charges::read_custody;
-pub(crate) use charges::{KeptJob, charges_begun_before, read_charge, read_custodians};
+pub(super) use charges::{Custody, read_custody};
+pub(crate) use charges::{KeptJob, charges_begun_before, read_charge, read_custodians, read_right};
 pub(super) use checkpoints::read_checkpoints;
 pub(crate) use checkpoints::{CHECKPOINT_PLACE, read_checkpoint, read_guest_checkpoint};
 pub(super) use guests::read_guests;
@@ -177,6 +177,9 @@ pub(super) fn append(
         }
         Record::Custodians(set) => charges::custodians(&set, rows),
         Record::Charge(charge) => charges::charge(*charge, rows),
+        Record::Reign(reign) => charges::reign(&reign, rows),
+        Record::Taken(taken) => take_over(&taken, counts, rows),
+        Record::Merged(id, standing) => merge(id, &standing, store, kept, rows)?,
         Record::ChargeGone(job) => charges::gone(store, job, rows)?,
     }
     Ok(())
@@ -225,6 +228,36 @@ fn sweep(
     rows.push(Mutation::delete(Table::Jobs, key_of(id)));
     rows.push(Mutation::delete(Table::Standings, key_of(id)));
     rows.push(Mutation::delete(Table::Keys, key_of(id)));
+    Ok(())
+}
+
+/// The rows of a job of another home that is this node's to decide from now on.
+fn take_over(taken: &TakenJob, counts: &mut Counts, rows: &mut Vec<Mutation>) {
+    charges::taken(taken, rows);
+    let (accepted, standing) = (&taken.accepted, &taken.standing);
+    counts.accepted += 1;
+    rows.extend(keys::row(accepted));
+    put_accepted(accepted, rows);
+    rows.push(Mutation::put(Table::Open, key_of(accepted.id), Bytes::new()));
+    put_standing(accepted.id, standing, counts, rows);
+}
+
+/// A settled job stands otherwise: what the other settlement refers to stays with it.
+fn merge(
+    id: ObjectId,
+    standing: &Standing,
+    store: &Store,
+    kept: &mut Kept,
+    rows: &mut Vec<Mutation>,
+) -> Result<(), Problem> {
+    if let Some((accepted, Some(before))) = read_job(store, id)? {
+        if accepted.array_id().is_none() {
+            kept.remove(&accepted, &before, rows);
+            kept.add(&settled::retained(&accepted, standing), rows);
+        }
+        // It is counted already.
+        put_standing(id, standing, &mut Counts::default(), rows);
+    }
     Ok(())
 }
 

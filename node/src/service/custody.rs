@@ -2,6 +2,8 @@
 
 use shoal_kernel::{Accepted, Command, Reply, Standing};
 use shoal_protocol::custody::{CustodianSet, SignedCustodians};
+use shoal_protocol::object::Class;
+use shoal_protocol::regency::{SignedVote, Vote};
 use shoal_protocol::wire::client::Call;
 use shoal_protocol::{Kind, NodeId, ObjectId, Problem};
 
@@ -33,12 +35,40 @@ impl Service {
         set.sign(self.0.identity.node_key())
     }
 
+    /// Signs this node's vote for a regent.
+    pub(crate) fn sign_vote(&self, vote: &Vote) -> SignedVote {
+        vote.sign(self.0.identity.node_key())
+    }
+
+    /// A set of custodians of this home, or of one whose jobs are kept here.
+    pub(crate) fn custodian_set(&self, home: NodeId, number: u32) -> Result<Option<CustodianSet>, Problem> {
+        read_custodians(self.0.runtime.store(), home, number)
+    }
+
+    /// The node that a change of a job of this home is for: its regent, if another one goes on with it.
+    pub(super) async fn regent_of(&self, caller: &Caller, call: &Call) -> Result<Option<Home>, Problem> {
+        let (operation, class) = operation_of(call);
+        let (Call::Set { object, .. } | Call::Delete { object, .. } | Call::Method { object, .. }) = call else {
+            return Ok(None);
+        };
+        let job = object.parse::<ObjectId>().ok().filter(|_| operation == Operation::Write && class == Class::Job);
+        let Some(job) = job else { return Ok(None) };
+        let shown = self.0.runtime.request(caller.principal, Command::Show(job)).await?;
+        let Reply::Job(Some(shown)) = shown else { return Ok(None) };
+        Ok(shown.regent.filter(|regent| *regent != self.node_id()).map(Home))
+    }
+
     /// A job as it is durable here.
     pub(super) fn record(&self, id: ObjectId) -> Result<Option<Record>, Problem> {
         let store = self.0.runtime.store();
         if let Some((accepted, standing)) = read_job(store, id)? {
             let standing = standing.unwrap_or_else(|| accepted.standing());
-            return Ok(Some(Record { home: self.node_id(), accepted, standing }));
+            // One that was taken over is that of another home all the same.
+            let home = match id.tag() == self.node_id().tag() {
+                true => self.node_id(),
+                false => read_charge(store, id)?.map_or(self.node_id(), |kept| kept.home),
+            };
+            return Ok(Some(Record { home, accepted, standing }));
         }
         let kept = read_charge(store, id)?;
         Ok(kept.map(|KeptJob { home, accepted, standing }| Record { home, accepted, standing }))

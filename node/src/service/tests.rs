@@ -187,6 +187,7 @@ fn config(folder: &std::path::Path) -> Config {
         worker: false,
         blob_grace_ms: 0,
         keep: Default::default(),
+        takeover_after_ms: 60_000,
         log: LogFormat::Text,
         mesh: MeshConfig {
             listen,

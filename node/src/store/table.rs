@@ -37,6 +37,8 @@ pub(crate) enum Table {
     ChargeStandings = 14,
     /// Node id of a home and number → set of custodians.
     Custodians = 15,
+    /// Who acts for a home, or for whom this node has voted, by home and number of the set.
+    Reigns = 26,
     /// Job id → what a run of it has saved last.
     Checkpoints = 20,
     /// Id of another home's job → what its run here has saved last.
@@ -53,7 +55,7 @@ pub(crate) enum Table {
 
 impl Table {
     /// Every table.
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::Jobs,
         Self::Standings,
         Self::Changes,
@@ -69,6 +71,7 @@ impl Table {
         Self::Charges,
         Self::ChargeStandings,
         Self::Custodians,
+        Self::Reigns,
         Self::Checkpoints,
         Self::GuestCheckpoints,
         Self::Settled,
@@ -95,6 +98,7 @@ impl Table {
             Self::Charges => "charges",
             Self::ChargeStandings => "charge_standings",
             Self::Custodians => "custodians",
+            Self::Reigns => "reigns",
             Self::Checkpoints => "checkpoints",
             Self::GuestCheckpoints => "guest_checkpoints",
             Self::Settled => "settled",

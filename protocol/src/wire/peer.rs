@@ -9,13 +9,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{BlobId, ObjectId};
+use crate::custody::SignedCustodians;
+use crate::id::{BlobId, NodeId, ObjectId};
 use crate::limits::{LABELS_MAX, PEER_OFFERS_MAX};
 use crate::name::{self, Labels};
 use crate::object::job::{Checkpoint, LogPlace, Outcome, Progress};
 use crate::object::worker::Offer;
 use crate::record::Accepted;
-use crate::regency::SignedVote;
+use crate::regency::{Regency, SignedVote};
 use crate::wire::client::Call;
 use crate::wire::custody::{Holding, Keep, KeepTaken, Kept};
 use crate::wire::worker::Run;
@@ -185,6 +186,30 @@ pub struct RunOffer {
     /// What an earlier run of it has saved last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<Box<Checkpoint>>,
+    /// Of a job whose home is another node: that the sender acts for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub right: Option<Box<Right>>,
+}
+
+/// By which right a regent offers a run: for those who do not know the set of the job's home.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Right {
+    /// The set, as the home has signed it.
+    pub set: SignedCustodians,
+    /// Who acts for it, with the votes.
+    pub regency: Regency,
+}
+
+impl Right {
+    /// Checks all signatures. The home, if this node may act for it.
+    pub fn verify(&self, regent: NodeId) -> Result<NodeId, Problem> {
+        let set = self.set.verify()?;
+        self.regency.verify(&set)?;
+        if self.regency.regent.regent != regent {
+            return Err(Problem::new(Kind::Forbidden, "regent: it is another node"));
+        }
+        Ok(set.home)
+    }
 }
 
 /// The first frame of a call stream: a client's call that goes on to the home of its object.
@@ -318,13 +343,12 @@ mod tests {
 
     use super::*;
     use crate::codec::{decode, encode};
-    use crate::custody::{Custody, SignedCustodians};
-    use crate::id::NodeId;
+    use crate::custody::Custody;
     use crate::key::Signature;
     use crate::object::function::{Grant, Needs, RunLimits};
     use crate::object::job::{Ending, Payload, Usage};
     use crate::record::{Spec, Standing, VERSION};
-    use crate::regency::{Regency, Regent};
+    use crate::regency::Regent;
     use crate::wire::custody::KeepJob;
 
     fn run() -> Run {
@@ -417,7 +441,13 @@ mod tests {
             }),
             PeerMessage::Welcome { lease_ms: 15_000, drop: vec![run()] },
             PeerMessage::Hint(hint()),
-            PeerMessage::Offer(Box::new(RunOffer { run: run(), attempt: 1, accepted: accepted(), checkpoint: None })),
+            PeerMessage::Offer(Box::new(RunOffer {
+                run: run(),
+                attempt: 1,
+                accepted: accepted(),
+                checkpoint: None,
+                right: None,
+            })),
             PeerMessage::Cancel(run()),
             PeerMessage::Settled(run()),
             PeerMessage::Taken { run: run(), worker: "w1".into() },
@@ -434,6 +464,7 @@ mod tests {
                 attempt: 2,
                 accepted: accepted(),
                 checkpoint: Some(Box::new(checkpoint())),
+                right: None,
             })),
             PeerMessage::Keep(Box::new(Keep { set, jobs: vec![whole, told] })),
             PeerMessage::Kept(Kept {

@@ -19,10 +19,11 @@ use shoal_protocol::object::kv::{Increment, Key, ListKeys, Put, Scope, Value};
 use shoal_protocol::object::worker::Offer;
 use shoal_protocol::object::{Class, ListQuery};
 use shoal_protocol::record::{self, Accepted, Standing};
+use shoal_protocol::regency::{Regency, Regent, SignedVote, Vote};
 use shoal_protocol::wire::client::{Call, Opening, Request};
-use shoal_protocol::wire::custody::{Holding, Keep, KeepJob, Kept};
+use shoal_protocol::wire::custody::{Holding, Keep, KeepJob, KeepTaken, Kept};
 use shoal_protocol::wire::peer::{
-    Ask, BodyFormat, Caller, Forwarded, Gossip, Hello, Hint, PeerMessage, RunOffer, WorkerHint,
+    Ask, BodyFormat, Caller, Forwarded, Gossip, Hello, Hint, PeerMessage, Right, RunOffer, WorkerHint,
 };
 use shoal_protocol::wire::worker::{
     Ask as WorkerAsk, Attach, BlobRequest, Credential, FromWorker, KvOperation, Namespace, Run,
@@ -69,7 +70,11 @@ pub fn peer(_: &mut Random) -> Box<dyn Target> {
             attempt: 1,
             accepted: accepted(),
             checkpoint: Some(Box::new(checkpoint())),
+            right: Some(Box::new(Right { set: keep().set, regency: regency() })),
         })),
+        PeerMessage::Claim(vote()),
+        PeerMessage::Voted(vote()),
+        PeerMessage::KeepTaken(Box::new(KeepTaken { regency: regency(), jobs: keep().jobs })),
         PeerMessage::Checkpoint(run(), Box::new(checkpoint())),
         PeerMessage::Checkpointed { run: run(), number: 7 },
         PeerMessage::Cancel(run()),
@@ -80,14 +85,28 @@ pub fn peer(_: &mut Random) -> Box<dyn Target> {
         PeerMessage::Log { run: run(), offset: 3, bytes: vec![b'x'; 2_000].into() },
         PeerMessage::Ended(run(), Box::new(outcome())),
         PeerMessage::Keep(Box::new(keep())),
-        PeerMessage::Kept(Kept { set: 7, jobs: vec![(run().job, 3); 20], missing: vec![run().job; 20], full: true }),
+        PeerMessage::Kept(Kept {
+            home: None,
+            set: 7,
+            jobs: vec![(run().job, 3); 20],
+            missing: vec![run().job; 20],
+            full: true,
+        }),
         PeerMessage::Compare { after: Some(run().job) },
         PeerMessage::Holding(Holding { after: None, jobs: vec![(run().job, 7, 3); 20], more: true }),
         PeerMessage::Forget(vec![run().job; 20]),
     ];
     Box::new(Messages::of(&messages, |message| match message {
         PeerMessage::Hint(hint) => drop(hint.check()),
-        PeerMessage::Offer(offer) => drop(offer.accepted.check()),
+        PeerMessage::Offer(offer) => {
+            drop(offer.accepted.check());
+            offer.right.iter().for_each(|right| drop(right.verify(NodeId([7; 32]))));
+        }
+        PeerMessage::Claim(vote) | PeerMessage::Voted(vote) => drop(vote.verify()),
+        PeerMessage::KeepTaken(told) => {
+            told.regency.votes.iter().for_each(|vote| drop(vote.verify()));
+            told.jobs.iter().for_each(|job| drop(job.check()));
+        }
         PeerMessage::Checkpoint(_, checkpoint) => drop(checkpoint.check()),
         PeerMessage::Keep(keep) => {
             drop(keep.set.verify());
@@ -259,6 +278,19 @@ fn keep() -> Keep {
     let standing = Standing { outcome: Some(outcome()), revision: 3, ..accepted().standing() };
     let jobs = vec![KeepJob::whole(accepted(), None), KeepJob::news(&accepted(), standing)];
     Keep { set: set.sign(&key), jobs }
+}
+
+fn vote() -> SignedVote {
+    let key = SecretKey::from_bytes([7; 32]);
+    Vote::new(regent(), key.public().into()).sign(&key)
+}
+
+fn regent() -> Regent {
+    Regent { home: NodeId([1; 32]), set: 7, term: 1, regent: SecretKey::from_bytes([7; 32]).public().into() }
+}
+
+fn regency() -> Regency {
+    Regency { regent: regent(), votes: vec![vote()] }
 }
 
 fn progress() -> Progress {

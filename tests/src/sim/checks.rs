@@ -18,6 +18,7 @@ use shoal_kernel::{Accepted, Effect, GuestEnd, GuestRun, Input, Load, Now, Recor
 use shoal_protocol::object::function::Needs;
 use shoal_protocol::object::job::{Ending, KeyId, Payload, Receipt, State};
 use shoal_protocol::object::worker::Offer;
+use shoal_protocol::regency::term_of;
 use shoal_protocol::wire::worker::{Run, Start};
 use shoal_protocol::{NodeId, ObjectId, WorkerId, codec};
 
@@ -166,6 +167,10 @@ impl Checks {
         for (id, (accepted, standing)) in self.emitted.iter().filter(|(_, (_, standing))| !standing.state.is_settled())
         {
             total += self.stands_for(accepted);
+            if standing.regent.is_some_and(|regent| Some(regent) != self.node) {
+                // Its regent sees to it.
+                continue;
+            }
             self.waits.due(now, accepted, standing)?;
             let Some(at) = standing.attempts.last().filter(|_| standing.state == State::Offered) else { continue };
             running += 1;
@@ -185,6 +190,9 @@ impl Checks {
     fn note_input(&mut self, now_ms: u64, input: Option<&Input>) {
         self.note_peer(now_ms, input);
         self.charges.note(input);
+        if let Some(Input::Learned { job, end: Some(end) }) = input {
+            self.ends.learned(*job, end.state, &end.output);
+        }
         match input {
             Some(Input::Heartbeat { worker, .. })
                 if self.offers.contains_key(worker) || self.peers.contains_key(worker) =>
@@ -301,18 +309,48 @@ impl Checks {
             Record::Checkpoint(job, _) => self.saves.write(record, self.emitted.get(job).map(|(_, standing)| standing)),
             Record::GuestCheckpoint(..) => self.saves.write(record, None),
             Record::GuestAccepted(_) | Record::GuestEnded(..) | Record::GuestGone(_) => self.guest_record(record),
-            Record::Custodians(_) | Record::Charge(_) | Record::ChargeGone(_) => self.charges.write(record),
+            Record::Custodians(_) | Record::Charge(_) | Record::ChargeGone(_) | Record::Reign(_) => {
+                self.charges.write(record)
+            }
+            Record::Taken(taken) => {
+                self.charges.write(record)?;
+                let (accepted, standing) = (taken.accepted.clone(), taken.standing.clone());
+                self.now.into_iter().for_each(|now| self.waits.begins(now, &accepted, &standing));
+                self.ends.taken(&accepted, &standing);
+                match self.emitted.insert(accepted.id, (accepted, standing)) {
+                    None => Ok(()),
+                    Some((before, _)) => Err(("a job is taken over once", format!("{} was there before", before.id))),
+                }
+            }
+            Record::Merged(id, next) => match self.emitted.get_mut(id) {
+                Some((_, last))
+                    if last.state.is_settled()
+                        && next.state.is_settled()
+                        && (last.revision < next.revision || *last == **next) =>
+                {
+                    *last = (**next).clone();
+                    self.charges.note_revision(*id, next.revision);
+                    // What was seen from outside gives way here, and nowhere else.
+                    self.seen.remove(id);
+                    Ok(())
+                }
+                other => Err(("only settlements are merged", format!("{id} becomes {next:?} after {other:?}"))),
+            },
         }
     }
 
     fn standing(&mut self, id: ObjectId, next: &Standing) -> Result<(), Broken> {
+        self.charges.note_revision(id, next.revision);
         let Some((accepted, last)) = self.emitted.get_mut(&id) else {
             return Err(("accepted, then anything else", format!("{id} was never accepted")));
         };
         if last.state.is_settled() {
             return Err(("a job settles once", format!("{id} was {:?} and becomes {:?}", last.state, next.state)));
         }
-        if next.epoch < last.epoch
+        // A settlement of its home that a regent takes over is of a lower term.
+        let adopted = next.state.is_settled() && term_of(next.epoch) < term_of(last.epoch)
+            || term_of(next.revision) > term_of(last.revision);
+        if (next.epoch < last.epoch && !adopted)
             || (next.state == State::Offered && last.state == State::Queued && next.epoch == last.epoch)
         {
             return Err(("epochs rise", format!("{id} goes from {last:?} to {next:?}")));
@@ -336,6 +374,11 @@ impl Checks {
                     format!("{run:?} has the result of another run"),
                 ));
             }
+        }
+        if next.regent.is_some_and(|regent| Some(regent) != self.node) {
+            // It is its regent that has decided.
+            *last = next.clone();
+            return Ok(());
         }
         if let Some(now) = self.now {
             self.waits.changes(now, accepted, last, next)?;
@@ -378,7 +421,9 @@ impl Checks {
             return Err(("a worker has what its runs need", format!("{run:?} goes to {offer:?}")));
         }
         let here = |standing: &Standing| {
-            standing.state == State::Offered && standing.attempts.last().is_some_and(|last| last.worker == worker)
+            let ours = standing.regent.is_none_or(|regent| Some(regent) == self.node);
+            ours && standing.state == State::Offered
+                && standing.attempts.last().is_some_and(|last| last.worker == worker)
         };
         let ours = self.emitted.values().filter(|(_, standing)| here(standing)).map(|(accepted, _)| accepted);
         let guests = self.guests.values().filter(|(guest, end)| guest.worker == worker && end.is_none());
@@ -395,7 +440,11 @@ impl Checks {
     /// Something leaves the node.
     pub fn leaves(&mut self, effect: &Effect, asked: Option<Asked>, disk: &Disk) -> Result<(), Broken> {
         match effect {
-            Effect::Start { start, .. } if start.run.job.tag() != self.home => guests::start_leaves(start.run, disk),
+            Effect::Start { start, .. }
+                if start.run.job.tag() != self.home && !disk.taken.contains_key(&start.run.job) =>
+            {
+                guests::start_leaves(start.run, disk)
+            }
             Effect::Start { start, .. } => {
                 self.saves.leaves(start.run.job, start.checkpoint.as_ref())?;
                 epoch_is_durable(start.run, disk)
@@ -434,7 +483,7 @@ impl Checks {
             (_, Reply::Receipts(receipts)) => {
                 for receipt in receipts {
                     let Receipt::Accepted { id } = receipt else { continue };
-                    if !disk.jobs.contains_key(id) {
+                    if !disk.jobs.contains_key(id) && !self.forgotten.contains(id) {
                         return Err(("no fake accept", format!("{id} is acknowledged and not durable")));
                     }
                     self.node.map_or(Ok(()), |node| self.charges.acknowledged(node, *id, disk))?;

@@ -208,6 +208,14 @@ impl Coverage {
         self.add("charges gone", counters.charges_gone);
         self.add("elements of arrays kept for homes", counters.elements_taken);
         self.add("charges restored after a restart", counters.charges_restored);
+        self.add("votes for regents", counters.votes);
+        self.add("reigns", counters.reigns);
+        self.add("unconfirmed reigns", counters.reigns_unconfirmed);
+        self.add("reigns of others", counters.reigns_heard);
+        self.add("takeover", counters.taken);
+        self.add("jobs given to regents", counters.yielded);
+        self.add("superseded", counters.superseded);
+        self.add("settlements taken over from homes", counters.settled_by_home);
         for (state, count) in &counters.settled {
             let what = match state {
                 State::Succeeded => "jobs settled succeeded",

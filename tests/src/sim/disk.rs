@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use shoal_kernel::{Accepted, Charge, ChargeState, Group, GuestEnd, GuestRun, Record, SWEEP_LEN_MAX, Saving, Standing};
+use shoal_kernel::{
+    Accepted, Charge, ChargeState, Group, GuestEnd, GuestRun, Record, Reign, SWEEP_LEN_MAX, Saving, Standing, TakenJob,
+};
 use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::object::job::{Checkpoint, KeyId, State};
+use shoal_protocol::regency::term_of;
 use shoal_protocol::{BlobId, NodeId, ObjectId};
 
 use super::checks::arrays::element;
@@ -33,6 +36,10 @@ pub struct Disk {
     pub sets: BTreeMap<(NodeId, u32), CustodianSet>,
     /// Jobs of other homes that are kept here: their home, their set, and what is known of them.
     pub charges: BTreeMap<ObjectId, (NodeId, u32, Accepted, Standing)>,
+    /// Jobs of other homes that this node has taken over, with their home and set: they stand among its own.
+    pub taken: BTreeMap<ObjectId, (NodeId, u32)>,
+    /// Who acts for which home, or for whom was voted.
+    pub reigns: BTreeMap<(NodeId, u32), Reign>,
     /// The highest revision of each job of another home that was ever kept.
     pub charge_revisions: BTreeMap<ObjectId, u64>,
     /// Records ever written.
@@ -165,7 +172,10 @@ impl Disk {
                 if current.state.is_settled() {
                     return Err(format!("{id} settled as {:?} and then again as {:?}", current.state, standing.state));
                 }
-                if standing.epoch < current.epoch {
+                // A settlement of its home that a regent takes over is of a lower term.
+                let adopted = standing.state.is_settled() && term_of(standing.epoch) < term_of(current.epoch)
+                    || term_of(standing.revision) > term_of(current.revision);
+                if standing.epoch < current.epoch && !adopted {
                     return Err(format!("{id} went from epoch {} back to {}", current.epoch, standing.epoch));
                 }
                 self.epochs.insert(id, standing.epoch);
@@ -209,8 +219,19 @@ impl Disk {
                 }
             }
             Record::Charge(charge) => return self.keep(*charge),
+            Record::Reign(reign) => return self.reign(*reign),
+            Record::Taken(taken) => return self.take(*taken),
+            Record::Merged(id, standing) => match self.jobs.get_mut(&id) {
+                Some((_, current))
+                    if current.state.is_settled()
+                        && (standing.revision > current.revision || *current == *standing) =>
+                {
+                    *current = *standing;
+                }
+                other => return Err(format!("{id} was merged and stood as {other:?}")),
+            },
             Record::ChargeGone(job) => {
-                if self.charges.remove(&job).is_none() {
+                if self.charges.remove(&job).is_none() && self.taken.remove(&job).is_none() {
                     return Err(format!("{job} is kept no more and was not kept"));
                 }
             }
@@ -219,7 +240,7 @@ impl Disk {
     }
 
     /// What a restarted kernel is told of custodians.
-    pub fn custody(&self) -> (Vec<CustodianSet>, Vec<ChargeState>) {
+    pub fn custody(&self) -> (Vec<CustodianSet>, Vec<ChargeState>, Vec<Reign>) {
         let charges = self.charges.iter().map(|(job, (home, set, accepted, standing))| ChargeState {
             job: *job,
             home: *home,
@@ -227,8 +248,49 @@ impl Disk {
             revision: standing.revision,
             array: accepted.array.filter(|_| accepted.is_array()),
             lacks_input: accepted.input_of.is_some() && accepted.input.size() == 0,
+            settled: standing.state.is_settled(),
+            taken: false,
         });
-        (self.sets.values().cloned().collect(), charges.collect())
+        let taken = self.taken.iter().filter_map(|(job, (home, set))| {
+            let (accepted, standing) = self.jobs.get(job)?;
+            Some(ChargeState {
+                job: *job,
+                home: *home,
+                set: *set,
+                revision: standing.revision,
+                array: accepted.array.filter(|_| accepted.is_array()),
+                lacks_input: accepted.input_of.is_some() && accepted.input.size() == 0,
+                settled: standing.state.is_settled(),
+                taken: true,
+            })
+        });
+        let reigns = self.reigns.values().cloned().collect();
+        (self.sets.values().cloned().collect(), charges.chain(taken).collect(), reigns)
+    }
+
+    fn reign(&mut self, reign: Reign) -> Result<(), String> {
+        let realm = (reign.regent.home, reign.regent.set);
+        let before = self.reigns.insert(realm, reign.clone()).map(|before| before.regent);
+        let other = before.filter(|before| {
+            before.term > reign.regent.term
+                || (before.term == reign.regent.term && before.regent != reign.regent.regent)
+        });
+        other.map_or(Ok(()), |before| Err(format!("{:?} follows {before:?}", reign.regent)))
+    }
+
+    fn take(&mut self, taken: TakenJob) -> Result<(), String> {
+        let TakenJob { home, set, accepted, standing, .. } = taken;
+        let id = accepted.id;
+        if self.charges.remove(&id).is_none() {
+            return Err(format!("{id} was taken over and not kept"));
+        }
+        self.taken.insert(id, (home, set));
+        self.accepted += 1;
+        self.epochs.insert(id, standing.epoch);
+        match self.jobs.insert(id, (accepted, standing)) {
+            None => Ok(()),
+            Some(_) => Err(format!("{id} was taken over and was here before")),
+        }
     }
 
     fn keep(&mut self, charge: Charge) -> Result<(), String> {

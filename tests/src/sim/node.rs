@@ -9,13 +9,14 @@ use shoal_kernel::faults::Faults;
 use shoal_kernel::machine::Machine;
 use shoal_kernel::{
     Accepted, ChargeState, Command, Config, Effect, End, Group, GuestEnd, GuestRun, Input, Now, Principal, Recall,
-    RequestId, Standing, WorkerAttached,
+    Reign, RequestId, Standing, WorkerAttached,
 };
 use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::id::IdSource;
 use shoal_protocol::key::PublicKey;
 use shoal_protocol::object::function::Function;
 use shoal_protocol::object::job::{Checkpoint, KeyId, Payload, State};
+use shoal_protocol::wire::custody::KeepJob;
 use shoal_protocol::wire::worker::{Ask, FromWorker, Run, ToWorker};
 use shoal_protocol::{BlobId, NodeId, ObjectId, WorkerId};
 
@@ -23,7 +24,7 @@ use super::Violation;
 use super::checks::Asked;
 use super::network::{ConnectionId, Way};
 use super::peers::{self, Outgoing, PeerLink};
-use super::world::{Event, LEASE_MS, RETENTION, World};
+use super::world::{Event, LEASE_MS, RETENTION, TAKEOVER_AFTER_MS, World};
 
 /// One life of the node's process.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ pub struct Node<F> {
     /// What runs had saved by then: of this home's jobs, and of others'.
     restored_saves: [BTreeMap<ObjectId, Checkpoint>; 2],
     /// Sets of custodians, and what was kept of other homes, when this life began.
-    restored_custody: (Vec<CustodianSet>, Vec<ChargeState>),
+    restored_custody: (Vec<CustodianSet>, Vec<ChargeState>, Vec<Reign>),
     /// The keys that jobs had by then.
     restored_keys: Vec<(KeyId, ObjectId, BlobId)>,
     /// How many jobs had settled by then.
@@ -61,6 +62,7 @@ pub struct Node<F> {
 
 fn config(id: NodeId) -> Config {
     let mut config = Config::new(id);
+    config.takeover_after_ms = TAKEOVER_AFTER_MS;
     config.lease_ms = LEASE_MS;
     config.jobs_bytes_max = 150 * shoal_kernel::JOB_BYTES;
     config.retention = RETENTION;
@@ -98,7 +100,8 @@ impl<F: Faults> World<F> {
             started: self.now(),
         };
         let mut effects = Vec::new();
-        let (sets, charges) = node.restored_custody.clone();
+        let (sets, charges, reigns) = node.restored_custody.clone();
+        node.kernel.restore_reigns(reigns.into_iter());
         node.kernel.restore_custody(node.started, sets.into_iter(), charges.into_iter());
         node.kernel.restore(node.started, node.restored.iter().cloned(), &mut effects);
         node.kernel.restore_guests(node.started, node.restored_guests.iter().cloned(), &mut effects);
@@ -155,7 +158,8 @@ impl<F: Faults> World<F> {
         self.coverage.add_kernel(node.kernel.counters());
         let mut kernel = Machine::<F>::new(config(self.setting.id));
         let mut effects = Vec::new();
-        let (sets, charges) = node.restored_custody.clone();
+        let (sets, charges, reigns) = node.restored_custody.clone();
+        kernel.restore_reigns(reigns.into_iter());
         kernel.restore_custody(node.started, sets.into_iter(), charges.into_iter());
         kernel.restore(node.started, node.restored.iter().cloned(), &mut effects);
         kernel.restore_guests(node.started, node.restored_guests.iter().cloned(), &mut effects);
@@ -334,6 +338,14 @@ impl<F: Faults> World<F> {
                 let delay_ms = self.random.within(0..5);
                 self.after(delay_ms, Event::Recalled { life, recall });
             }
+            Effect::Take { home, set, jobs } => {
+                let delay_ms = self.random.within(0..5);
+                self.after(delay_ms, Event::Took { life, home, set, jobs });
+            }
+            Effect::Merge { from, told } => {
+                let delay_ms = self.random.within(0..5);
+                self.after(delay_ms, Event::Merged { life, from, told });
+            }
             Effect::Oldest { group } => {
                 let delay_ms = self.random.within(0..5);
                 self.after(delay_ms, Event::Oldest { life, group });
@@ -347,6 +359,9 @@ impl<F: Faults> World<F> {
             | Effect::ToHome { .. }
             | Effect::Checkpointed { .. }
             | Effect::Keep { .. }
+            | Effect::KeepTaken { .. }
+            | Effect::Claim { .. }
+            | Effect::Voted { .. }
             | Effect::ToCustodian { .. } => {}
         }
         Ok(())
@@ -464,8 +479,10 @@ impl<F: Faults> World<F> {
         if self.node.as_ref().is_none_or(|node| node.life != life) {
             return Ok(());
         }
-        let ended = self.disk.jobs.get(&job).filter(|(_, standing)| standing.state.is_settled());
-        let end = ended.map(|(_, standing)| End {
+        let kept = self.disk.charges.get(&job).map(|(_, _, _, standing)| standing);
+        let standing = self.disk.jobs.get(&job).map(|(_, standing)| standing).or(kept);
+        let ended = standing.filter(|standing| standing.state.is_settled());
+        let end = ended.map(|standing| End {
             state: standing.state,
             output: standing.outcome.as_ref().map_or_else(Payload::empty, |outcome| outcome.output.clone()),
         });
@@ -480,6 +497,25 @@ impl<F: Faults> World<F> {
         }
         let record = self.disk.jobs.get(&recall.job).cloned().map(Box::new);
         self.input(Input::Recalled { recall, record })
+    }
+
+    /// The edge has looked into the store for jobs of another home that are to be taken over.
+    pub(crate) fn took(&mut self, life: u64, home: NodeId, set: u32, jobs: &[ObjectId]) -> Result<(), Violation> {
+        if self.node.as_ref().is_none_or(|node| node.life != life) {
+            return Ok(());
+        }
+        let kept = jobs.iter().filter_map(|job| self.disk.charges.get(job));
+        let jobs = kept.map(|(_, _, accepted, standing)| (accepted.clone(), standing.clone())).collect();
+        self.input(Input::Took { home, set, jobs })
+    }
+
+    /// The edge has looked into the store for a job of which another node says something newer.
+    pub(crate) fn merged(&mut self, life: u64, from: NodeId, told: Box<KeepJob>) -> Result<(), Violation> {
+        if self.node.as_ref().is_none_or(|node| node.life != life) {
+            return Ok(());
+        }
+        let record = self.disk.jobs.get(&told.job).cloned().map(Box::new);
+        self.input(Input::Merge { from, told, record })
     }
 
     /// The edge has looked into the store which settled jobs are the oldest.

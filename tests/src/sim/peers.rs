@@ -3,16 +3,17 @@
 //! As in production, what is decided for a peer goes out on the connection that stood when it was decided, a connection's
 //! first message is a hello, and the ending of a run is handed in only when its blobs have been fetched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_kernel::faults::Faults;
-use shoal_kernel::{Effect, Input, PeerAttached};
+use shoal_kernel::{Effect, Input, PeerAttached, Reign};
 use shoal_protocol::custody::SignedCustodians;
 use shoal_protocol::key::Signature;
 use shoal_protocol::object::function::{Function, Needs};
 use shoal_protocol::object::job::Outcome;
-use shoal_protocol::wire::custody::Keep;
-use shoal_protocol::wire::peer::{Hello, Hint, PeerMessage};
+use shoal_protocol::regency::{Regency, SignedVote, Vote};
+use shoal_protocol::wire::custody::{Keep, KeepTaken};
+use shoal_protocol::wire::peer::{Hello, Hint, PeerMessage, Right};
 use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{NodeId, ObjectId, WorkerId, codec};
 
@@ -62,7 +63,10 @@ pub(crate) fn peer_of(effect: &Effect, peers: &BTreeMap<NodeId, PeerLink>) -> Op
         Effect::Greet { peer, .. } | Effect::Offer { peer, .. } => peers.get(peer).copied(),
         Effect::Checkpointed { peer, .. } => peers.get(peer).copied(),
         Effect::ToHome { home, .. } => peers.get(home).copied(),
-        Effect::Keep { to, .. } => peers.get(to).copied(),
+        Effect::Keep { to, .. }
+        | Effect::KeepTaken { to, .. }
+        | Effect::Claim { to, .. }
+        | Effect::Voted { to, .. } => peers.get(to).copied(),
         Effect::ToCustodian { custodian, .. } => peers.get(custodian).copied(),
         Effect::Attached { worker, .. }
         | Effect::Cancel { worker, .. }
@@ -76,6 +80,11 @@ pub(crate) fn peer_of(effect: &Effect, peers: &BTreeMap<NodeId, PeerLink>) -> Op
     }
 }
 
+/// A vote that nobody has signed.
+fn unsigned(vote: &Vote) -> SignedVote {
+    SignedVote { bytes: codec::encode(vote).into(), signature: Signature([0; 64]) }
+}
+
 impl<F: Faults> World<F> {
     /// What has been decided for a peer goes out.
     pub(crate) fn tell_peer(&mut self, connection: ConnectionId, effect: Effect) {
@@ -87,7 +96,10 @@ impl<F: Faults> World<F> {
                 keeps: self.setting.keeps,
             }),
             Effect::Attached { lease_ms, drop, .. } => PeerMessage::Welcome { lease_ms, drop },
-            Effect::Offer { offer, .. } => PeerMessage::Offer(offer),
+            Effect::Offer { mut offer, .. } => {
+                offer.right = self.right(offer.run.job).map(Box::new);
+                PeerMessage::Offer(offer)
+            }
             Effect::Cancel { run, .. } => PeerMessage::Cancel(run),
             Effect::Settled { run, .. } => PeerMessage::Settled(run),
             Effect::Checkpointed { run, number, .. } => PeerMessage::Checkpointed { run, number },
@@ -97,6 +109,14 @@ impl<F: Faults> World<F> {
                 let set = SignedCustodians { bytes: codec::encode(&*set).into(), signature: Signature([0; 64]) };
                 PeerMessage::Keep(Box::new(Keep { set, jobs }))
             }
+            // What is signed is for the edges: here nobody lies.
+            Effect::Claim { vote, .. } => PeerMessage::Claim(unsigned(&vote)),
+            Effect::Voted { vote, .. } => PeerMessage::Voted(unsigned(&vote)),
+            Effect::KeepTaken { reign, jobs, .. } => {
+                let mut votes = reign.votes.clone();
+                votes.push(unsigned(&Vote::new(reign.regent, self.setting.id)));
+                PeerMessage::KeepTaken(Box::new(KeepTaken { regency: Regency { regent: reign.regent, votes }, jobs }))
+            }
             Effect::Detach { .. } => {
                 self.coverage.hit("peers sent away");
                 return self.outbox.push(Outgoing::Close(connection));
@@ -104,6 +124,17 @@ impl<F: Faults> World<F> {
             _ => return,
         };
         self.outbox.push(Outgoing::Say { connection, message });
+    }
+
+    /// By which right a job of another home is offered.
+    fn right(&self, job: ObjectId) -> Option<Right> {
+        let (home, set) = self.disk.taken.get(&job)?;
+        let reign = self.disk.reigns.get(&(*home, *set))?;
+        let set = SignedCustodians {
+            bytes: codec::encode(self.disk.sets.get(&(*home, *set))?).into(),
+            signature: Signature([0; 64]),
+        };
+        Some(Right { set, regency: Regency { regent: reign.regent, votes: reign.votes.clone() } })
     }
 
     fn name(&self) -> String {
@@ -177,6 +208,15 @@ impl<F: Faults> World<F> {
             PeerMessage::Checkpointed { run, number } => Input::HomeCheckpointed { home: peer, run, number },
             PeerMessage::Log { .. } => return Ok(()),
             PeerMessage::Keep(keep) => return self.keep(peer, keep),
+            PeerMessage::Claim(signed) => {
+                let vote = signed.decode().map_err(|problem| self.violation(("a vote can be read", problem.detail)))?;
+                Input::Claimed { vote }
+            }
+            PeerMessage::Voted(signed) => {
+                let vote = signed.decode().map_err(|problem| self.violation(("a vote can be read", problem.detail)))?;
+                Input::Voted { vote, signed: Box::new(signed) }
+            }
+            PeerMessage::KeepTaken(told) => return self.told_by_regent(peer, *told),
             PeerMessage::Kept(kept) => Input::Kept { node: peer, kept },
             PeerMessage::Compare { after } => Input::Compare { home: peer, after },
             PeerMessage::Holding(page) => Input::Holding { node: peer, page },
@@ -203,6 +243,23 @@ impl<F: Faults> World<F> {
         }
         let set = keep.set.decode().map_err(|problem| self.violation(("a set can be read", problem.detail)))?;
         self.input(Input::Keep { home: peer, set: Box::new(set), signed: Box::new(keep.set), jobs: keep.jobs })
+    }
+
+    /// The votes of a regent are counted before it is heard.
+    fn told_by_regent(&mut self, peer: NodeId, told: KeepTaken) -> Result<(), Violation> {
+        let KeepTaken { regency, jobs } = told;
+        let regent = regency.regent;
+        let Some(set) = self.disk.sets.get(&(regent.home, regent.set)) else { return Ok(()) };
+        let votes = regency.votes.iter().filter_map(|vote| vote.decode().ok());
+        let voters: BTreeSet<NodeId> = votes.filter(|vote| vote.regent == regent).map(|vote| vote.voter).collect();
+        let confirmed = voters.len() >= set.majority();
+        if !confirmed && set.members.len() > 2 {
+            let detail = format!("{regent:?} with the votes of {voters:?}");
+            return Err(self.violation(("a regent of three has a majority", detail)));
+        }
+        self.coverage.hit("records told by regents");
+        let reign = Reign { regent, acts: true, confirmed, votes: Vec::new() };
+        self.input(Input::KeepTaken { from: peer, reign: Box::new(reign), jobs })
     }
 
     /// What a run has brought is fetched before its ending is handed in.

@@ -9,7 +9,7 @@ use shoal_kernel::{Group, Now, Recall, Reply, RequestId, Retention};
 use shoal_protocol::object::function::{Function, Grant, Needs, RunLimits, Version};
 use shoal_protocol::object::job::{Ending, FailureCode, KeyId, Outcome};
 use shoal_protocol::object::worker::Offer;
-use shoal_protocol::wire::custody::Keep;
+use shoal_protocol::wire::custody::{Keep, KeepJob};
 use shoal_protocol::wire::worker::{FromWorker, Run, ToWorker};
 use shoal_protocol::{BlobId, NodeId, ObjectId, Problem};
 
@@ -37,6 +37,9 @@ pub const RETENTION: Retention = Retention {
 };
 /// Length of a lease.
 pub const LEASE_MS: u64 = 15_000;
+
+/// How long a home is away until a custodian goes on with its jobs, in milliseconds.
+pub const TAKEOVER_AFTER_MS: u64 = 15_000;
 
 /// What a world is made of, and how much goes on in it.
 #[derive(Debug, Clone)]
@@ -108,6 +111,8 @@ pub(crate) enum Event {
     HintDue { life: u64 },
     Learned { life: u64, job: ObjectId },
     Recalled { life: u64, recall: Recall },
+    Took { life: u64, home: NodeId, set: u32, jobs: Vec<ObjectId> },
+    Merged { life: u64, from: NodeId, told: Box<KeepJob> },
     KeepFetched { life: u64, peer: NodeId, keep: Box<Keep> },
     Oldest { life: u64, group: Group },
     KeyTold { key: KeyId, job: ObjectId, body: BlobId },
@@ -297,6 +302,8 @@ impl<F: Faults> World<F> {
             Event::WorkerRecovers { worker } => self.worker_recovers(worker),
             Event::Learned { life, job } => self.learned(life, job),
             Event::Recalled { life, recall } => self.recalled(life, recall),
+            Event::Took { life, home, set, jobs } => self.took(life, home, set, &jobs),
+            Event::Merged { life, from, told } => self.merged(life, from, told),
             Event::KeepFetched { life, peer, keep } => self.keep_fetched(life, peer, *keep),
             Event::Oldest { life, group } => self.oldest(life, group),
             Event::KeyTold { key, job, body } => self.input(shoal_kernel::Input::KeyTold { key, job, body }),

@@ -72,8 +72,7 @@ impl<F: Faults> Machine<F> {
 
     /// Counts an element that has ended: its array, and where that stands now.
     pub(super) fn count_ended(&mut self, element: &Accepted, state: State) -> Option<(ObjectId, Standing)> {
-        // How far an array is whose regent goes on with it that one says.
-        let array = self.jobs.get_mut(element.array_id()?).filter(|array| array.phase != Phase::Yielded)?;
+        let array = self.jobs.get_mut(element.array_id()?)?;
         array.elements.as_mut()?.end(state);
         Some((array.id(), array.next_standing())).filter(|_| !F::has(Fault::ElementUncounted))
     }
@@ -82,9 +81,6 @@ impl<F: Faults> Machine<F> {
     pub(super) fn array_goes_on(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get(id) else { return };
         let Some((elements, array)) = job.elements.as_deref().zip(job.accepted.array) else { return };
-        if job.phase == Phase::Yielded {
-            return;
-        }
         let all_begun = elements.begun >= array.size();
         if elements.under_way() == 0 && (all_begun || is_ending(job)) {
             return self.end_array(now, id, array, *elements, effects);

@@ -13,7 +13,7 @@ use super::runs::{Loss, empty_outcome};
 use crate::effect::Effect;
 use crate::faults::{Fault, Faults};
 use crate::input::{Now, WorkerAttached};
-use crate::jobs::{Job, Placed};
+use crate::jobs::{Job, Phase, Placed};
 use crate::lease::{Lease, granted_ms};
 use crate::peers::Peer;
 use crate::timers::Timer;
@@ -291,8 +291,9 @@ impl<F: Faults> Machine<F> {
     /// Where a run is, whoever its home is.
     pub(super) fn placed(&self, job: ObjectId) -> Option<&Placed> {
         match self.jobs.get(job) {
-            Some(job) => job.placed(),
-            None => self.guests.get(job).and_then(|guest| guest.placed()),
+            Some(job) if job.phase != Phase::Yielded => job.placed(),
+            // Of a job of this home a regent may have a run here.
+            _ => self.guests.get(job).and_then(|guest| guest.placed()),
         }
     }
 

@@ -109,9 +109,13 @@ impl<F: Faults> Machine<F> {
         let settled = told.standing.as_ref().is_some_and(|standing| standing.state.is_settled());
         self.charges.put(ChargeState { job, home, set, revision, lacks_input, array, settled, taken: false });
         kept.jobs.push((job, revision));
+        if settled && self.dependents.has(job) {
+            // Jobs that were taken over wait for it.
+            effects.push(Effect::Learn { job });
+        }
         if !F::has(Fault::ChargeUnwritten) {
             let KeepJob { accepted, standing, .. } = told;
-            let charge = Charge { version: VERSION, home, set, job, accepted, standing, array: of_array, taken: false };
+            let charge = Charge { version: VERSION, home, set, job, accepted, standing, array: of_array };
             effects.push(Effect::Write(Record::Charge(Box::new(charge))));
         }
     }

@@ -94,7 +94,7 @@ impl<F: Faults> Machine<F> {
         let Some(job) = self.jobs.get_mut(id) else { return };
         let standing = job.next_standing();
         effects.push(Effect::Write(record(id, Box::new(standing.clone()))));
-        self.note_taken(id, &standing, effects);
+        self.note_taken(id, &standing);
         if let Some(job) = self.jobs.get(id) {
             self.keep_standing(&job.accepted, &standing, effects);
         }
@@ -104,13 +104,12 @@ impl<F: Faults> Machine<F> {
     pub(super) fn write_end(&mut self, accepted: &Accepted, standing: Standing, effects: &mut Vec<Effect>) {
         let mut told = Vec::new();
         self.keep_standing(accepted, &standing, &mut told);
-        self.note_taken(accepted.id, &standing, effects);
+        self.note_taken(accepted.id, &standing);
         let far = self.count_ended(accepted, standing.state);
-        if let Some((array, far)) = &far {
-            self.note_taken(*array, far, effects);
-            if let Some(array) = self.jobs.get(*array) {
-                self.keep_standing(&array.accepted, far, &mut told);
-            }
+        if let Some((array, far)) = &far
+            && let Some(array) = self.jobs.get(*array)
+        {
+            self.keep_standing(&array.accepted, far, &mut told);
         }
         let (id, standing) = (accepted.id, Box::new(standing));
         effects.push(Effect::Write(match far {

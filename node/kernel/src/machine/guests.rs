@@ -95,10 +95,14 @@ impl<F: Faults> Machine<F> {
             return Err(problem.clone());
         }
         let (run, accepted) = (offer.run, &offer.accepted);
-        if home == self.config.node || run.job.tag() != home.tag() {
-            return Err(Problem::new(Kind::Forbidden, "a job is offered by its home and by nobody else"));
+        let ours = run.job.tag() == home.tag() || offer.right.is_some();
+        if home == self.config.node || !ours {
+            return Err(Problem::new(
+                Kind::Forbidden,
+                "a job is offered by its home or by who acts for it, and by nobody else",
+            ));
         }
-        if self.jobs.contains(run.job) {
+        if self.jobs.get(run.job).is_some_and(|job| job.phase != crate::jobs::Phase::Yielded) {
             return Err(Problem::new(Kind::Conflict, "this node has gone on with that job while its home was away"));
         }
         if run.job != accepted.id || run.epoch == 0 || offer.attempt == 0 {
@@ -166,7 +170,7 @@ impl<F: Faults> Machine<F> {
     /// Takes a run: it is written before its home or its worker hears of it.
     fn take_guest(&mut self, now: Now, home: NodeId, offer: RunOffer, to: WorkerId, effects: &mut Vec<Effect>) {
         let Some(worker) = self.workers.get_mut(to) else { return };
-        let RunOffer { run, attempt, accepted, checkpoint } = offer;
+        let RunOffer { run, attempt, accepted, checkpoint, .. } = offer;
         self.turn += 1;
         worker.take(run.job, &accepted.spec.needs);
         let worker_name = worker.name.clone();

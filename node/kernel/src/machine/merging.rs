@@ -5,7 +5,7 @@
 //! *superseded*; where only the home has, its regent takes that over, and nothing is run again. A home goes on with no job that
 //! was taken over: it shows what its regent says.
 
-use shoal_protocol::object::job::{State, Superseded};
+use shoal_protocol::object::job::Superseded;
 use shoal_protocol::regency::term_of;
 use shoal_protocol::wire::custody::{KeepJob, Kept};
 use shoal_protocol::wire::peer::PeerMessage;
@@ -72,8 +72,7 @@ impl<F: Faults> Machine<F> {
 
     /// A job of the table stands as somebody else has decided.
     fn adopt(&mut self, now: Now, id: ObjectId, standing: Standing, effects: &mut Vec<Effect>) {
-        self.abandon(id, effects);
-        self.release(id);
+        self.give_up_run(id, effects);
         self.take_out(id);
         let Some(mut job) = self.jobs.remove(id) else { return };
         self.counters.yielded += u64::from(job.phase != Phase::Yielded);
@@ -87,9 +86,17 @@ impl<F: Faults> Machine<F> {
         job.told = standing.state;
         self.set_aside(id, Phase::Yielded);
         effects.push(Effect::Write(Record::Standing(id, Box::new(standing.clone()))));
-        self.note_taken(id, &standing, effects);
+        self.note_taken(id, &standing);
         effects.extend(told);
         effects.push(Effect::Changed { job: id, settled: false });
+    }
+
+    /// Stops the run of a job that somebody else decides from now on.
+    fn give_up_run(&mut self, id: ObjectId, effects: &mut Vec<Effect>) {
+        if self.jobs.get(id).is_some_and(|job| job.placed().is_some()) {
+            self.abandon(id, effects);
+            self.release(id);
+        }
     }
 
     /// Whether a job's regent, which is another node, goes on with it.
@@ -125,9 +132,7 @@ impl<F: Faults> Machine<F> {
     fn take_settlement(&mut self, now: Now, told: KeepJob, effects: &mut Vec<Effect>) {
         let Some(standing) = told.standing else { return };
         self.counters.settled_by_home += 1;
-        self.abandon(told.job, effects);
-        self.release(told.job);
-        self.take_out(told.job);
+        self.give_up_run(told.job, effects);
         let Some(job) = self.jobs.get_mut(told.job) else { return };
         let (revision, rule) = (job.last_revision().saturating_add(1), job.rule.as_deref().copied());
         let (regent, unconfirmed) = (rule.map(|rule| rule.regent), rule.is_some_and(|rule| rule.unconfirmed));
@@ -160,7 +165,7 @@ impl<F: Faults> Machine<F> {
                 let whole = KeepJob::whole(accepted.clone(), Some(ours));
                 return self.keep(from, &accepted, whole, effects);
             }
-            (false, _) => self.begin_yielded(now, accepted, *theirs, effects),
+            (false, _) => return,
         }
         let home = self.charges.set_of(id).map_or(self.config.node, |set| set.home);
         let kept = Kept { home: Some(home), jobs: vec![(id, revision)], ..Kept::default() };
@@ -193,24 +198,9 @@ impl<F: Faults> Machine<F> {
             self.forget_settled(before);
             self.shelve(now, group, effects);
         }
-        self.note_taken(id, &standing, effects);
+        self.note_taken(id, &standing);
         self.keep_standing(accepted, &standing, effects);
         effects.push(Effect::Changed { job: id, settled: true });
-    }
-
-    /// An element of an array has begun at its regent.
-    fn begin_yielded(&mut self, now: Now, accepted: Accepted, theirs: Standing, effects: &mut Vec<Effect>) {
-        let id = accepted.id;
-        if accepted.index.is_none() {
-            return;
-        }
-        let state = if theirs.state.is_settled() { State::Offered } else { theirs.state };
-        let begun = Standing { state, outcome: None, settled_ms: None, ..theirs.clone() };
-        effects.push(Effect::Write(Record::Began(id, Box::new(begun.clone()))));
-        self.take_in(now, Job::new(accepted, begun, now.mono_ms));
-        self.set_aside(id, Phase::Yielded);
-        self.element_restored(id);
-        self.adopt(now, id, theirs, effects);
     }
 }
 

@@ -227,7 +227,8 @@ impl<F: Faults> Machine<F> {
 
     /// Gives a run up that may still be under way: it is stopped, and occupies its slot until the worker has let go.
     pub(super) fn abandon(&mut self, id: ObjectId, effects: &mut Vec<Effect>) {
-        let run = self.jobs.get(id).map(|job| job.run()).or_else(|| self.guests.get(id).map(|guest| guest.run));
+        let job = self.jobs.get(id).filter(|job| job.phase != Phase::Yielded);
+        let run = job.map(|job| job.run()).or_else(|| self.guests.get(id).map(|guest| guest.run));
         let (Some(run), Some(at)) = (run, self.placed(id).map(|placed| placed.worker)) else { return };
         if let Some(worker) = self.workers.get_mut(at) {
             worker.abandon(run);
@@ -330,6 +331,9 @@ impl<F: Faults> Machine<F> {
 
     /// Ends a job of the table as the other side of a cut has decided.
     pub(super) fn settle_as(&mut self, now: Now, id: ObjectId, standing: Standing, effects: &mut Vec<Effect>) {
+        if let Some(job) = self.jobs.get_mut(id) {
+            job.epoch = standing.epoch;
+        }
         let left = self.leave(now, id, standing.state, standing.outcome.as_ref(), effects);
         let Some((job, told)) = left else { return };
         let settled = Now { wall_ms: standing.settled_ms.unwrap_or(now.wall_ms), ..now };
@@ -349,7 +353,9 @@ impl<F: Faults> Machine<F> {
         outcome: Option<&Outcome>,
         effects: &mut Vec<Effect>,
     ) -> Option<(Job, Effect)> {
-        self.release(id);
+        if self.jobs.get(id)?.phase != Phase::Yielded {
+            self.release(id);
+        }
         self.take_out(id);
         self.custody.trust(id);
         let job = self.jobs.remove(id)?;
@@ -428,7 +434,7 @@ fn strike<F: Faults>(job: &mut Job, code: RefusalCode, message: &str, now: Now) 
 
 /// The failure, if it is none of the job's own and another try may go better. A run that was stopped although its job was
 /// not to end was stopped by its worker, which is on its way out.
-fn transient(ending: &Ending) -> Option<Failure> {
+pub(super) fn transient(ending: &Ending) -> Option<Failure> {
     match ending {
         Ending::Failed(failure) if failure.code.is_transient() => Some(failure.clone()),
         Ending::Cancelled => Some(Failure {

@@ -15,12 +15,13 @@ use shoal_protocol::{NodeId, ObjectId};
 
 use super::Machine;
 use super::custody::whole;
+use super::runs::transient;
 use super::telling::noted;
 use crate::effect::Effect;
 use crate::faults::{Fault, Faults};
 use crate::input::Now;
 use crate::jobs::{Job, Phase};
-use crate::record::{Accepted, Charge, ChargeState, Record, Reign, Standing, TakenJob, VERSION};
+use crate::record::{Accepted, Record, Reign, Saving, Standing, TakenJob, VERSION};
 use crate::regents::{CLAIM_STEP_MS, Realm, TAKE_LEN};
 use crate::view::settled_state;
 
@@ -155,8 +156,8 @@ impl<F: Faults> Machine<F> {
             return;
         }
         let Some(known) = self.regents.get_mut(realm).filter(|known| !known.taking) else { return };
-        let guests = &self.guests;
-        let is_free = |id| guests.get(id).is_none_or(|guest| guest.outcome().is_some());
+        let (guests, left) = (&self.guests, &known.left);
+        let is_free = |id| guests.get(id).is_none_or(|guest| guest.outcome().is_some()) && !left.contains(&id);
         let jobs = self.charges.open_under(realm.0, realm.1, TAKE_LEN, is_free);
         if !jobs.is_empty() {
             known.taking = true;
@@ -172,17 +173,13 @@ impl<F: Faults> Machine<F> {
         if !reign.acts || reign.regent.regent != self.config.node || known.over {
             return;
         }
-        let mut arrays = Vec::new();
         let before = self.counters.taken;
         for (accepted, standing) in jobs {
             let is_open = self.charges.get(accepted.id).is_some_and(|known| !known.taken);
             if is_open && !self.jobs.contains(accepted.id) {
-                arrays.extend(accepted.is_array().then_some(accepted.id));
                 self.take_over(now, &reign, accepted, standing, effects);
             }
         }
-        // Not before all elements are here: an array ends with the last of them.
-        arrays.into_iter().for_each(|id| self.array_restored(now, id, effects));
         if self.counters.taken > before {
             self.take_some(realm, effects);
         }
@@ -191,15 +188,23 @@ impl<F: Faults> Machine<F> {
     /// Takes one job over. One whose run is at a worker of this node waits until that has ended: it need not be run again.
     fn take_over(&mut self, now: Now, reign: &Reign, accepted: Accepted, before: Standing, effects: &mut Vec<Effect>) {
         let id = accepted.id;
-        let ran = self.guests.get(id).map(|guest| (guest.run.epoch, guest.outcome().cloned()));
-        if ran.as_ref().is_some_and(|(_, outcome)| outcome.is_none()) {
+        let guest = self.guests.get(id).filter(|guest| guest.run.epoch >= before.epoch);
+        let ran = guest.and_then(|guest| Some((guest.run.epoch, guest.outcome()?.clone())));
+        let saved = guest.and_then(|guest| guest.kept.as_ref().map(|kept| kept.checkpoint.clone()));
+        if self.guests.get(id).is_some_and(|guest| guest.outcome().is_none()) {
             return;
         }
-        let ran_epoch = ran.as_ref().map_or(0, |(epoch, _)| *epoch);
-        let ended = ran.filter(|(epoch, _)| *epoch >= before.epoch).and_then(|(_, outcome)| outcome);
+        let ended = ran.filter(|(_, outcome)| transient(&outcome.ending).is_none());
+        if ended.is_none() && self.is_left_to_its_home(&accepted, &before) {
+            let realm = (reign.regent.home, reign.regent.set);
+            if let Some(known) = self.regents.get_mut(realm) {
+                known.left.insert(id);
+            }
+            return;
+        }
         self.drop_guest(now, id, effects);
         let (state, retry_ms) = (before.state, before.retry_ms);
-        let epoch = ended.as_ref().map_or(first_of_term(reign.regent.term), |_| before.epoch.max(ran_epoch));
+        let epoch = ended.as_ref().map_or(first_of_term(reign.regent.term), |(epoch, _)| *epoch);
         let standing = self.taken_standing(now, reign, before, epoch);
         let record = TakenJob {
             version: VERSION,
@@ -209,36 +214,41 @@ impl<F: Faults> Machine<F> {
             standing: standing.clone(),
         };
         effects.push(Effect::Write(Record::Taken(Box::new(record))));
-        self.counters.accepted += u64::from(accepted.size()) * u64::from(accepted.index.is_none());
+        self.counters.accepted += 1;
         self.counters.taken += 1;
-        self.charges.note(id, standing.revision, state.is_settled());
-        if state.is_settled() {
-            self.counters.settle(state, 1);
-            return;
-        }
+        self.charges.note(id, standing.revision, false);
         self.note_key(&accepted);
-        let job = Job::new(accepted, standing, now.mono_ms);
-        let stopping = job.is_stopping() && !job.accepted.is_array();
+        let mut job = Job::new(accepted, standing, now.mono_ms);
+        if let Some(checkpoint) = saved {
+            let saving = Saving { checkpoint: Some(checkpoint.clone()), replaces: None };
+            effects.push(Effect::Write(Record::Checkpoint(id, Box::new(saving))));
+            job.checkpoint = Some(Box::new(checkpoint));
+        }
+        let stopping = job.is_stopping();
         self.take_in(now, job);
         self.wait_as(now, id, if state == State::Offered { State::Queued } else { state }, retry_ms);
-        self.element_restored(id);
         self.depend(id, effects);
         self.tell_members(id, effects);
-        if let Some(job) = self.jobs.get(id) {
-            effects.push(noted(now, job, job.told, None));
-        }
         match ended {
-            Some(outcome) => self.settle(now, id, settled_state(&outcome.ending), Some(outcome), effects),
+            Some((_, outcome)) => self.settle(now, id, settled_state(&outcome.ending), Some(outcome), effects),
             None if stopping => self.settle_stopped(now, id, None, effects),
-            None => effects.push(Effect::Changed { job: id, settled: false }),
+            None => {
+                effects.extend(self.jobs.get(id).map(|job| noted(now, job, job.told, None)));
+                effects.push(Effect::Changed { job: id, settled: false });
+            }
         }
+    }
+
+    /// Whether only its home can go on with a job: no further run of it is allowed, and what became of the last that one knows; it
+    /// waits for jobs that are not kept here; or its function is not known here.
+    fn is_left_to_its_home(&self, accepted: &Accepted, before: &Standing) -> bool {
+        let last = before.state == State::Offered && before.attempts_total >= accepted.spec.limits.attempts();
+        let here = |job: &ObjectId| self.jobs.contains(*job) || self.charges.get(*job).is_some();
+        last || !before.unmet.iter().all(here) || self.functions.get(accepted.spec.function).is_none()
     }
 
     /// Where a job stands that is taken over: what became of its run went with its home.
     fn taken_standing(&self, now: Now, reign: &Reign, before: Standing, epoch: u64) -> Standing {
-        if before.state.is_settled() {
-            return before;
-        }
         let mut standing = before;
         if let Some(last) = standing.attempts.last_mut().filter(|last| last.ended_ms.is_none()) {
             let message = "its home was away, and with it what became of the run".to_owned();
@@ -296,38 +306,10 @@ impl<F: Faults> Machine<F> {
         }
     }
 
-    /// Where a job stands that this node has taken over, for when it is compared; an element that begins here is kept as its array
-    /// is.
-    pub(super) fn note_taken(&mut self, id: ObjectId, standing: &Standing, effects: &mut Vec<Effect>) {
-        if !self.is_foreign(id) {
-            return;
+    /// Where a job stands that this node has taken over, for when it is compared.
+    pub(super) fn note_taken(&mut self, id: ObjectId, standing: &Standing) {
+        if self.is_foreign(id) {
+            self.charges.note(id, standing.revision, standing.state.is_settled());
         }
-        if self.charges.get(id).is_none() {
-            let Some(array) = self.charges.array_of(id) else { return };
-            let Some((home, set)) = self.charges.set_of(array).map(|set| (set.home, set.number)) else { return };
-            let charge = Charge {
-                version: VERSION,
-                home,
-                set,
-                job: id,
-                accepted: None,
-                standing: None,
-                array: Some(array),
-                taken: true,
-            };
-            effects.push(Effect::Write(Record::Charge(Box::new(charge))));
-            let state = ChargeState {
-                job: id,
-                home,
-                set,
-                revision: 0,
-                lacks_input: false,
-                array: None,
-                settled: false,
-                taken: true,
-            };
-            self.charges.put(state);
-        }
-        self.charges.note(id, standing.revision, standing.state.is_settled());
     }
 }

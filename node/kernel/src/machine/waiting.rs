@@ -28,7 +28,7 @@ impl<F: Faults> Machine<F> {
     pub(super) fn take_in(&mut self, now: Now, mut job: Job) {
         self.specs.share(&mut job.accepted.spec);
         // Of a job that was handed over once the time has come, whatever the wall clock says.
-        if let Some(at_ms) = job.accepted.terms.not_before_ms.filter(|_| job.epoch == 0) {
+        if let Some(at_ms) = job.accepted.terms.not_before_ms.filter(|_| job.is_fresh()) {
             // No longer than it was to wait at first, should the wall clock have been set back.
             let whole_ms = at_ms.saturating_sub(job.accepted.accepted_ms);
             job.earliest_ms = now.mono_ms.saturating_add(at_ms.saturating_sub(now.wall_ms).min(whole_ms));
@@ -282,7 +282,7 @@ impl<F: Faults> Machine<F> {
 impl Job {
     /// Until when it may wait for its first run, if it waits for that from now or its earliest time on and not for ever.
     fn queue_limit(&self, now: Now) -> Option<u64> {
-        let first = self.epoch == 0 && self.elements.as_ref().is_none_or(|elements| elements.begun == 0);
+        let first = self.is_fresh() && self.elements.as_ref().is_none_or(|elements| elements.begun == 0);
         let queue_ms = self.accepted.spec.limits.queue_ms.filter(|_| first)?;
         let from_ms = now.mono_ms.max(self.earliest_ms);
         Some(from_ms.saturating_add(left_ms(self.may_run_since_ms(), queue_ms, now)))

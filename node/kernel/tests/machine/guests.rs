@@ -61,7 +61,7 @@ impl Node {
     pub(crate) fn offer_with(&mut self, home: u8, run: Run, change: impl FnOnce(&mut Accepted)) -> Vec<Effect> {
         let mut accepted = accepted(run.job);
         change(&mut accepted);
-        let offer = Box::new(RunOffer { run, attempt: 1, accepted, checkpoint: None });
+        let offer = Box::new(RunOffer { run, attempt: 1, accepted, checkpoint: None, right: None });
         let connection = self.link(home);
         self.handle(Input::Offered { home: peer(home), connection, offer })
     }
@@ -254,7 +254,7 @@ fn a_job_is_offered_by_its_home_only() {
     // Who has not been welcomed, or speaks on an old connection, is not heard.
     let offer = || {
         let run = run_of(1, 1, 1);
-        Box::new(RunOffer { run, attempt: 1, accepted: accepted(run.job), checkpoint: None })
+        Box::new(RunOffer { run, attempt: 1, accepted: accepted(run.job), checkpoint: None, right: None })
     };
     let connection = node.link(1);
     node.handle(Input::PeerConnected { node: peer(1), connection: 77 });

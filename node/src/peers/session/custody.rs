@@ -62,7 +62,9 @@ impl Together {
         let mut out: Vec<PeerMessage> = self.take_keep(sign).into_iter().collect();
         match message {
             PeerMessage::Kept(more) => match &mut self.kept {
-                Some(kept) if kept.set == more.set && len(kept) + len(&more) <= KEEP_JOBS_MAX => {
+                Some(kept)
+                    if (kept.home, kept.set) == (more.home, more.set) && len(kept) + len(&more) <= KEEP_JOBS_MAX =>
+                {
                     kept.jobs.extend(more.jobs);
                     kept.missing.extend(more.missing);
                     kept.full |= more.full;
@@ -124,15 +126,19 @@ impl Session {
         }
         let (home, set, signed) = (self.peer, Box::new(set), Box::new(signed));
         self.parts.runtime.input(Input::Keep { home, set, signed, jobs: here }).await;
+        self.hold_until_written(held);
+        Ok(())
+    }
+
+    /// What the kernel writes refers to the bytes from then on; until that they are held, also beyond this session.
+    pub(super) fn hold_until_written(&self, held: Vec<shoal_blobs::Held>) {
         if !held.is_empty() {
-            // What the kernel writes refers to the bytes from then on; until that they are held, also beyond this session.
             let runtime = self.parts.runtime.clone();
             tokio::spawn(async move {
                 runtime.flush().await;
                 drop(held);
             });
         }
-        Ok(())
     }
 
     /// The set, if the peer has signed it as its own. One that was seen before on this connection is not checked again.
@@ -153,7 +159,7 @@ impl Session {
     }
 
     /// Fetches what a job refers to, from its home.
-    async fn fetch_for(&self, job: &KeepJob) -> Result<Vec<shoal_blobs::Held>, shoal_protocol::Problem> {
+    pub(super) async fn fetch_for(&self, job: &KeepJob) -> Result<Vec<shoal_blobs::Held>, shoal_protocol::Problem> {
         let mut held = Vec::new();
         for (id, size) in blobs_of(job) {
             held.push(self.fetch(id, size).await?);
@@ -168,7 +174,8 @@ impl Session {
 
     /// What a custodian may say that it has.
     pub(super) fn is_sound(&self, kept: &Kept) -> bool {
-        let home = self.peers.node().tag();
+        // A home is told of its jobs by their regent, and a regent by other members.
+        let home = kept.home.unwrap_or(self.peers.node()).tag();
         let ids = kept.jobs.iter().map(|(job, _)| job).chain(&kept.missing);
         len(kept) <= KEEP_JOBS_MAX && ids.into_iter().all(|job| job.tag() == home)
     }
@@ -186,7 +193,7 @@ pub(super) fn blobs_of(job: &KeepJob) -> impl Iterator<Item = (BlobId, u64)> {
 }
 
 /// Whether a record is within what a job may refer to: a log has its own bound.
-fn within_bounds(job: &KeepJob) -> bool {
+pub(super) fn within_bounds(job: &KeepJob) -> bool {
     let outcome = job.standing.as_ref().and_then(|standing| standing.outcome.as_ref());
     outcome.is_none_or(|outcome| outcome.log.size() <= LOG_LEN_MAX as u64)
 }

@@ -59,6 +59,10 @@ impl Session {
                     Ok(())
                 }
                 Ok(Some(PeerMessage::Keep(keep))) => Arc::clone(&self).keep(*keep).await,
+                Ok(Some(PeerMessage::KeepTaken(told))) => {
+                    endings.spawn(Arc::clone(&self).told_by_regent(*told));
+                    Ok(())
+                }
                 Ok(Some(message)) => self.heard(message).await,
                 Ok(None) => Err(End::Frame(frames::FrameError::Ended)),
                 Err(end) => Err(end),
@@ -89,7 +93,11 @@ impl Session {
         let input = match message {
             PeerMessage::Hello(_) => return Err(End::Fault("it says hello twice")),
             // These have ways of their own.
-            PeerMessage::Ended(..) | PeerMessage::Checkpoint(..) | PeerMessage::Keep(_) => return Ok(()),
+            PeerMessage::Ended(..) | PeerMessage::Checkpoint(..) | PeerMessage::Keep(_) | PeerMessage::KeepTaken(_) => {
+                return Ok(());
+            }
+            PeerMessage::Claim(vote) => self.claimed(&vote)?,
+            PeerMessage::Voted(vote) => self.voted(vote)?,
             PeerMessage::Kept(kept) if self.is_sound(&kept) => Input::Kept { node, kept },
             PeerMessage::Compare { after } => Input::Compare { home, after },
             PeerMessage::Holding(page) if page.is_sound() => Input::Holding { node, page },
@@ -154,7 +162,11 @@ impl Session {
             return Err(End::Fault("it offers a job that is out of bounds"));
         }
         if offer.run.job.tag() != self.peer.tag() {
-            return Err(End::Fault("it offers a job whose home it is not"));
+            // A regent shows by which right; this node need not have heard of the home's set.
+            let home = offer.right.as_ref().and_then(|right| right.verify(self.peer).ok());
+            if home.is_none_or(|home| home.tag() != offer.run.job.tag()) {
+                return Err(End::Fault("it offers a job whose home it is not, and for which it does not act"));
+            }
         }
         Ok(Input::Offered { home: self.peer, connection, offer })
     }

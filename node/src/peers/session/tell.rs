@@ -96,6 +96,12 @@ impl Session {
                 (together.say(self, PeerMessage::Hello(Hello { name, version, runs, keeps: true })), Said::Hello)
             }
             ToPeer::Keep(set, jobs) => (together.keep(self, set, jobs), Said::Other),
+            ToPeer::KeepTaken(reign, jobs) => (together.say(self, self.keep_taken(&reign, jobs)), Said::Other),
+            ToPeer::Claim(vote) => (together.say(self, PeerMessage::Claim(self.sign_vote(&vote))), Said::Other),
+            ToPeer::Voted(vote) => (together.say(self, PeerMessage::Voted(self.sign_vote(&vote))), Said::Other),
+            ToPeer::Say(PeerMessage::Offer(offer)) => {
+                (together.say(self, PeerMessage::Offer(self.with_right(offer))), Said::Other)
+            }
             ToPeer::Say(message) => (together.say(self, message), Said::Other),
         };
         for message in messages {

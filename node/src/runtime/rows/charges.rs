@@ -5,8 +5,8 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use shoal_kernel::{Accepted, Charge, ChargeState, Custodians, Standing};
-use shoal_protocol::custody::CustodianSet;
+use shoal_kernel::{Accepted, Charge, ChargeState, Custodians, Reign, Standing, TakenJob};
+use shoal_protocol::custody::{CustodianSet, SignedCustodians};
 use shoal_protocol::{BlobId, NodeId, ObjectId, Problem, codec};
 
 use super::arrays::ends;
@@ -26,6 +26,9 @@ struct Row {
     accepted: Option<Accepted>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     array: Option<ObjectId>,
+    /// This node has taken it over: where it stands is in the row of a job of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    taken: bool,
 }
 
 /// A job of another home that is kept here.
@@ -44,10 +47,10 @@ pub(super) fn charge(charge: Charge, rows: &mut Vec<Mutation>) {
     let Charge { home, set, job, accepted, standing, array, .. } = charge;
     if let Some(accepted) = accepted {
         rows.extend(accepted.input.blob().map(|blob| Mutation::put(Table::References, key(blob, job), Bytes::new())));
-        let row = Row { home, set, accepted: Some(*accepted), array: None };
+        let row = Row { home, set, accepted: Some(*accepted), array: None, taken: false };
         rows.push(Mutation::put(Table::Charges, key_of(job), codec::encode(&row)));
     } else if array.is_some() {
-        let row = Row { home, set, accepted: None, array };
+        let row = Row { home, set, accepted: None, array, taken: false };
         rows.push(Mutation::put(Table::Charges, key_of(job), codec::encode(&row)));
     }
     if let Some(standing) = standing {
@@ -55,6 +58,21 @@ pub(super) fn charge(charge: Charge, rows: &mut Vec<Mutation>) {
         rows.extend(made.map(|blob| Mutation::put(Table::References, key(blob, job), Bytes::new())));
         rows.push(Mutation::put(Table::ChargeStandings, key_of(job), codec::encode(&*standing)));
     }
+}
+
+/// The row of who acts for a home.
+pub(super) fn reign(reign: &Reign, rows: &mut Vec<Mutation>) {
+    let key = set_key(reign.regent.home, reign.regent.set);
+    rows.push(Mutation::put(Table::Reigns, key, codec::encode(reign)));
+}
+
+/// A job of another home is taken over: where it stands is kept as of a job of this one.
+pub(super) fn taken(taken: &TakenJob, rows: &mut Vec<Mutation>) {
+    let job = taken.accepted.id;
+    let row =
+        Row { home: taken.home, set: taken.set, accepted: Some(taken.accepted.clone()), array: None, taken: true };
+    rows.push(Mutation::put(Table::Charges, key_of(job), codec::encode(&row)));
+    rows.push(Mutation::delete(Table::ChargeStandings, key_of(job)));
 }
 
 /// Removes the rows of a job of another home.
@@ -129,8 +147,29 @@ pub(crate) fn read_custodians(store: &Store, home: NodeId, number: u32) -> Resul
     row.map(|row| decode::<Custodians>("set of custodians", &row).map(|found| found.set)).transpose()
 }
 
+/// By which right this node decides a job of another home: the home's set as it has signed it, and who acts for it.
+pub(crate) fn read_right(store: &Store, job: ObjectId) -> Result<Option<(SignedCustodians, Reign)>, Problem> {
+    let kept = row(store, job)?;
+    let Some(Row { home, set, .. }) = kept else { return Ok(None) };
+    let key = set_key(home, set);
+    let signed = store.get(Table::Custodians, &key)?;
+    let signed = signed.map(|row| decode::<Custodians>("set of custodians", &row)).transpose()?;
+    let reign = store.get(Table::Reigns, &key)?.map(|row| decode::<Reign>("regent", &row)).transpose()?;
+    Ok(signed.and_then(|set| set.signed).zip(reign))
+}
+
+/// What a restarted kernel is told of custodians.
+pub(in crate::runtime) struct Custody {
+    /// Sets of this home, and of those whose jobs are kept here.
+    pub(in crate::runtime) sets: Vec<CustodianSet>,
+    /// Jobs of other homes.
+    pub(in crate::runtime) charges: Vec<ChargeState>,
+    /// Who acts for which home.
+    pub(in crate::runtime) reigns: Vec<Reign>,
+}
+
 /// All sets of custodians, and what the kernel remembers of the jobs that are kept here.
-pub(in crate::runtime) fn read_custody(store: &Store) -> Result<(Vec<CustodianSet>, Vec<ChargeState>), Problem> {
+pub(in crate::runtime) fn read_custody(store: &Store) -> Result<Custody, Problem> {
     let mut sets = Vec::new();
     pages(store, Table::Custodians, |_, row| {
         sets.push(decode::<Custodians>("set of custodians", row)?.set);
@@ -138,20 +177,32 @@ pub(in crate::runtime) fn read_custody(store: &Store) -> Result<(Vec<CustodianSe
     })?;
     let mut charges = BTreeMap::new();
     pages(store, Table::Charges, |key, row| {
-        let Row { home, set, accepted, .. } = decode("job of another home", row)?;
+        let Row { home, set, accepted, taken, .. } = decode("job of another home", row)?;
         let Some(job) = object_id(key) else { return Ok(()) };
         let lacks_input = accepted.as_ref().is_some_and(|job| job.input_of.is_some() && job.input.size() == 0);
         let array = accepted.filter(Accepted::is_array).and_then(|accepted| accepted.array);
-        charges.insert(job, ChargeState { job, home, set, revision: 0, lacks_input, array });
+        let mut state = ChargeState { job, home, set, revision: 0, lacks_input, array, settled: false, taken };
+        if let Some(row) = store.get(Table::Standings, key)?.filter(|_| taken) {
+            let standing: Standing = decode("job", &row)?;
+            (state.revision, state.settled) = (standing.revision, standing.state.is_settled());
+        }
+        charges.insert(job, state);
         Ok(())
     })?;
     pages(store, Table::ChargeStandings, |key, row| {
         let standing: Standing = decode("job of another home", row)?;
         let charge = object_id(key).and_then(|job| charges.get_mut(&job));
-        charge.into_iter().for_each(|charge| charge.revision = standing.revision);
+        if let Some(charge) = charge.filter(|charge| !charge.taken) {
+            (charge.revision, charge.settled) = (standing.revision, standing.state.is_settled());
+        }
         Ok(())
     })?;
-    Ok((sets, charges.into_values().collect()))
+    let mut reigns = Vec::new();
+    pages(store, Table::Reigns, |_, row| {
+        reigns.push(decode::<Reign>("regent", row)?);
+        Ok(())
+    })?;
+    Ok(Custody { sets, charges: charges.into_values().collect(), reigns })
 }
 
 fn pages(

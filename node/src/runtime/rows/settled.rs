@@ -112,7 +112,7 @@ impl Kept {
     }
 }
 
-fn retained(accepted: &Accepted, standing: &Standing) -> Retained {
+pub(super) fn retained(accepted: &Accepted, standing: &Standing) -> Retained {
     let (group, settled_ms) = (Group::of(accepted, standing.state), standing.settled_ms.unwrap_or_default());
     Retained { group, job: accepted.id, settled_ms }
 }

@@ -24,6 +24,8 @@ pub(super) struct Charges {
 impl Charges {
     pub(super) fn restarted(&mut self, disk: &Disk) {
         self.written = disk.charges.iter().map(|(job, (.., standing))| (*job, standing.revision)).collect();
+        let taken = disk.taken.keys().filter_map(|job| Some((*job, disk.jobs.get(job)?.1.revision)));
+        self.written.extend(taken);
         self.sets = disk.sets.clone();
         self.heard.clear();
     }
@@ -73,11 +75,27 @@ impl Charges {
                     _ => Ok(()),
                 }
             }
+            Record::Taken(taken) => {
+                let (id, revision) = (taken.accepted.id, taken.standing.revision);
+                match self.written.insert(id, revision) {
+                    Some(before) if before <= revision => Ok(()),
+                    before => {
+                        Err(("what is taken over was kept", format!("{id} stood at {before:?}, now at {revision}")))
+                    }
+                }
+            }
             Record::ChargeGone(job) => {
                 self.written.remove(job);
                 Ok(())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// A job stands at this revision: if it was taken over that is what is kept of it.
+    pub(super) fn note_revision(&mut self, job: ObjectId, revision: u64) {
+        if let Some(written) = self.written.get_mut(&job) {
+            *written = revision.max(*written);
         }
     }
 
@@ -91,7 +109,11 @@ impl Charges {
 
     /// Something is decided to be said to a home.
     pub(super) fn says(&self, message: &PeerMessage) -> Result<(), Broken> {
+        // To its regent a home speaks of jobs of its own.
         let PeerMessage::Kept(kept) = message else { return Ok(()) };
+        if kept.home.is_some() {
+            return Ok(());
+        }
         let unwritten = kept.jobs.iter().find(|(job, revision)| self.written.get(job).is_none_or(|at| at < revision));
         unwritten.map_or(Ok(()), |unwritten| {
             Err(("a job is written before its home hears that it is kept", format!("{unwritten:?}")))
@@ -105,8 +127,11 @@ impl Charges {
             PeerMessage::Holding(page) => page.jobs.iter().map(|(job, _, revision)| (*job, *revision)).collect(),
             _ => return Ok(()),
         };
-        let volatile =
-            listed.iter().find(|(job, revision)| disk.charge_revisions.get(job).is_none_or(|at| at < revision));
+        let durable = |job: &ObjectId| {
+            let ours = disk.jobs.get(job).map(|(_, standing)| standing.revision);
+            ours.max(disk.charge_revisions.get(job).copied())
+        };
+        let volatile = listed.iter().find(|(job, revision)| durable(job).is_none_or(|at| at < *revision));
         volatile.map_or(Ok(()), |volatile| {
             Err(("a job is durable before its home hears that it is kept", format!("{volatile:?}")))
         })
@@ -115,7 +140,9 @@ impl Charges {
     /// A job is acknowledged: as many have said that they keep it as it says.
     pub(super) fn acknowledged(&self, home: NodeId, job: ObjectId, disk: &Disk) -> Result<(), Broken> {
         let Some((accepted, standing)) = disk.jobs.get(&job) else { return Ok(()) };
-        let Some(custody) = accepted.custody.filter(|_| !standing.alone) else { return Ok(()) };
+        // What has ended before its custodians heard of it is not brought to them later.
+        let open = !standing.alone && !standing.state.is_settled();
+        let Some(custody) = accepted.custody.filter(|_| open) else { return Ok(()) };
         let set = self.sets.get(&(home, custody.set));
         let heard = self.heard.get(&job).into_iter().flatten();
         let keep = heard.filter(|node| set.is_some_and(|set| set.has_custodian(**node))).count();

@@ -6,6 +6,7 @@ use shoal_kernel::{Record, Saving, Standing};
 use shoal_protocol::ObjectId;
 use shoal_protocol::codec;
 use shoal_protocol::object::job::{Checkpoint, Payload, State};
+use shoal_protocol::regency::term_of;
 use shoal_protocol::wire::worker::Run;
 
 use super::Broken;
@@ -47,7 +48,11 @@ impl Saves {
         match record {
             Record::Checkpoint(job, saving) => {
                 if let Some(checkpoint) = &saving.checkpoint
-                    && standing.is_none_or(|s| s.state != State::Offered || s.epoch != checkpoint.epoch)
+                    // What a run here had saved a regent takes over with its job.
+                    && standing.is_none_or(|s| {
+                        let current = s.state == State::Offered && s.epoch == checkpoint.epoch;
+                        !current && term_of(s.revision) == term_of(checkpoint.epoch)
+                    })
                 {
                     return Err(("only the current run saves", format!("{job}: {checkpoint:?} and {standing:?}")));
                 }
@@ -89,7 +94,7 @@ impl Saves {
         }
         let current = disk.jobs.get(&run.job).is_some_and(|(_, s)| s.state == State::Offered && s.epoch == run.epoch);
         let current_guest = disk.guests.get(&run.job).is_some_and(|(guest, _)| guest.run == run);
-        if current || current_guest && !has(disk.guest_saved.get(&run.job)) {
+        if (current && !current_guest) || current_guest && !has(disk.guest_saved.get(&run.job)) {
             return Err(("a checkpoint is durable before it is acknowledged", format!("{run:?} number {number}")));
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! What must hold of jobs that wait for others: none runs before these have ended as it wants, and none with another input.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_kernel::{Accepted, Standing};
 use shoal_protocol::ObjectId;
@@ -13,12 +13,25 @@ use crate::sim::disk::Disk;
 #[derive(Debug, Default)]
 pub(super) struct Ends {
     ends: BTreeMap<ObjectId, (State, Payload)>,
+    /// Jobs of other homes that were taken over, and what these had seen end by then.
+    met: BTreeSet<(ObjectId, ObjectId)>,
 }
 
 impl Ends {
     /// Ends that were not durable have not happened.
     pub(super) fn restarted(&mut self, disk: &Disk) {
         disk.unsettled().for_each(|(accepted, _)| drop(self.ends.remove(&accepted.id)));
+    }
+
+    /// A job of another home is taken over: what it waits for no more its home has seen.
+    pub(super) fn taken(&mut self, accepted: &Accepted, standing: &Standing) {
+        let met = accepted.after.iter().map(|after| after.job).filter(|earlier| !standing.unmet.contains(earlier));
+        self.met.extend(met.map(|earlier| (accepted.id, earlier)));
+    }
+
+    /// The store has said how a job ended.
+    pub(super) fn learned(&mut self, job: ObjectId, state: State, output: &Payload) {
+        self.ends.entry(job).or_insert_with(|| (state, output.clone()));
     }
 
     /// A job stands otherwise.
@@ -33,6 +46,7 @@ impl Ends {
         let unmet = accepted
             .after
             .iter()
+            .filter(|after| !self.met.contains(&(accepted.id, after.job)))
             .find(|after| self.ends.get(&after.job).is_none_or(|(end, _)| !after.when.is_met_by(*end)));
         if let Some(after) = unmet {
             let end = self.ends.get(&after.job);
@@ -46,7 +60,9 @@ impl Ends {
 
     /// A job has this input.
     pub(super) fn input(&self, accepted: &Accepted) -> Result<(), Broken> {
-        let Some(earlier) = accepted.input_of else { return Ok(()) };
+        let Some(earlier) = accepted.input_of.filter(|earlier| !self.met.contains(&(accepted.id, *earlier))) else {
+            return Ok(());
+        };
         match self.ends.get(&earlier) {
             Some((State::Succeeded, output)) if *output == accepted.input => Ok(()),
             other => Err(("an input is the result that it waits for", format!("{}: {other:?}", accepted.id))),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use shoal_kernel::{Effect, Input, Load, Record};
 use shoal_protocol::limits::PEER_RUNS_MAX;
+use shoal_protocol::regency::term_of;
 use shoal_protocol::wire::peer::PeerMessage;
 use shoal_protocol::wire::worker::{Run, Start};
 use shoal_protocol::{NodeId, WorkerId};
@@ -66,8 +67,12 @@ impl Checks {
             };
             let ends_now =
                 effects.iter().any(|e| matches!(e, Effect::Write(Record::GuestEnded(run, _)) if run == gone));
+            // Its job is this node's now, and its ending that of the job.
+            let taken = effects
+                .iter()
+                .any(|effect| matches!(effect, Effect::Write(Record::Taken(taken)) if taken.accepted.id == gone.job));
             let ended = self.guests.get(&gone.job).is_some_and(|(_, end)| end.is_some()) || ends_now;
-            if ended && !newer && !asked {
+            if ended && !newer && !asked && !taken {
                 return Err(("an ending is kept until its home has it", format!("{gone:?} goes with {input:?}")));
             }
         }
@@ -78,7 +83,10 @@ impl Checks {
         match record {
             Record::GuestAccepted(guest) => {
                 let run = guest.run;
-                if run.job.tag() == self.home || run.job.tag() != guest.home.tag() || guest.accepted.id != run.job {
+                // In a term of a regent the job is another home's, which may be this one.
+                let by_regent = term_of(run.epoch) > 0;
+                let by_home = run.job.tag() != self.home && run.job.tag() == guest.home.tag();
+                if !(by_home || by_regent) || guest.accepted.id != run.job {
                     return Err(("a run is taken from its job's home", format!("{run:?} from {}", guest.home)));
                 }
                 match self.guests.insert(run.job, ((**guest).clone(), None)) {

@@ -1,8 +1,15 @@
 //! What must hold of custodians across nodes: an acknowledged job is on as many disks as it says, and once everything has
 //! healed custodians hold what their homes hold.
 
+use std::collections::BTreeMap;
+
+use shoal_kernel::Standing;
+use shoal_protocol::NodeId;
+use shoal_protocol::regency::Regent;
+
 use super::Mesh;
 use crate::sim::Violation;
+use crate::sim::disk::Disk;
 use crate::sim::mutations::Bugs;
 
 impl<F: Bugs> Mesh<F> {
@@ -10,9 +17,11 @@ impl<F: Bugs> Mesh<F> {
     pub(super) fn acknowledged_at(&mut self, place: usize) -> Result<(), Violation> {
         for job in std::mem::take(&mut self.world(place).checks.acknowledged_now) {
             let wanted = self.world(place).disk.jobs.get(&job).and_then(|(accepted, standing)| {
-                accepted.custody.filter(|_| !standing.alone).map(|custody| usize::from(custody.durability.get()))
+                let open = !standing.alone && !standing.state.is_settled();
+                accepted.custody.filter(|_| open).map(|custody| usize::from(custody.durability.get()))
             });
-            let disks = 1 + self.worlds.iter().filter(|world| world.disk.charges.contains_key(&job)).count();
+            let has = |disk: &Disk| disk.charges.contains_key(&job) || disk.taken.contains_key(&job);
+            let disks = 1 + self.worlds.iter().filter(|world| has(&world.disk)).count();
             if wanted.is_some_and(|wanted| disks < wanted) {
                 let detail = format!("node {place}: {job} is on {disks} disks, it says {wanted:?}");
                 return Err(self.broken("a job is on as many disks as it says when it is acknowledged", detail));
@@ -23,15 +32,53 @@ impl<F: Bugs> Mesh<F> {
 
     /// Whether custodians hold what their homes hold.
     pub(super) fn custodians_agree(&self) -> bool {
-        self.stale_charge().is_none()
+        self.stale_charge().is_none() && self.split_job().is_none()
     }
 
     /// The same, when all is over.
     pub(super) fn custodians_check(&self) -> Result<(), Violation> {
         match self.stale_charge() {
-            None => Ok(()),
-            Some(detail) => Err(self.broken("custodians come to hold what the home holds", detail)),
+            None => {}
+            Some(detail) => return Err(self.broken("custodians come to hold what the home holds", detail)),
         }
+        if let Some(detail) = self.split_job() {
+            return Err(self.broken("a home and its regent come to say the same", detail));
+        }
+        match self.two_regents() {
+            None => Ok(()),
+            Some(detail) => Err(self.broken("a set has one regent in a term", detail)),
+        }
+    }
+
+    /// A job that was taken over and stands otherwise at its home.
+    fn split_job(&self) -> Option<String> {
+        self.worlds.iter().enumerate().find_map(|(place, world)| {
+            world.disk.taken.iter().find_map(|(job, (home, _))| {
+                let home = self.ids.iter().position(|id| id == home)?;
+                let (_, theirs) = world.disk.jobs.get(job)?;
+                let (_, ours) = self.worlds.get(home)?.disk.jobs.get(job)?;
+                let at = |standing: &Standing| (standing.revision, standing.state, standing.epoch);
+                (ours != theirs).then(|| {
+                    format!(
+                        "{job} stands as {:?} at its home, node {home}, and as {:?} at its regent, node {place}",
+                        at(ours),
+                        at(theirs)
+                    )
+                })
+            })
+        })
+    }
+
+    /// Two nodes that act for the same home in the same term.
+    fn two_regents(&self) -> Option<String> {
+        let mut acting: BTreeMap<(NodeId, u32, u32), NodeId> = BTreeMap::new();
+        let reigns = self.worlds.iter().flat_map(|world| world.disk.reigns.values()).filter(|reign| reign.acts);
+        for Regent { home, set, term, regent } in reigns.map(|reign| reign.regent) {
+            if let Some(other) = acting.insert((home, set, term), regent).filter(|other| *other != regent) {
+                return Some(format!("{other:?} and {regent:?} for set {set} of {home:?} in term {term}"));
+            }
+        }
+        None
     }
 
     /// A job that is kept somewhere otherwise than its home has it.

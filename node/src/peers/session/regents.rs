@@ -1,0 +1,110 @@
+//! Custodians that act for a home which is away: their votes, and what they have decided.
+//!
+//! Votes are checked here, the kernel hears of sound ones alone: one is signed by who sends it, and a regent shows those of a
+//! majority of a set which this node knows.
+
+use std::sync::Arc;
+
+use shoal_kernel::{Input, Reign};
+use shoal_protocol::limits::KEEP_JOBS_MAX;
+use shoal_protocol::regency::{Regency, SignedVote, Vote};
+use shoal_protocol::wire::custody::{KeepJob, KeepTaken};
+use shoal_protocol::wire::peer::{PeerMessage, Right, RunOffer};
+use shoal_protocol::{ObjectId, Problem};
+
+use super::custody::within_bounds;
+use super::{End, Session};
+use crate::runtime::read_right;
+
+impl Session {
+    /// This node's vote, signed.
+    pub(super) fn sign_vote(&self, vote: &Vote) -> SignedVote {
+        self.parts.service.sign_vote(vote)
+    }
+
+    /// Jobs that this node has taken over, with the right to it: the votes of others, and its own.
+    pub(super) fn keep_taken(&self, reign: &Reign, jobs: Vec<KeepJob>) -> PeerMessage {
+        let mut votes = reign.votes.clone();
+        votes.push(self.sign_vote(&Vote::new(reign.regent, self.peers.node())));
+        PeerMessage::KeepTaken(Box::new(KeepTaken { regency: Regency { regent: reign.regent, votes }, jobs }))
+    }
+
+    /// An offer with the right to it, where the job's home is another node.
+    pub(super) fn with_right(&self, mut offer: Box<RunOffer>) -> Box<RunOffer> {
+        if offer.run.job.tag() != self.peers.node().tag() {
+            match self.right(offer.run.job) {
+                Ok(right) => offer.right = right.map(Box::new),
+                Err(problem) => {
+                    tracing::warn!(job = %offer.run.job, %problem, "by which right a job is offered cannot be read")
+                }
+            }
+        }
+        offer
+    }
+
+    fn right(&self, job: ObjectId) -> Result<Option<Right>, Problem> {
+        let found = read_right(self.parts.runtime.store(), job)?;
+        Ok(found.map(|(set, Reign { regent, mut votes, .. })| {
+            votes.push(self.sign_vote(&Vote::new(regent, self.peers.node())));
+            Right { set, regency: Regency { regent, votes } }
+        }))
+    }
+
+    /// The peer wants to act for a home: with a vote of its own for itself.
+    pub(super) fn claimed(&self, signed: &SignedVote) -> Result<Input, End> {
+        match signed.verify() {
+            Ok(vote) if vote.voter == self.peer && vote.regent.regent == self.peer => Ok(Input::Claimed { vote }),
+            _ => Err(End::Fault("it claims a home with a vote that is not its own")),
+        }
+    }
+
+    /// The peer has voted for this node.
+    pub(super) fn voted(&self, signed: SignedVote) -> Result<Input, End> {
+        match signed.verify() {
+            Ok(vote) if vote.voter == self.peer && vote.regent.regent == self.peers.node() => {
+                Ok(Input::Voted { vote, signed: Box::new(signed) })
+            }
+            _ => Err(End::Fault("it sends a vote that is not its own, or not for this node")),
+        }
+    }
+
+    /// The peer says, as the regent of a home, how jobs of it stand.
+    pub(super) async fn told_by_regent(self: Arc<Self>, told: KeepTaken) -> Result<(), End> {
+        let KeepTaken { regency, jobs } = told;
+        let home = regency.regent.home;
+        let sound = |job: &KeepJob| job.job.tag() == home.tag() && job.check().is_ok() && within_bounds(job);
+        if regency.regent.regent != self.peer || jobs.len() > KEEP_JOBS_MAX || !jobs.iter().all(sound) {
+            return Err(End::Fault("it tells of jobs that are out of bounds, or for which it does not act"));
+        }
+        let confirmed = match self.confirmed(&regency) {
+            Ok(Some(confirmed)) => confirmed,
+            // A set of which this node has not heard: it is none of those that keep its jobs, and has no say.
+            Ok(None) => return Ok(()),
+            Err(_) => return Err(End::Fault("it acts for a home without the votes for that")),
+        };
+        let (mut held, mut here) = (Vec::new(), Vec::with_capacity(jobs.len()));
+        for job in jobs {
+            match self.fetch_for(&job).await {
+                Ok(blobs) => {
+                    held.extend(blobs);
+                    here.push(job);
+                }
+                // It is found again when both compare.
+                Err(problem) => {
+                    tracing::warn!(job = %job.job, regent = %self.peer.short(), %problem, "what a regent says of a job cannot be kept here");
+                }
+            }
+        }
+        let reign = Reign { regent: regency.regent, acts: true, confirmed, votes: Vec::new() };
+        let input = Input::KeepTaken { from: self.peer, reign: Box::new(reign), jobs: here };
+        self.parts.runtime.input(input).await;
+        self.hold_until_written(held);
+        Ok(())
+    }
+
+    /// Whether a majority has voted for a regent; none: the set is not known here. An error: it must not act.
+    fn confirmed(&self, regency: &Regency) -> Result<Option<bool>, Problem> {
+        let set = self.parts.service.custodian_set(regency.regent.home, regency.regent.set)?;
+        set.map(|set| regency.verify(&set)).transpose()
+    }
+}
