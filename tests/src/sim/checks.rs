@@ -377,6 +377,9 @@ impl Checks {
         }
         if next.regent.is_some_and(|regent| Some(regent) != self.node) {
             // It is its regent that has decided.
+            if let Some(outcome) = &next.outcome {
+                self.ends.learned(id, next.state, &outcome.output);
+            }
             *last = next.clone();
             return Ok(());
         }
@@ -446,11 +449,11 @@ impl Checks {
                 guests::start_leaves(start.run, disk)
             }
             Effect::Start { start, .. } => {
-                self.saves.leaves(start.run.job, start.checkpoint.as_ref())?;
+                self.saves.leaves(start.run, start.checkpoint.as_ref())?;
                 epoch_is_durable(start.run, disk)
             }
             Effect::Offer { offer, .. } => {
-                self.saves.leaves(offer.run.job, offer.checkpoint.as_ref().map(|given| &given.bytes))?;
+                self.saves.leaves(offer.run, offer.checkpoint.as_ref().map(|given| &given.bytes))?;
                 epoch_is_durable(offer.run, disk)
             }
             Effect::Checkpointed { run, number, .. } => self.saves.told(*run, *number, disk),

@@ -73,7 +73,12 @@ impl Saves {
     }
 
     /// A run leaves for its worker or peer: it has what was acknowledged, or something later.
-    pub(super) fn leaves(&self, job: ObjectId, given: Option<&Payload>) -> Result<(), Broken> {
+    /// What a home had a regent need not have.
+    pub(super) fn leaves(&self, run: Run, given: Option<&Payload>) -> Result<(), Broken> {
+        let job = run.job;
+        if term_of(run.epoch) > 0 {
+            return Ok(());
+        }
         let given = given.map(place_of);
         match self.acknowledged.get(&job) {
             Some(place) if given.is_none_or(|given| given < *place) => {
