@@ -16,13 +16,15 @@ pub mod object;
 pub mod octets;
 pub mod problem;
 pub mod record;
+pub mod seldom;
 pub mod trace;
 pub mod wire;
 
 pub use id::{BlobId, NodeId, ObjectId, WorkerId};
 pub use octets::Octets;
 pub use problem::{Kind, Problem};
-pub use trace::Traceparent;
+pub use seldom::Seldom;
+pub use trace::{TraceId, Traceparent};
 
 /// The WIT package `shoal:function`: the world that a function may build against.
 pub const FUNCTION_WIT: &str = include_str!("../wit/function.wit");

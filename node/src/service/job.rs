@@ -9,7 +9,7 @@ use shoal_protocol::object::Class;
 use shoal_protocol::object::job::{
     Accepted, After, Array, Input, Job, JobPatch, Payload, Receipt, State, Submission, Submit, Wait, When, check_after,
 };
-use shoal_protocol::{Kind, ObjectId, Problem};
+use shoal_protocol::{Kind, ObjectId, Problem, TraceId};
 use tokio::time::Instant;
 
 use super::answer::{Answer, Body, Format, PageRequest};
@@ -454,12 +454,12 @@ fn inline(bytes: Bytes) -> Result<Payload, Problem> {
 }
 
 /// A W3C trace id: 16 random bytes.
-pub(super) fn trace_id() -> String {
+pub(super) fn trace_id() -> TraceId {
     let mut bytes = [0; 16];
     if getrandom::fill(&mut bytes).is_err() {
         bytes = crate::runtime::now().wall_ms.to_be_bytes().repeat(2).try_into().unwrap_or([1; 16]);
     }
-    hex::encode(bytes)
+    TraceId(bytes)
 }
 
 pub(super) fn unexpected(reply: &Reply) -> Problem {

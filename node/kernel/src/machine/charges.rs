@@ -91,9 +91,9 @@ impl<F: Faults> Machine<F> {
         self.counters.elements_taken += u64::from(array.is_some());
         // It stays with the set under which it was taken first.
         let set = known.map_or(set, |known| known.set);
-        let waits = told.accepted.as_ref().map(|accepted| accepted.input_of.is_some() && !told.supplied);
+        let waits = told.accepted.as_ref().map(|accepted| accepted.extras.input_of.is_some() && !told.supplied);
         let lacks_input = waits.or(known.map(|known| known.lacks_input)).unwrap_or(false);
-        let elements = told.accepted.as_ref().and_then(|accepted| accepted.array);
+        let elements = told.accepted.as_ref().and_then(|accepted| accepted.extras.array);
         self.charges.put(ChargeState { job, home, set, revision, lacks_input, array: elements });
         kept.jobs.push((job, revision));
         if !F::has(Fault::ChargeUnwritten) {

@@ -140,8 +140,8 @@ pub(in crate::runtime) fn read_custody(store: &Store) -> Result<(Vec<CustodianSe
     pages(store, Table::Charges, |key, row| {
         let Row { home, set, accepted, .. } = decode("job of another home", row)?;
         let Some(job) = object_id(key) else { return Ok(()) };
-        let lacks_input = accepted.as_ref().is_some_and(|job| job.input_of.is_some() && job.input.size() == 0);
-        let array = accepted.filter(Accepted::is_array).and_then(|accepted| accepted.array);
+        let lacks_input = accepted.as_ref().is_some_and(|job| job.extras.input_of.is_some() && job.input.size() == 0);
+        let array = accepted.filter(Accepted::is_array).and_then(|accepted| accepted.extras.array);
         charges.insert(job, ChargeState { job, home, set, revision: 0, lacks_input, array });
         Ok(())
     })?;

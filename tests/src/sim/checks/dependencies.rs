@@ -31,6 +31,7 @@ impl Ends {
             return Ok(());
         }
         let unmet = accepted
+            .extras
             .after
             .iter()
             .find(|after| self.ends.get(&after.job).is_none_or(|(end, _)| !after.when.is_met_by(*end)));
@@ -46,7 +47,7 @@ impl Ends {
 
     /// A job has this input.
     pub(super) fn input(&self, accepted: &Accepted) -> Result<(), Broken> {
-        let Some(earlier) = accepted.input_of else { return Ok(()) };
+        let Some(earlier) = accepted.extras.input_of else { return Ok(()) };
         match self.ends.get(&earlier) {
             Some((State::Succeeded, output)) if *output == accepted.input => Ok(()),
             other => Err(("an input is the result that it waits for", format!("{}: {other:?}", accepted.id))),
