@@ -123,6 +123,13 @@ pub(crate) fn read_charge(store: &Store, job: ObjectId) -> Result<Option<KeptJob
     Ok(Some(KeptJob { home, accepted, standing }))
 }
 
+/// Jobs of other homes that are kept here, with ids below this one, newest first.
+pub(crate) fn charges_before(store: &Store, end: ObjectId, limit: usize) -> Result<Vec<KeptJob>, Problem> {
+    let end = end.to_bytes();
+    let rows = store.scan(Table::Charges, (Bound::Unbounded, Bound::Excluded(end.as_slice())), true, limit)?;
+    rows.iter().filter_map(|(key, _)| read_charge(store, object_id(key)?).transpose()).collect()
+}
+
 /// A set of custodians; none: it is not known here.
 pub(crate) fn read_custodians(store: &Store, home: NodeId, number: u32) -> Result<Option<CustodianSet>, Problem> {
     let row = store.get(Table::Custodians, &set_key(home, number))?;
