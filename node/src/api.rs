@@ -97,7 +97,7 @@ impl Edge {
     async fn handle(&self, request: Request) -> Response {
         let started = Instant::now();
         let class = class_label(request.uri().path());
-        let trace = request::traceparent(request.headers()).map(|traceparent| traceparent.trace_id());
+        let trace = request::traceparent(request.headers()).map(|traceparent| traceparent.trace_id().to_string());
         let span =
             tracing::debug_span!("http", method = %request.method(), class, trace, status = tracing::field::Empty);
         let admitted = self.hosts.check(request.method(), request.uri(), request.version(), request.headers());

@@ -52,8 +52,9 @@ const WARM_JOBS: u32 = 200;
 const SHORT_QUEUE: u32 = 1_000;
 /// Jobs that wait when the node is killed for the first time.
 const MIDDLE_QUEUE: u32 = 100_000;
-/// Jobs that are handed over to see what that costs beside a queue.
-const COST_JOBS: u32 = 5_000;
+/// Jobs that are handed over to see what that costs beside a queue. Why 20,000: rows of theirs are moved into the tables meanwhile,
+/// which costs more the longer the queue is.
+const COST_JOBS: u32 = 20_000;
 /// Arrivals a second where neither the command line nor the closed loop says how many.
 const RATE_DEFAULT: f64 = 500.0;
 
@@ -264,7 +265,8 @@ impl Bench {
             self.screen.title(&format!("a queue of {SHORT_QUEUE} jobs"));
             let client = self.client().await?;
             waiting.fill(&client, SHORT_QUEUE).await?;
-            let cost = waiting.cost(&client, COST_JOBS, in_flight).await?;
+            Watch::of(&self.stage).rest().await;
+            let cost = waiting.cost(&client, COST_JOBS.min(self.args.queued), in_flight).await?;
             cost.show(&self.screen);
             short = Some(cost);
         }
@@ -293,7 +295,8 @@ impl Bench {
         let first = self.restart(waiting).await?;
         let client = self.client().await?;
         waiting.fill(&client, queued).await?;
-        let long = waiting.cost(&client, COST_JOBS, in_flight).await?;
+        Watch::of(&self.stage).rest().await;
+        let long = waiting.cost(&client, COST_JOBS.min(queued), in_flight).await?;
         let grown = (Watch::of(&self.stage).memory().node.now_mib - before_mib) * 1024.0 * 1024.0;
         let second = self.restart(waiting).await?;
         waiting.count_again(&self.client().await?).await?;

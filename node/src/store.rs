@@ -16,6 +16,7 @@ mod table;
 mod tables;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +32,9 @@ use tables::Tables;
 
 /// Commits that may wait for the writer. Why 4,096: some batches ahead; beyond it whoever commits waits.
 const COMMITS_WAITING_MAX: usize = 4096;
+/// Rows in memory that a scan takes at once, or more if more are asked for. Why 256: the lock costs them next to nothing each,
+/// and where rows were removed a scan that needs one passes many.
+const STRETCH_LEN_MIN: usize = 256;
 /// The version of the folder's layout that this program reads and writes.
 const LAYOUT_VERSION: u32 = 1;
 
@@ -158,6 +162,9 @@ impl Threads {
 /// Rows of a scan.
 pub(crate) type ScannedRows = Vec<(Bytes, Bytes)>;
 
+/// From where to where keys go.
+type KeyRange<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
 impl Store {
     /// Opens the data folder: one process at a time.
     pub(crate) fn open(folder: &Path, observe: Observe) -> Result<(Self, Threads), OpenError> {
@@ -258,11 +265,16 @@ impl Store {
         self.shared.get(table, key)
     }
 
+    /// Rows by their keys, in the order of these: as [`Self::get`] of each, for less.
+    pub(crate) fn get_each(&self, table: Table, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>, Problem> {
+        self.shared.get_each(table, keys)
+    }
+
     /// At most `limit` rows of a range, `newest` the highest key first.
     pub(crate) fn scan(
         &self,
         table: Table,
-        range: (Bound<&[u8]>, Bound<&[u8]>),
+        range: KeyRange<'_>,
         newest: bool,
         limit: usize,
     ) -> Result<ScannedRows, Problem> {
@@ -316,47 +328,119 @@ impl Shared {
         Ok(tables.get(table, key).map_err(unreadable)?.map(Bytes::from))
     }
 
+    fn get_each(&self, table: Table, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>, Problem> {
+        let layers = self.layers();
+        let recent = |key: &&[u8]| layers.active.get(table, key).or_else(|| layers.flushing.as_ref()?.get(table, key));
+        let mut rows: Vec<Option<Option<Bytes>>> = keys.iter().map(recent).collect();
+        let tables = layers.tables.clone();
+        drop(layers);
+        let missing: Vec<&[u8]> =
+            keys.iter().zip(&rows).filter(|(_, row)| row.is_none()).map(|(key, _)| *key).collect();
+        if !missing.is_empty() {
+            let stored = tables.get_each(table, &missing).map_err(unreadable)?;
+            let places = rows.iter_mut().filter(|row| row.is_none());
+            places.zip(stored).for_each(|(row, stored)| *row = Some(stored.map(Bytes::from)));
+        }
+        Ok(rows.into_iter().map(Option::flatten).collect())
+    }
+
     fn scan(
         &self,
         table: Table,
-        range: (Bound<&[u8]>, Bound<&[u8]>),
+        range: KeyRange<'_>,
         newest: bool,
         limit: usize,
         staged: Option<&Rows>,
     ) -> Result<ScannedRows, Problem> {
-        if is_empty(range) {
-            return Ok(Vec::new());
-        }
-        let layers = self.layers();
-        let mut recent = Rows::default();
-        // Later layers win over earlier ones.
-        for rows in [layers.flushing.as_deref(), Some(&layers.active), staged].into_iter().flatten() {
-            for (key, value) in rows.range(table, range) {
-                recent.apply(Mutation { table, key: key.clone(), value: value.clone() });
+        let mut rows = Vec::new();
+        let mut behind: Option<Bytes> = None;
+        loop {
+            let rest = behind.as_deref().map_or(range, |key| from(range, Bound::Excluded(key), newest));
+            if rows.len() >= limit || is_empty(rest) {
+                return Ok(rows);
             }
+            let (recent, end, tables) = self.recent(table, rest, newest, limit - rows.len(), staged);
+            let stretch = end.as_deref().map_or(rest, |key| through(rest, key, newest));
+            let stored = tables.range(table, stretch, newest).map_err(unreadable)?;
+            merge(recent, stored, newest, limit, &mut rows)?;
+            match end {
+                None => return Ok(rows),
+                end => behind = end,
+            }
+        }
+    }
+
+    /// The first rows of a range that are in memory, and where they end, if there are more; with the tables below them. No more than
+    /// is needed is copied, since the writer waits meanwhile.
+    fn recent(
+        &self,
+        table: Table,
+        range: KeyRange<'_>,
+        newest: bool,
+        limit: usize,
+        staged: Option<&Rows>,
+    ) -> (Vec<RecentRow>, Option<Bytes>, Arc<Tables>) {
+        let limit = limit.max(STRETCH_LEN_MIN);
+        let mut rows = BTreeMap::new();
+        let mut end: Option<Bytes> = None;
+        let layers = self.layers();
+        // Later layers win over earlier ones.
+        for layer in [layers.flushing.as_deref(), Some(&layers.active), staged].into_iter().flatten() {
+            let found = layer.range(table, range);
+            let cut = if newest { copy(found.rev(), limit, &mut rows) } else { copy(found, limit, &mut rows) };
+            end = match (end, cut) {
+                (Some(end), Some(cut)) => Some(if newest { end.max(cut) } else { end.min(cut) }),
+                (end, cut) => end.or(cut),
+            };
         }
         let tables = layers.tables.clone();
         drop(layers);
-        let mut recent: Vec<(Bytes, Option<Bytes>)> =
-            recent.range(table, range).map(|(key, value)| (key.clone(), value.clone())).collect();
+        let within = |key: &Bytes| end.as_ref().is_none_or(|end| if newest { key >= end } else { key <= end });
+        let mut rows: Vec<RecentRow> = rows.into_iter().filter(|(key, _)| within(key)).collect();
         if newest {
-            recent.reverse();
+            rows.reverse();
         }
-        let stored = tables.range(table, range, newest).map_err(unreadable)?;
-        merge(recent, stored, newest, limit)
+        (rows, end, tables)
     }
 }
 
-/// Merges two sorted sequences; where both have a key the recent one counts.
+/// A row in memory; no value: it was removed.
+type RecentRow = (Bytes, Option<Bytes>);
+
+/// Copies so many rows. The key of the last of them, if there are more.
+fn copy<'a>(
+    mut found: impl Iterator<Item = (&'a Bytes, &'a Option<Bytes>)>,
+    limit: usize,
+    rows: &mut BTreeMap<Bytes, Option<Bytes>>,
+) -> Option<Bytes> {
+    let mut last = None;
+    for (key, value) in found.by_ref().take(limit) {
+        rows.insert(key.clone(), value.clone());
+        last = Some(key);
+    }
+    found.next().and(last).cloned()
+}
+
+/// A range without what comes before this bound in the direction of reading.
+fn from<'a>((low, high): KeyRange<'a>, bound: Bound<&'a [u8]>, newest: bool) -> KeyRange<'a> {
+    if newest { (low, bound) } else { (bound, high) }
+}
+
+/// A range without what comes after this key in the direction of reading.
+fn through<'a>((low, high): KeyRange<'a>, key: &'a [u8], newest: bool) -> KeyRange<'a> {
+    if newest { (Bound::Included(key), high) } else { (low, Bound::Included(key)) }
+}
+
+/// Merges two sorted sequences behind what was read; where both have a key the recent one counts.
 fn merge(
-    recent: Vec<(Bytes, Option<Bytes>)>,
+    recent: Vec<RecentRow>,
     stored: impl Iterator<Item = Result<tables::Row, redb::Error>>,
     newest: bool,
     limit: usize,
-) -> Result<ScannedRows, Problem> {
+    rows: &mut ScannedRows,
+) -> Result<(), Problem> {
     let mut recent = recent.into_iter().peekable();
     let mut stored = stored.peekable();
-    let mut rows = Vec::new();
     while rows.len() < limit {
         let order = match (recent.peek(), stored.peek()) {
             (None, None) => break,
@@ -382,10 +466,10 @@ fn merge(
             rows.push((key, value));
         }
     }
-    Ok(rows)
+    Ok(())
 }
 
-fn is_empty(range: (Bound<&[u8]>, Bound<&[u8]>)) -> bool {
+fn is_empty(range: KeyRange<'_>) -> bool {
     match range {
         (Bound::Included(a), Bound::Included(b)) => a > b,
         (Bound::Included(a) | Bound::Excluded(a), Bound::Excluded(b)) | (Bound::Excluded(a), Bound::Included(b)) => {

@@ -38,46 +38,59 @@ pub enum ParseError {
 }
 
 /// The id of a user, project, function, job or worker.
+///
+/// In two halves: one number of 128 bits is aligned to 16 bytes, and each of a million jobs would pay for the gaps.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ObjectId(u128);
+pub struct ObjectId {
+    /// Time and sequence.
+    when: u64,
+    tag: u64,
+}
 
 /// A worker's id: minted by the node that it is attached to; or a peer's, see [`ObjectId::of_node`].
 pub type WorkerId = ObjectId;
 
 impl ObjectId {
     /// The lowest id: where a listing by id begins.
-    pub const MIN: Self = Self(0);
+    pub const MIN: Self = Self { when: 0, tag: 0 };
     /// The highest id: where a listing of the newest first begins.
-    pub const MAX: Self = Self(u128::MAX);
+    pub const MAX: Self = Self { when: u64::MAX, tag: u64::MAX };
 
     /// Joins the three parts. `millis` above 48 bits are cut: that is the year 10889.
     pub fn from_parts(millis: u64, sequence: u16, tag: [u8; 8]) -> Self {
-        let time = u128::from(millis & 0xffff_ffff_ffff) << 80;
-        Self(time | (u128::from(sequence) << 64) | u128::from(u64::from_be_bytes(tag)))
+        Self { when: millis << 16 | u64::from(sequence), tag: u64::from_be_bytes(tag) }
     }
 
     /// The id of these 16 bytes, big-endian: byte order is id order.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(u128::from_be_bytes(bytes))
+        Self::from_number(u128::from_be_bytes(bytes))
     }
 
     /// The 16 bytes, big-endian.
     pub const fn to_bytes(self) -> [u8; 16] {
-        self.0.to_be_bytes()
+        self.number().to_be_bytes()
+    }
+
+    const fn from_number(number: u128) -> Self {
+        Self { when: (number >> 64) as u64, tag: number as u64 }
+    }
+
+    const fn number(self) -> u128 {
+        (self.when as u128) << 64 | self.tag as u128
     }
 
     /// Milliseconds since the Unix epoch at which the id was minted, by the clock of whoever minted it.
     pub const fn millis(self) -> u64 {
-        (self.0 >> 80) as u64
+        self.when >> 16
     }
 
     const fn time_and_sequence(self) -> (u64, u16) {
-        (self.millis(), ((self.0 >> 64) & 0xffff) as u16)
+        (self.millis(), self.when as u16)
     }
 
     /// Who minted it: the first 8 bytes of BLAKE3 of a public key.
     pub const fn tag(self) -> [u8; 8] {
-        (self.0 as u64).to_be_bytes()
+        self.tag.to_be_bytes()
     }
 
     /// The id under which a node stands among the workers of a home: time 0, which nobody mints, and the node's tag.
@@ -88,19 +101,20 @@ impl ObjectId {
     /// The id of an array's element: that of the array, and so many steps of the time and sequence after it as its index says.
     /// Whoever mints the array's id mints none of these ([`IdSource::mint_array`]). As a text it is the array's id, `_` and the index.
     pub fn element(self, index: u32) -> Option<Self> {
-        self.0.checked_add((u128::from(index) + 1) << 64).map(Self)
+        let when = self.when.checked_add(u64::from(index) + 1)?;
+        Some(Self { when, ..self })
     }
 
     /// The array whose element with this index this is.
     pub fn array_of(self, index: u32) -> Option<Self> {
-        self.0.checked_sub((u128::from(index) + 1) << 64).map(Self)
+        let when = self.when.checked_sub(u64::from(index) + 1)?;
+        Some(Self { when, ..self })
     }
 
     /// The index of the element of this array that has this id.
     pub fn index_of(self, element: Self) -> Option<u32> {
-        let steps = element.0.checked_sub(self.0)?;
-        let whole = steps.trailing_zeros() >= 64 && steps > 0;
-        u32::try_from((steps >> 64).checked_sub(1).filter(|_| whole)?).ok()
+        let steps = element.when.checked_sub(self.when).filter(|_| element.tag == self.tag)?;
+        u32::try_from(steps.checked_sub(1)?).ok()
     }
 
     /// Whether the holder of `key` may have minted this id.
@@ -113,7 +127,7 @@ impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = [0u8; TEXT_LEN];
         for (place, slot) in text.iter_mut().rev().enumerate() {
-            let digit = (self.0 >> (5 * place)) & 31;
+            let digit = (self.number() >> (5 * place)) & 31;
             *slot = ALPHABET.get(digit as usize).copied().unwrap_or(b'0');
         }
         f.write_str(std::str::from_utf8(&text).unwrap_or_default())
@@ -139,15 +153,15 @@ impl FromStr for ObjectId {
         if text.chars().count() != TEXT_LEN {
             return Err(ParseError::Length(text.chars().count()));
         }
-        let mut value: u128 = 0;
+        let mut number: u128 = 0;
         for (place, character) in text.chars().enumerate() {
             let digit = digit_of(character).ok_or(ParseError::Character(character))?;
             if place == 0 && digit > 7 {
                 return Err(ParseError::Overflow);
             }
-            value = (value << 5) | u128::from(digit);
+            number = (number << 5) | u128::from(digit);
         }
-        Ok(Self(value))
+        Ok(Self::from_number(number))
     }
 }
 
@@ -363,7 +377,7 @@ mod tests {
         assert_eq!(format!("{array}_99999").parse(), Ok(last));
         assert_eq!((array.index_of(last), last.array_of(99_999)), (Some(99_999), Some(array)));
         assert_eq!((array.index_of(array), last.index_of(array)), (None, None));
-        assert_eq!(array.index_of(ObjectId(last.0 + 1)), None, "of another tag");
+        assert_eq!(array.index_of(ObjectId::from_number(last.number() + 1)), None, "of another tag");
         for text in [format!("{array}_"), format!("{array}_-1"), format!("{array}_10000000"), format!("{array}_1_2")] {
             assert_eq!(text.parse::<ObjectId>(), Err(ParseError::Index), "{text}");
         }

@@ -17,13 +17,15 @@ pub mod octets;
 pub mod problem;
 pub mod record;
 pub mod regency;
+pub mod seldom;
 pub mod trace;
 pub mod wire;
 
 pub use id::{BlobId, NodeId, ObjectId, WorkerId};
 pub use octets::Octets;
 pub use problem::{Kind, Problem};
-pub use trace::Traceparent;
+pub use seldom::Seldom;
+pub use trace::{TraceId, Traceparent};
 
 /// The WIT package `shoal:function`: the world that a function may build against.
 pub const FUNCTION_WIT: &str = include_str!("../wit/function.wit");

@@ -3,6 +3,7 @@
 //! Both are stored, and [`Accepted`] is sent too: a home offers a run to a peer with all that the job was accepted with, so
 //! that the peer can judge and serve the run without asking back.
 
+mod extras;
 mod flat;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,20 +17,19 @@ use crate::limits::{AFTER_MAX, ARGS_LEN_MAX, ARGS_MAX, ATTEMPTS_KEPT_MAX};
 use crate::name::{self, Labels};
 use crate::object::function::{Grant, Needs, RunLimits};
 use crate::object::job::{
-    After, Array, Attempt, Elements, IdempotencyKey, Outcome, Payload, Refusals, Saved, State, Superseded, Terms,
-    check_after,
+    Array, Attempt, Elements, Outcome, Payload, Refusals, Saved, State, Superseded, Terms, check_after,
 };
-use crate::{Kind, Problem, Traceparent};
+use crate::{Kind, Problem, Seldom, TraceId};
+
+pub use extras::Extras;
 
 /// The version of [`Accepted`] and [`Standing`] that this package writes.
 pub const VERSION: u8 = 1;
 
-/// Characters of a trace id, as W3C Trace Context has them.
-const TRACE_LEN: usize = 32;
-
 /// A job as it was accepted. Never changes, but for an input that is another job's result: it comes with that.
 ///
-/// On disk and between nodes it is one flat map, whatever is shared in memory.
+/// On disk and between nodes it is one flat map. In memory a million may wait: what many are alike in is shared, and what few have
+/// takes a block of its own where there is any.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Accepted {
     /// [`VERSION`].
@@ -37,39 +37,21 @@ pub struct Accepted {
     /// The job.
     pub id: ObjectId,
     /// The W3C trace id.
-    pub trace: String,
-    /// The place in the submitter's trace, where the request said one.
-    pub traceparent: Option<Traceparent>,
-    /// Who submitted what, under which conditions. Shared by jobs that are alike in it: a million may wait.
+    pub trace: TraceId,
+    /// Who submitted what, under which conditions. Shared by jobs that are alike in it.
     pub spec: Arc<Spec>,
     /// The input.
     pub input: Payload,
-    /// Arguments.
-    pub args: Vec<String>,
-    /// Environment variables.
-    pub env: BTreeMap<String, String>,
     /// When, in milliseconds since the Unix epoch.
     pub accepted_ms: u64,
     /// The name for people that it was submitted with; [`Standing::name`] is the current one.
-    pub name: String,
-    /// The labels that it was submitted with; [`Standing::labels`] are the current ones.
-    pub labels: Labels,
+    pub name: Box<str>,
     /// When it may run, in which order, and after which failures it is tried again, as it was submitted.
-    pub terms: Terms,
-    /// Of an array, and of each of its elements: which there are.
-    pub array: Option<Array>,
-    /// Of an element of an array: its index.
-    pub index: Option<u32>,
-    /// The key that it was submitted with; an element has none, its array has. Boxed, since few jobs have one and a million may wait.
-    pub key: Option<Box<IdempotencyKey>>,
-    /// The job that it repeats.
-    pub rerun_of: Option<ObjectId>,
-    /// The jobs that it runs after.
-    pub after: Vec<After>,
-    /// The one of them whose result is its input; until that has come the input is empty.
-    pub input_of: Option<ObjectId>,
+    pub terms: Seldom<Terms>,
     /// With whom it is kept; none: its home alone keeps it.
     pub custody: Option<Custody>,
+    /// What few jobs have.
+    pub extras: Seldom<Extras>,
 }
 
 /// What jobs are alike in that one user submits for one version of a function.
@@ -114,11 +96,11 @@ impl Accepted {
             version: VERSION,
             state: match self.terms.hold {
                 true => State::Held,
-                false if self.after.is_empty() => State::Queued,
+                false if self.extras.after.is_empty() => State::Queued,
                 false => State::Blocked,
             },
-            name: self.name.clone(),
-            labels: self.labels.clone(),
+            name: self.name.to_string(),
+            labels: self.extras.labels.clone(),
             epoch: 0,
             attempts: Vec::new(),
             attempts_total: 0,
@@ -128,7 +110,7 @@ impl Accepted {
             priority: self.terms.priority,
             ready_ms: None,
             retry_ms: None,
-            unmet: self.after.iter().map(|after| after.job).collect(),
+            unmet: self.extras.after.iter().map(|after| after.job).collect(),
             elements: self.is_array().then(Elements::default),
             saved: None,
             duplicate_of: None,
@@ -144,36 +126,36 @@ impl Accepted {
 
     /// Whether it stands for its elements, and is none itself.
     pub fn is_array(&self) -> bool {
-        self.array.is_some() && self.index.is_none()
+        self.extras.array.is_some() && self.extras.index.is_none()
     }
 
     /// The highest id that is its own or an element's.
     pub fn last_id(&self) -> ObjectId {
-        let last = self.array.filter(|_| self.index.is_none()).and_then(|array| self.id.element(array.last));
+        let last = self.own_array().and_then(|array| self.id.element(array.last));
         last.unwrap_or(self.id)
     }
 
     /// For how many jobs it counts: an array for each of its elements.
     pub fn size(&self) -> u32 {
-        self.array.filter(|_| self.index.is_none()).map_or(1, |array| array.size())
+        self.own_array().map_or(1, |array| array.size())
+    }
+
+    /// Its elements, if it is an array and no element of one.
+    fn own_array(&self) -> Option<Array> {
+        self.extras.array.filter(|_| self.extras.index.is_none())
     }
 
     /// The array that it is an element of.
     pub fn array_id(&self) -> Option<ObjectId> {
-        self.index.and_then(|index| self.id.array_of(index))
+        self.extras.index.and_then(|index| self.id.array_of(index))
     }
 
     /// The element of this array with this index; none where it has no such element.
     pub fn element(&self, index: u32) -> Option<Self> {
-        self.array.filter(|_| self.index.is_none())?.place(index)?;
-        Some(Self {
-            id: self.id.element(index)?,
-            index: Some(index),
-            key: None,
-            after: Vec::new(),
-            input_of: None,
-            ..self.clone()
-        })
+        self.own_array()?.place(index)?;
+        let extras =
+            Extras { index: Some(index), key: None, after: Vec::new(), input_of: None, ..Extras::clone(&self.extras) };
+        Some(Self { id: self.id.element(index)?, extras: extras.into(), ..self.clone() })
     }
 
     /// Which element of this array has this id.
@@ -186,20 +168,18 @@ impl Accepted {
         if self.version != VERSION {
             return invalid(format!("version is {}; this node reads {VERSION}", self.version));
         }
-        if self.trace.len() != TRACE_LEN || !self.trace.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return invalid(format!("trace: a trace id has {TRACE_LEN} hexadecimal characters"));
-        }
         name::check("function_name", &self.spec.function_name)?;
         self.spec.needs.check()?;
         self.spec.limits.check()?;
         self.terms.check()?;
-        self.array.map_or(Ok(()), |array| array.check())?;
-        check_after(&self.after, self.input_of)?;
+        let extras = &*self.extras;
+        extras.array.map_or(Ok(()), |array| array.check())?;
+        check_after(&extras.after, extras.input_of)?;
         if self.custody.is_some_and(|custody| custody.durability.get() > DURABILITY_MAX) {
             return invalid(format!("custody: more nodes than {DURABILITY_MAX} shall have the job"));
         }
-        self.key.as_ref().map_or(Ok(()), |key| key.check())?;
-        check_texts(&self.name, &self.labels, &self.input, &self.args, &self.env)
+        extras.key.as_ref().map_or(Ok(()), |key| key.check())?;
+        check_texts(&self.name, &extras.labels, &self.input, &extras.args, &extras.env)
     }
 }
 

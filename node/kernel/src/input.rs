@@ -19,7 +19,7 @@ use shoal_protocol::regency::{SignedVote, Vote};
 use shoal_protocol::wire::custody::{Holding, KeepJob, Kept};
 use shoal_protocol::wire::peer::{Hint, RunOffer};
 use shoal_protocol::wire::worker::Run;
-use shoal_protocol::{BlobId, NodeId, ObjectId, Problem, Traceparent, WorkerId};
+use shoal_protocol::{BlobId, NodeId, ObjectId, Problem, TraceId, Traceparent, WorkerId};
 
 use crate::record::{Group, Reign};
 
@@ -449,8 +449,8 @@ pub enum Command {
 pub struct NewJob {
     /// Minted by the edge for this node, and never used before.
     pub id: ObjectId,
-    /// The W3C trace id, 32 hexadecimal characters.
-    pub trace: String,
+    /// The W3C trace id.
+    pub trace: TraceId,
     /// The place in the submitter's trace, where the request said one; its id is `trace`.
     pub traceparent: Option<Traceparent>,
     /// The function. A name has already been looked up.

@@ -1,81 +1,52 @@
 //! The unsettled jobs of this home.
 //!
-//! A million may wait. A waiting job is one block of some 620 bytes with what it alone was accepted with; what it is alike in with
-//! others it shares with them ([`crate::specs`]), and what only a run has is boxed with the run.
+//! A million may wait. A waiting job is one block of some 200 bytes with what it alone was accepted with; what it is alike in with
+//! others it shares with them ([`crate::specs`]), and what few jobs have is in blocks of its own ([`Seldom`]), as is what only a
+//! run has.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod parts;
+
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use shoal_protocol::limits::ATTEMPTS_KEPT_MAX;
-use shoal_protocol::name::Labels;
 use shoal_protocol::object::job::{
-    Attempt, Checkpoint, Elements, Ending, Outcome, Payload, Progress, Refusal, RefusalCode, Refusals, State, Usage,
+    Attempt, Checkpoint, Ending, Outcome, Payload, Progress, Refusal, RefusalCode, State, Usage,
 };
 use shoal_protocol::regency::{first_of_term, term_of};
 use shoal_protocol::wire::peer::RunOffer;
 use shoal_protocol::wire::worker::{Run, Start};
-use shoal_protocol::{NodeId, ObjectId, WorkerId};
+use shoal_protocol::{NodeId, ObjectId, Seldom, WorkerId};
 
 use crate::queue::Rank;
 use crate::record::{Accepted, Standing, VERSION};
+use parts::{Extras, History};
+
+pub(crate) use parts::Names;
 
 /// One unsettled job.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) accepted: Accepted,
-    pub(crate) name: String,
-    pub(crate) labels: Labels,
     /// Of the last run that was offered; 0 before the first.
     pub(crate) epoch: u64,
-    pub(crate) attempts: Vec<Attempt>,
-    pub(crate) attempts_total: u32,
-    /// Hand-overs that came to nothing.
-    pub(crate) refusals: Option<Box<Refusals>>,
+    pub(crate) phase: Phase,
+    /// What became of it each time that it was handed over.
+    pub(crate) history: Seldom<History>,
+    /// What few jobs that wait have.
+    pub(crate) extras: Seldom<Extras>,
     pub(crate) cancelled: bool,
     /// The state that subscribers were told last.
     pub(crate) told: State,
     /// It has taken longer in all than it may: it settles when its run has stopped.
     pub(crate) out_of_time: bool,
     pub(crate) priority: i8,
-    /// The jobs that it still waits for.
-    pub(crate) unmet: BTreeSet<ObjectId>,
-    /// When it was last released, or the last job that it waited for has ended, by the wall clock.
-    pub(crate) ready_ms: Option<u64>,
-    pub(crate) phase: Phase,
-    /// It does not run before.
-    pub(crate) earliest_ms: u64,
-    /// When it has waited for its first run for as long as it may; only while it waits for that.
-    pub(crate) queue_until_ms: Option<u64>,
-    /// When it has taken as long in all as it may.
-    pub(crate) total_until_ms: Option<u64>,
-    /// Of an array: how far it is.
-    pub(crate) elements: Option<Box<Elements>>,
-    /// It ends as a duplicate of this job.
-    pub(crate) duplicate_of: Option<Box<ObjectId>>,
-    /// What a run of it has saved last.
-    pub(crate) checkpoint: Option<Box<Checkpoint>>,
-    /// Runs that were lost.
-    pub(crate) losses: u8,
-    /// Runs that were declined, or lost before their guest had started; they are not counted as attempts.
-    pub(crate) fruitless: u8,
     /// Numbers what was journaled of where it stands, if custodians keep it: within the term.
     pub(crate) revision: u32,
-    /// In which it is decided: 0 by its home, else by a regent.
-    pub(crate) term: u32,
-    /// Who decides, if that is a regent.
-    pub(crate) rule: Option<Box<Rule>>,
     /// It was acknowledged when this node alone had it.
     pub(crate) alone: bool,
     /// Its function was deleted while it ran: it is not tried again.
     pub(crate) function_gone: bool,
-}
-
-/// By which regent a job is decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Rule {
-    pub(crate) regent: NodeId,
-    /// No majority of the job's custodians has voted for it.
-    pub(crate) unconfirmed: bool,
 }
 
 /// What an unsettled job is doing.
@@ -95,10 +66,18 @@ pub(crate) enum Phase {
     Yielded,
     /// It waits in the queue since then.
     Queued { since_ms: u64 },
-    /// It waits until then, and after that in the queue. `until_wall_ms` is the same time for the journal.
-    Backoff { until_ms: u64, until_wall_ms: u64 },
+    /// It waits before it is tried again, and after that in the queue.
+    Backoff(Box<Pause>),
     /// A worker or a peer has it, or will have it as soon as its epoch is durable.
     Placed(Box<Placed>),
+}
+
+/// Until when a job waits before it is tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pause {
+    pub(crate) until_ms: u64,
+    /// The same time for the journal.
+    pub(crate) until_wall_ms: u64,
 }
 
 /// A run at a worker.
@@ -145,33 +124,18 @@ impl Job {
     pub(crate) fn new(accepted: Accepted, standing: Standing, now_ms: u64) -> Self {
         let term = term_of(standing.revision);
         Self {
-            accepted,
-            name: standing.name,
-            labels: standing.labels,
             epoch: standing.epoch,
-            attempts: standing.attempts,
-            attempts_total: standing.attempts_total,
-            refusals: standing.refusals,
+            phase: Phase::Queued { since_ms: now_ms },
             cancelled: standing.cancelled,
             told: standing.state,
             out_of_time: standing.out_of_time,
             priority: standing.priority,
-            unmet: standing.unmet,
-            ready_ms: standing.ready_ms,
-            phase: Phase::Queued { since_ms: now_ms },
-            earliest_ms: 0,
-            queue_until_ms: None,
-            total_until_ms: None,
-            elements: standing.elements.map(Box::new),
-            duplicate_of: standing.duplicate_of.map(Box::new),
-            checkpoint: None,
-            losses: 0,
-            fruitless: 0,
             revision: u32::try_from(standing.revision - first_of_term(term)).unwrap_or(u32::MAX),
-            term,
-            rule: standing.regent.map(|regent| Box::new(Rule { regent, unconfirmed: standing.unconfirmed })),
             alone: standing.alone,
             function_gone: false,
+            extras: Extras::of(&accepted, &standing).into(),
+            history: History::of(standing).into(),
+            accepted,
         }
     }
 
@@ -208,36 +172,42 @@ impl Job {
         self.cancelled || self.out_of_time
     }
 
+    /// In which it is decided: 0 by its home, else by a regent.
+    fn term(&self) -> u32 {
+        self.extras.rule.as_ref().map_or(0, |rule| rule.term)
+    }
+
     /// Whether it was never handed over.
     pub(crate) fn is_fresh(&self) -> bool {
-        let tried = self.attempts_total > 0 || self.refusals.is_some();
-        self.epoch == 0 || (self.epoch == first_of_term(self.term) && !tried)
+        let tried = self.history.attempts_total > 0 || self.history.refusals.is_some();
+        self.epoch == 0 || (self.epoch == first_of_term(self.term()) && !tried)
     }
 
     /// Numbers what was journaled last of where it stands.
     pub(crate) fn last_revision(&self) -> u64 {
-        first_of_term(self.term).saturating_add(u64::from(self.revision))
+        first_of_term(self.term()).saturating_add(u64::from(self.revision))
     }
 
     /// Since when it may run, by the wall clock: this is what its queue limit counts from.
     pub(crate) fn may_run_since_ms(&self) -> u64 {
         let accepted = &self.accepted;
-        accepted.accepted_ms.max(accepted.terms.not_before_ms.unwrap_or(0)).max(self.ready_ms.unwrap_or(0))
+        accepted.accepted_ms.max(accepted.terms.not_before_ms.unwrap_or(0)).max(self.extras.ready_ms.unwrap_or(0))
     }
 
     /// Where it was last tried and failed: another worker is preferred.
     pub(crate) fn failed_at(&self) -> Option<WorkerId> {
-        self.attempts.last().filter(|attempt| attempt.ended_ms.is_some()).map(|attempt| attempt.worker)
+        self.history.attempts.last().filter(|attempt| attempt.ended_ms.is_some()).map(|attempt| attempt.worker)
     }
 
     /// Starts the next run in the books: a new epoch, a new attempt.
     pub(crate) fn begin_attempt(&mut self, worker: WorkerId, name: &str, node: Option<NodeId>, wall_ms: u64) {
         self.epoch += 1;
-        self.attempts_total += 1;
-        if self.attempts.len() >= ATTEMPTS_KEPT_MAX {
-            self.attempts.remove(0);
+        let history = &mut *self.history;
+        history.attempts_total += 1;
+        if history.attempts.len() >= ATTEMPTS_KEPT_MAX {
+            history.attempts.remove(0);
         }
-        self.attempts.push(Attempt {
+        history.attempts.push(Attempt {
             epoch: self.epoch,
             worker,
             worker_name: name.to_owned(),
@@ -247,13 +217,13 @@ impl Job {
             ended_ms: None,
             ending: None,
             usage: None,
-            resumed: self.checkpoint.as_ref().map(|last| last.epoch),
+            resumed: history.checkpoint.as_ref().map(|last| last.epoch),
         });
     }
 
     /// Writes down how the current run ended, and what it used where that is known.
     pub(crate) fn end_attempt(&mut self, ending: &Ending, usage: Option<Usage>, wall_ms: u64) {
-        if let Some(attempt) = self.attempts.last_mut() {
+        if let Some(attempt) = self.history.attempts.last_mut() {
             attempt.ended_ms = Some(wall_ms);
             attempt.ending = Some(ending.clone());
             attempt.usage = usage;
@@ -262,12 +232,13 @@ impl Job {
 
     /// Strikes the current run from the books, since it never began, and writes down why. Its epoch stays used.
     pub(crate) fn strike_attempt(&mut self, code: RefusalCode, message: &str, wall_ms: u64) {
-        let Some(attempt) = self.attempts.pop() else { return };
-        self.attempts_total = self.attempts_total.saturating_sub(1);
+        let history = &mut *self.history;
+        let Some(attempt) = history.attempts.pop() else { return };
+        history.attempts_total = history.attempts_total.saturating_sub(1);
         let Attempt { epoch, worker, worker_name, node, .. } = attempt;
         let message = message.to_owned();
         let refusal = Refusal { epoch, worker, worker_name, node, at_ms: wall_ms, code, message, times: 1 };
-        self.refusals.get_or_insert_default().add(refusal);
+        history.refusals.get_or_insert_default().add(refusal);
     }
 
     /// What stands in the journal: a running job is `Offered` there.
@@ -277,35 +248,48 @@ impl Job {
             Phase::Blocked => (State::Blocked, None),
             Phase::Keeping => (self.accepted.standing().state, None),
             Phase::Placed(_) => (State::Offered, None),
-            Phase::Backoff { until_wall_ms, .. } => (State::Queued, Some(*until_wall_ms)),
+            Phase::Backoff(pause) => (State::Queued, Some(pause.until_wall_ms)),
             Phase::Begun | Phase::Later { .. } | Phase::Queued { .. } => (State::Queued, None),
             Phase::Yielded => (self.told, None),
         };
+        let (history, extras, names) = (&*self.history, &*self.extras, self.names());
         Standing {
             version: VERSION,
             state,
-            name: self.name.clone(),
-            labels: self.labels.clone(),
+            name: names.name,
+            labels: names.labels,
             epoch: self.epoch,
-            attempts: self.attempts.clone(),
-            attempts_total: self.attempts_total,
-            refusals: self.refusals.clone(),
+            attempts: history.attempts.clone(),
+            attempts_total: history.attempts_total,
+            refusals: history.refusals.clone(),
             cancelled: self.cancelled,
             out_of_time: self.out_of_time,
             priority: self.priority,
-            ready_ms: self.ready_ms,
+            ready_ms: extras.ready_ms,
             retry_ms,
-            unmet: self.unmet.clone(),
-            elements: self.elements.as_deref().copied(),
-            duplicate_of: self.duplicate_of.as_deref().copied(),
-            saved: self.checkpoint.as_ref().map(|last| last.saved()),
+            unmet: extras.unmet.clone(),
+            elements: extras.elements.as_deref().copied(),
+            duplicate_of: extras.duplicate_of,
+            saved: history.checkpoint.as_ref().map(|last| last.saved()),
             settled_ms: None,
             outcome: None,
             revision: self.last_revision(),
             alone: self.alone,
-            regent: self.rule.as_ref().map(|rule| rule.regent),
-            unconfirmed: self.rule.as_ref().is_some_and(|rule| rule.unconfirmed),
+            regent: self.extras.rule.as_ref().map(|rule| rule.regent),
+            unconfirmed: self.extras.rule.as_ref().is_some_and(|rule| rule.unconfirmed),
             superseded: None,
+        }
+    }
+
+    /// Its name and labels as they are now.
+    pub(crate) fn names(&self) -> Names {
+        self.extras.renamed.as_deref().cloned().unwrap_or_else(|| Names::of(&self.accepted))
+    }
+
+    /// Gives it another name and other labels.
+    pub(crate) fn rename(&mut self, names: Names) {
+        if names != self.names() {
+            self.extras.renamed = Some(Box::new(names));
         }
     }
 
@@ -317,48 +301,22 @@ impl Job {
 
     /// The same for a job that ends.
     pub(crate) fn settled(mut self, state: State, outcome: Option<Outcome>, wall_ms: u64) -> (Accepted, Standing) {
-        let revision = self.next_standing().revision;
-        let standing = Standing {
-            version: VERSION,
-            state,
-            name: self.name,
-            labels: self.labels,
-            epoch: self.epoch,
-            attempts: self.attempts,
-            attempts_total: self.attempts_total,
-            refusals: self.refusals,
-            cancelled: self.cancelled,
-            out_of_time: self.out_of_time,
-            priority: self.priority,
-            ready_ms: self.ready_ms,
-            retry_ms: None,
-            unmet: self.unmet,
-            elements: self.elements.map(|elements| *elements),
-            duplicate_of: self.duplicate_of.map(|first| *first),
-            saved: self.checkpoint.map(|last| last.saved()),
-            settled_ms: Some(wall_ms),
-            outcome,
-            revision,
-            alone: self.alone,
-            regent: self.rule.as_ref().map(|rule| rule.regent),
-            unconfirmed: self.rule.as_ref().is_some_and(|rule| rule.unconfirmed),
-            superseded: None,
-        };
-        (self.accepted, standing)
+        let last = self.next_standing();
+        (self.accepted, Standing { state, retry_ms: None, settled_ms: Some(wall_ms), outcome, ..last })
     }
 
     /// What the worker is sent.
     pub(crate) fn start(&self) -> Start {
-        start(&self.accepted, self.run(), self.attempts_total, self.checkpoint.as_deref())
+        start(&self.accepted, self.run(), self.history.attempts_total, self.history.checkpoint.as_deref())
     }
 
     /// What a peer is sent.
     pub(crate) fn run_offer(&self) -> RunOffer {
         RunOffer {
             run: self.run(),
-            attempt: self.attempts_total,
+            attempt: self.history.attempts_total,
             accepted: self.accepted.clone(),
-            checkpoint: self.checkpoint.clone(),
+            checkpoint: self.history.checkpoint.clone(),
             // The edge adds it where it is needed.
             right: None,
         }
@@ -372,22 +330,22 @@ pub(crate) fn start(accepted: &Accepted, run: Run, attempt: u32, checkpoint: Opt
         attempt,
         component: accepted.spec.component,
         name: accepted.spec.function_name.clone(),
-        args: accepted.args.clone(),
+        args: accepted.extras.args.clone(),
         env: env(accepted),
         input: accepted.input.clone(),
         memory_mb: accepted.spec.needs.memory(),
         limits: accepted.spec.limits,
         grants: accepted.spec.grants.iter().copied().collect(),
         checkpoint: checkpoint.map(|last| last.bytes.clone()),
-        trace: accepted.trace.clone(),
-        traceparent: accepted.traceparent,
+        trace: accepted.trace.to_string(),
+        traceparent: accepted.extras.traceparent,
     }
 }
 
 /// The environment of a run: that of an element of an array says which one it is.
 fn env(accepted: &Accepted) -> BTreeMap<String, String> {
-    let mut env = accepted.env.clone();
-    if let Some((index, array)) = accepted.index.zip(accepted.array) {
+    let mut env = accepted.extras.env.clone();
+    if let Some((index, array)) = accepted.extras.index.zip(accepted.extras.array) {
         let job = accepted.array_id().map(|array| array.to_string()).unwrap_or_default();
         let says = [
             ("SHOAL_ARRAY_INDEX", index.to_string()),
@@ -414,22 +372,22 @@ fn weight(accepted: &Accepted) -> u64 {
         Payload::Inline(bytes) => bytes.len(),
         Payload::Blob { .. } => 0,
     };
-    let args: usize = accepted.args.iter().map(String::len).sum();
-    let env: usize = accepted.env.iter().map(|(key, value)| key.len() + value.len()).sum();
-    let key = accepted.key.as_ref().map_or(0, |key| KEY_BYTES + key.key.len());
+    let args: usize = accepted.extras.args.iter().map(String::len).sum();
+    let env: usize = accepted.extras.env.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let key = accepted.extras.key.as_ref().map_or(0, |key| KEY_BYTES + key.key.len());
     JOB_BYTES.saturating_add((input + args + env + key) as u64)
 }
 
 /// Elements of an array that have not begun.
 fn ahead(job: &Job) -> u32 {
-    let elements = job.elements.as_ref().zip(job.accepted.array);
+    let elements = job.extras.elements.as_ref().zip(job.accepted.extras.array);
     elements.map_or(0, |(elements, array)| array.size().saturating_sub(elements.begun))
 }
 
 /// The elements of an array that have begun, in order.
 fn begun(job: &Job) -> impl Iterator<Item = ObjectId> {
-    let begun = job.elements.as_ref().map_or(0, |elements| elements.begun);
-    (0..begun).filter_map(|place| job.id().element(job.accepted.array?.index(place)?))
+    let begun = job.extras.elements.as_ref().map_or(0, |elements| elements.begun);
+    (0..begun).filter_map(|place| job.id().element(job.accepted.extras.array?.index(place)?))
 }
 
 /// All unsettled jobs, by id.
@@ -458,7 +416,7 @@ impl Jobs {
 
     pub(crate) fn insert(&mut self, job: Job) {
         self.bytes = self.bytes.saturating_add(weight(&job.accepted));
-        self.arrays += usize::from(job.elements.is_some());
+        self.arrays += usize::from(job.extras.elements.is_some());
         self.ahead += u64::from(ahead(&job));
         self.table.insert(job.id(), Box::new(job));
     }
@@ -466,14 +424,14 @@ impl Jobs {
     pub(crate) fn remove(&mut self, id: ObjectId) -> Option<Job> {
         let job = self.table.remove(&id)?;
         self.bytes = self.bytes.saturating_sub(weight(&job.accepted));
-        self.arrays -= usize::from(job.elements.is_some());
+        self.arrays -= usize::from(job.extras.elements.is_some());
         self.ahead -= u64::from(ahead(&job));
         Some(*job)
     }
 
     /// So many elements of an array have begun, if not more had.
     pub(crate) fn begun(&mut self, array: ObjectId, begun: u32) {
-        let Some(elements) = self.table.get_mut(&array).and_then(|job| job.elements.as_mut()) else { return };
+        let Some(elements) = self.table.get_mut(&array).and_then(|job| job.extras.elements.as_mut()) else { return };
         self.ahead -= u64::from(begun.saturating_sub(elements.begun));
         elements.begun = elements.begun.max(begun);
     }
@@ -486,7 +444,7 @@ impl Jobs {
 
     /// The unsettled elements of an array, by index.
     pub(crate) fn elements_of(&self, array: ObjectId) -> Vec<ObjectId> {
-        let last = self.get(array).and_then(|job| array.element(job.accepted.array?.last));
+        let last = self.get(array).and_then(|job| array.element(job.accepted.extras.array?.last));
         let Some((first, last)) = array.element(0).zip(last) else { return Vec::new() };
         let within = self.table.range(first..=last).filter(|(_, job)| job.accepted.array_id() == Some(array));
         within.map(|(id, _)| *id).collect()
@@ -496,9 +454,9 @@ impl Jobs {
     pub(crate) fn array_ahead(&self, element: ObjectId) -> Option<&Job> {
         let (_, near) = self.table.range(..=element).next_back()?;
         let array = near.accepted.array_id().map_or(Some(&**near), |array| self.get(array))?;
-        let index = array.id().index_of(element).filter(|_| array.elements.is_some())?;
-        let place = array.accepted.array?.place(index)?;
-        (place >= array.elements.as_ref()?.begun).then_some(array)
+        let index = array.id().index_of(element).filter(|_| array.extras.elements.is_some())?;
+        let place = array.accepted.extras.array?.place(index)?;
+        (place >= array.extras.elements.as_ref()?.begun).then_some(array)
     }
 
     /// Gives a job its input.
@@ -526,7 +484,7 @@ impl Jobs {
         let near = after.and_then(|after| self.table.range(..=after).next_back());
         let open = near.and_then(|(_, near)| near.accepted.array_id().map_or(Some(&**near), |array| self.get(array)));
         let heads = self.table.range((first, Bound::Unbounded)).map(|(_, job)| &**job);
-        let heads = heads.filter(|job| job.accepted.index.is_none());
+        let heads = heads.filter(|job| job.accepted.extras.index.is_none());
         open.into_iter().chain(heads).flat_map(move |head| {
             let all = std::iter::once(head.id()).chain(begun(head)).filter(move |id| Some(*id) > after);
             all.map(move |id| (id, head))
@@ -564,7 +522,7 @@ mod tests {
 
     #[test]
     fn a_waiting_job_is_small() {
-        // With its trace, a short input, an id in the table and a rank in the queue it is some 800 bytes.
-        assert!(size_of::<Job>() <= 624, "{} bytes", size_of::<Job>());
+        // With a short input, an id in the table and a rank in the queue it is some 400 bytes.
+        assert!(size_of::<Job>() <= 200, "{} bytes", size_of::<Job>());
     }
 }

@@ -148,13 +148,13 @@ impl<F: Faults> Machine<F> {
                 (limits.queue_ms, limits.total_ms) = (None, None);
             }
             if F::has(Fault::BlockForgotten) {
-                job.unmet.clear();
+                job.extras.unmet.clear();
             }
             let (id, stopping) = (job.id(), job.is_stopping());
-            blocked.extend((!job.unmet.is_empty()).then_some(id));
+            blocked.extend((!job.extras.unmet.is_empty()).then_some(id));
             self.counters.restored += 1;
             let shared = job.accepted.custody.is_some_and(|custody| custody.durability.get() > 1) && !job.alone;
-            if shared && job.accepted.key.is_some() {
+            if shared && job.accepted.extras.key.is_some() {
                 self.custody.doubt(id);
             }
             self.take_in(now, job);
@@ -164,7 +164,7 @@ impl<F: Faults> Machine<F> {
                 None => self.wait_as(now, id, state, retry_ms),
             }
             self.element_restored(id);
-            let array = self.jobs.get(id).is_some_and(|job| job.elements.is_some());
+            let array = self.jobs.get(id).is_some_and(|job| job.extras.elements.is_some());
             arrays.extend(array.then_some(id));
             stopped.extend((stopping && !offered && !array && !self.is_yielded(id)).then_some(id));
         }

@@ -54,7 +54,7 @@ fn summary(findings: &[(&Worker, Option<Obstacle<'_>>)], behind: bool) -> (Reaso
 
 /// Why no further element of an array begins.
 pub(crate) fn begun(array: &Job) -> Reason {
-    let elements = array.elements.as_deref().copied().unwrap_or_default();
+    let elements = array.extras.elements.as_deref().copied().unwrap_or_default();
     let (under_way, left) = (elements.under_way(), array.accepted.size().saturating_sub(elements.begun));
     let message = match left {
         0 => format!("all of its elements have begun; {under_way} have not ended"),
@@ -91,7 +91,7 @@ pub(crate) fn held() -> Reason {
 
 /// Why a job does not run here whose regent goes on with it.
 pub(crate) fn yielded(job: &Job) -> Reason {
-    let regent = job.rule.as_ref().map_or_else(String::new, |rule| rule.regent.short());
+    let regent = job.extras.rule.as_ref().map_or_else(String::new, |rule| rule.regent.short());
     let message = format!("node {regent} has gone on with it while this one was away, and does until it ends");
     plain(ReasonCode::Yielded, message)
 }

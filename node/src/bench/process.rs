@@ -1,6 +1,6 @@
 //! Memory and processor time of the node and its worker, as the system counts them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -8,6 +8,15 @@ use crate::stage::Stage;
 
 /// How long an idle node is watched.
 pub(super) const IDLE: Duration = Duration::from_secs(5);
+
+/// A node that has done next to nothing for so long is at rest. Why 6 s: what it has put off for later it does within 5.
+const REST: Duration = Duration::from_secs(6);
+/// How often that is looked at.
+const REST_STEP: Duration = Duration::from_millis(500);
+/// What it may take meanwhile, in ticks of 10 ms.
+const REST_TICKS: u64 = 2;
+/// Beyond this it is not waited for.
+const REST_MAX: Duration = Duration::from_secs(60);
 
 /// Memory of one process, in MiB.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -86,6 +95,17 @@ impl Watch {
             memory: self.memory(),
             node_cpu_percent: percent(before.0, after.0),
             worker_cpu_percent: percent(before.1, after.1),
+        }
+    }
+
+    /// Waits until the node is at rest, so that what it does with what it was handed before counts for nothing that follows.
+    pub(super) async fn rest(&self) {
+        let begun = Instant::now();
+        let mut quiet = Duration::ZERO;
+        while quiet < REST && begun.elapsed() < REST_MAX {
+            let before = self.ticks().0;
+            tokio::time::sleep(REST_STEP).await;
+            quiet = if self.ticks().0 <= before + REST_TICKS { quiet + REST_STEP } else { Duration::ZERO };
         }
     }
 

@@ -24,6 +24,8 @@ use crate::store::{Mutation, Store, Table};
 /// Inputs that are handled as one commit. Why 256: a commit is made of what has come while the last was handled; more
 /// would only delay its first.
 const INPUTS_PER_COMMIT_MAX: usize = 256;
+/// Pages of jobs that are read ahead of the kernel after a start. Why 8: both sides go on while the other is held up.
+const PAGES_AHEAD: usize = 8;
 /// After a failed write the store is tried again this often, in milliseconds.
 const RETRY_MS: u64 = 500;
 /// A row that is written to find out whether the store writes again.
@@ -93,22 +95,13 @@ impl Driver {
         self.reports.clear();
         self.wake_ms = None;
         self.effects.clear();
-        let open = rows::read_open(&self.store)?;
-        if !open.is_empty() {
-            tracing::info!(jobs = open.len(), "jobs restored from the store");
-        }
         let guests = rows::read_guests(&self.store)?;
         let saved = rows::read_checkpoints(&self.store, Table::Checkpoints)?;
         let saved_by_guests = rows::read_checkpoints(&self.store, Table::GuestCheckpoints)?;
-        let mut gone: BTreeSet<ObjectId> = open.iter().map(|(accepted, _)| accepted.spec.function).collect();
-        let restored = open.into_iter().map(|(accepted, standing)| {
-            let standing = standing.unwrap_or_else(|| accepted.standing());
-            (accepted, standing)
-        });
         let rows::Custody { sets, charges, reigns } = rows::read_custody(&self.store)?;
         self.kernel.restore_reigns(reigns.into_iter());
         self.kernel.restore_custody(now(), sets.into_iter(), charges.into_iter());
-        self.kernel.restore(now(), restored, &mut self.effects);
+        let mut gone = self.restore_jobs()?;
         self.kernel.restore_guests(now(), guests.into_iter(), &mut self.effects);
         self.kernel.restore_keys(rows::read_keys(&self.store)?.into_iter());
         self.kernel.restore_settled(now(), self.kept.iter());
@@ -123,6 +116,37 @@ impl Driver {
             self.kernel.handle(now(), Input::FunctionGone(function), &mut self.effects);
         }
         Ok(())
+    }
+
+    /// Takes the jobs that have not settled back: one thread reads them while this one gives each its place. The functions
+    /// that they run.
+    fn restore_jobs(&mut self) -> Result<BTreeSet<ObjectId>, Problem> {
+        let (mut jobs, mut functions, mut failure) = (0_u64, BTreeSet::new(), None);
+        let (pages, read) = std::sync::mpsc::sync_channel(PAGES_AHEAD);
+        let store = &self.store;
+        let reading = move || {
+            for page in rows::read_open(store) {
+                let failed = page.is_err();
+                if pages.send(page).is_err() || failed {
+                    return;
+                }
+            }
+        };
+        std::thread::scope(|scope| -> Result<(), Problem> {
+            let reader = std::thread::Builder::new().name("restore".into()).spawn_scoped(scope, reading);
+            reader.map_err(|error| Problem::new(Kind::Internal, format!("starting a thread to read jobs: {error}")))?;
+            let pages = read.into_iter().map_while(|page| page.map_err(|problem| failure = Some(problem)).ok());
+            let open = pages.flatten().inspect(|(accepted, _)| {
+                jobs += 1;
+                functions.insert(accepted.spec.function);
+            });
+            self.kernel.restore(now(), open, &mut self.effects);
+            Ok(())
+        })?;
+        if jobs > 0 {
+            tracing::info!(jobs, "jobs restored from the store");
+        }
+        failure.map_or(Ok(functions), Err)
     }
 
     /// Runs until it is stopped or the last handle is gone.
@@ -504,7 +528,11 @@ impl Driver {
                 self.failing = None;
                 self.shared.watchers.all_changed();
             }
-            Err(problem) => tracing::warn!(%problem, "the store can be written again, but not read"),
+            Err(problem) => {
+                // What a kernel has decided that knows some of the jobs only is void.
+                self.effects.clear();
+                tracing::warn!(%problem, "the store can be written again, but not read");
+            }
         }
     }
 }

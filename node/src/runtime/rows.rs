@@ -7,6 +7,8 @@ mod guests;
 mod keys;
 mod settled;
 
+use std::ops::Bound;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use shoal_kernel::{Accepted, Record, Standing, TakenJob};
@@ -20,7 +22,7 @@ use crate::store::{Mutation, Store, Table};
 pub(crate) use arrays::begun_before;
 pub(super) use arrays::clear_some;
 pub(super) use charges::{Custody, read_custody};
-pub(crate) use charges::{KeptJob, charges_begun_before, read_charge, read_custodians, read_right};
+pub(crate) use charges::{KeptJob, charges_before, charges_begun_before, read_charge, read_custodians, read_right};
 pub(super) use checkpoints::read_checkpoints;
 pub(crate) use checkpoints::{CHECKPOINT_PLACE, read_checkpoint, read_guest_checkpoint};
 pub(super) use guests::read_guests;
@@ -28,6 +30,8 @@ pub(crate) use guests::{read_guest, read_guest_end};
 pub(super) use keys::read_keys;
 pub(super) use settled::{Kept, index as index_settled, read_oldest};
 
+/// Jobs that are read at once after a start.
+const OPEN_PAGE_LEN: usize = 256;
 /// The row of [`Counts`].
 const COUNTS: &[u8] = b"job_counts";
 
@@ -320,6 +324,41 @@ pub(crate) fn read_job(store: &Store, id: ObjectId) -> Result<Option<(Accepted, 
     Ok(Some((element, Some(own))))
 }
 
+/// As [`read_job`] of each, for less.
+fn read_jobs(store: &Store, ids: &[ObjectId]) -> Result<Vec<Option<(Accepted, Standing)>>, Problem> {
+    let keys: Vec<[u8; 16]> = ids.iter().map(|id| id.to_bytes()).collect();
+    let keys: Vec<&[u8]> = keys.iter().map(<[u8; 16]>::as_slice).collect();
+    let accepted = store.get_each(Table::Jobs, &keys)?;
+    let standings = store.get_each(Table::Standings, &keys)?;
+    let rows = ids.iter().zip(accepted).zip(standings);
+    rows.map(|((id, accepted), standing)| match accepted {
+        Some(accepted) => both(&accepted, standing.as_deref()).map(Some),
+        None => Ok(read_job(store, *id)?.map(with_standing)),
+    })
+    .collect()
+}
+
+/// The jobs of this home with ids below this one, newest first; an array is one of them.
+pub(crate) fn jobs_before(store: &Store, end: ObjectId, limit: usize) -> Result<Vec<(Accepted, Standing)>, Problem> {
+    let end = end.to_bytes();
+    let rows = store.scan(Table::Jobs, (Bound::Unbounded, Bound::Excluded(end.as_slice())), true, limit)?;
+    let keys: Vec<&[u8]> = rows.iter().map(|(key, _)| key.as_ref()).collect();
+    let standings = store.get_each(Table::Standings, &keys)?;
+    rows.iter().zip(standings).map(|((_, accepted), standing)| both(accepted, standing.as_deref())).collect()
+}
+
+/// Both records of a job, from their rows.
+fn both(accepted: &[u8], standing: Option<&[u8]>) -> Result<(Accepted, Standing), Problem> {
+    let standing = standing.map(|row| decode("job", row)).transpose()?;
+    Ok(with_standing((decode("job", accepted)?, standing)))
+}
+
+/// Where a job was never offered, it stands as it was accepted.
+fn with_standing((accepted, standing): (Accepted, Option<Standing>)) -> (Accepted, Standing) {
+    let standing = standing.unwrap_or_else(|| accepted.standing());
+    (accepted, standing)
+}
+
 /// Finds out whether a run is its job's current one and has not ended, as it is durable: an epoch is, before its run
 /// starts, and so is a run of another home.
 pub(crate) fn current_runs(store: Store) -> IsCurrent {
@@ -336,24 +375,26 @@ pub(crate) fn current_runs(store: Store) -> IsCurrent {
 /// The highest id of a job that this home has given, or set aside for the elements of an array, also of one of which only
 /// elements are left.
 pub(super) fn newest(store: &Store) -> Result<Option<ObjectId>, Problem> {
-    let rows = store.scan(Table::Jobs, (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded), true, 1)?;
+    let rows = store.scan(Table::Jobs, (Bound::Unbounded, Bound::Unbounded), true, 1)?;
     let newest = rows.first().map(|(_, row)| decode::<Accepted>("job", row)).transpose()?;
     let cleared = arrays::remains(store, true)?.and_then(|(array, last)| array.element(last));
     Ok(newest.map(|newest| newest.last_id()).max(cleared))
 }
 
-/// The jobs that have not settled, oldest first.
-pub(super) fn read_open(store: &Store) -> Result<Vec<(Accepted, Option<Standing>)>, Problem> {
-    let mut jobs = Vec::new();
-    let mut after = None;
-    loop {
-        let page = store.scan_prefix(Table::Open, &[], after.as_deref(), 1000)?;
-        let Some((last, _)) = page.last() else { return Ok(jobs) };
-        after = Some(last.to_vec());
-        for id in page.iter().filter_map(|(key, _)| object_id(key)) {
-            jobs.extend(read_job(store, id)?);
-        }
-    }
+/// The jobs that have not settled, oldest first, some at a time: all at once would be in memory twice. Whoever meets an error stops.
+pub(super) fn read_open(store: &Store) -> impl Iterator<Item = Result<Vec<(Accepted, Standing)>, Problem>> {
+    let mut after: Option<Bytes> = None;
+    std::iter::from_fn(move || open_behind(store, &mut after).transpose())
+}
+
+/// Some of the jobs that have not settled, behind this key, which moves on.
+fn open_behind(store: &Store, after: &mut Option<Bytes>) -> Result<Option<Vec<(Accepted, Standing)>>, Problem> {
+    let page = store.scan_prefix(Table::Open, &[], after.as_deref(), OPEN_PAGE_LEN)?;
+    let Some((last, _)) = page.last() else { return Ok(None) };
+    *after = Some(last.clone());
+    let ids: Vec<ObjectId> = page.iter().filter_map(|(key, _)| object_id(key)).collect();
+    let found = read_jobs(store, &ids)?;
+    Ok(Some(found.into_iter().flatten().collect()))
 }
 
 /// Reads a row that this program has written.

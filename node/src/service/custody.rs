@@ -10,7 +10,8 @@ use shoal_protocol::{Kind, NodeId, ObjectId, Problem};
 use super::{Caller, Service, operation_of};
 use crate::identity::token::Operation;
 use crate::peers::Home;
-use crate::runtime::{KeptJob, read_charge, read_custodians, read_job};
+use crate::runtime::{KeptJob, charges_before, jobs_before, read_charge, read_custodians, read_job};
+use crate::store::Table;
 
 /// Nodes that are asked for one job, one after the other. Why 4: its home and its custodians, and one that only believes to be
 /// one.
@@ -72,6 +73,19 @@ impl Service {
         }
         let kept = read_charge(store, id)?;
         Ok(kept.map(|KeptJob { home, accepted, standing }| Record { home, accepted, standing }))
+    }
+
+    /// The jobs of a table, those of this home or those that are kept here for others, newest first, before an id; at most so many.
+    pub(super) fn records_before(&self, table: Table, end: ObjectId, limit: usize) -> Result<Vec<Record>, Problem> {
+        let store = self.0.runtime.store();
+        if table == Table::Charges {
+            let found = charges_before(store, end, limit)?;
+            let records =
+                found.into_iter().map(|KeptJob { home, accepted, standing }| Record { home, accepted, standing });
+            return Ok(records.collect());
+        }
+        let (found, home) = (jobs_before(store, end, limit)?, self.node_id());
+        Ok(found.into_iter().map(|(accepted, standing)| Record { home, accepted, standing }).collect())
     }
 
     /// The nodes that keep a job beside its home.

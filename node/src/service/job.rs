@@ -9,7 +9,7 @@ use shoal_protocol::object::Class;
 use shoal_protocol::object::job::{
     Accepted, After, Array, Input, Job, JobPatch, Payload, Receipt, State, Submission, Submit, Wait, When, check_after,
 };
-use shoal_protocol::{Kind, ObjectId, Problem};
+use shoal_protocol::{Kind, ObjectId, Problem, TraceId};
 use tokio::time::Instant;
 
 use super::answer::{Answer, Body, Format, PageRequest};
@@ -276,16 +276,18 @@ impl Service {
         };
         let filter = Filter::new(self, caller, &page)?;
         let array = page.filter(ARRAY).map(|array| self.array(caller, array)).transpose()?;
+        // Of a list that leaves nothing out no more is read at first than is shown.
+        let mut stretch = if filter.takes_all() { SCAN_LEN.min(page.limit + 1) } else { SCAN_LEN };
         let mut before = page.after()?;
         let mut shown: Vec<(String, Job)> = Vec::new();
         let mut scanned = 0;
         while shown.len() <= page.limit && scanned < ROWS_SCANNED_MAX {
             let jobs = match &array {
                 Some(array) => self.elements_before(caller, array, before).await?,
-                None => self.jobs_before(caller, table, before).await?,
+                None => self.jobs_before(caller, table, before, stretch).await?,
             };
             let Some(last) = jobs.last() else { break };
-            before = Some(last.id);
+            (before, stretch) = (Some(last.id), SCAN_LEN);
             scanned += jobs.len();
             let visible = jobs.into_iter().filter(|job| filter.takes(job));
             shown.extend(visible.map(|job| (job.id.to_string(), job)));
@@ -297,22 +299,23 @@ impl Service {
         Answer::new(200, format, &answer)
     }
 
-    /// A stretch of the jobs of a table that the caller may see, newest first, before an id.
-    async fn jobs_before(&self, caller: &Caller, table: Table, before: Option<ObjectId>) -> Result<Vec<Job>, Problem> {
-        let end = before.unwrap_or(ObjectId::MAX).to_bytes();
-        let range = (std::ops::Bound::Unbounded, std::ops::Bound::Excluded(end.as_slice()));
-        let store = self.0.runtime.store();
+    /// A stretch of the jobs of a table that the caller may see, newest first, before an id; at most so many.
+    async fn jobs_before(
+        &self,
+        caller: &Caller,
+        table: Table,
+        before: Option<ObjectId>,
+        mut limit: usize,
+    ) -> Result<Vec<Job>, Problem> {
+        let mut end = before.unwrap_or(ObjectId::MAX);
         let mut jobs = Vec::new();
         let mut live = Vec::new();
-        let mut from: Option<Vec<u8>> = None;
         while jobs.is_empty() {
-            let range =
-                from.as_deref().map_or(range, |end| (std::ops::Bound::Unbounded, std::ops::Bound::Excluded(end)));
-            let rows = store.scan(table, range, true, SCAN_LEN)?;
-            let Some((last, _)) = rows.last() else { return Ok(jobs) };
-            from = Some(last.to_vec());
-            for id in rows.iter().filter_map(|(key, _)| Some(ObjectId::from_bytes(key.as_ref().try_into().ok()?))) {
-                let Some(Record { home, accepted, standing }) = self.record(id)? else { continue };
+            let records = self.records_before(table, end, limit)?;
+            let Some(last) = records.last() else { return Ok(jobs) };
+            (end, limit) = (last.accepted.id, SCAN_LEN);
+            for Record { home, accepted, standing } in records {
+                let id = accepted.id;
                 if !rights::may_read_job(&caller.principal, accepted.spec.owner, accepted.spec.function_owner) {
                     continue;
                 }
@@ -331,8 +334,10 @@ impl Service {
         if !live.is_empty()
             && let Reply::Jobs(described) = self.0.runtime.request(caller.principal, Command::Describe(live)).await?
         {
+            // They come in the order in which they were asked for: that of the list.
+            let mut places = jobs.iter_mut();
             for job in described {
-                if let Some(place) = jobs.iter_mut().find(|other| other.id == job.id) {
+                if let Some(place) = places.find(|other| other.id == job.id) {
                     *place = job;
                 }
             }
@@ -419,6 +424,17 @@ impl<'a> Filter<'a> {
         })
     }
 
+    /// Whether it leaves nothing out.
+    const fn takes_all(&self) -> bool {
+        let Self { state, dead, function, project, name, owner } = self;
+        state.is_none()
+            && dead.is_none()
+            && function.is_none()
+            && project.is_none()
+            && name.is_none()
+            && owner.is_none()
+    }
+
     fn takes(&self, job: &Job) -> bool {
         let function = |text: &str| text == job.function_name || text == job.function.to_string();
         self.state.is_none_or(|state| state == job.state)
@@ -454,12 +470,12 @@ fn inline(bytes: Bytes) -> Result<Payload, Problem> {
 }
 
 /// A W3C trace id: 16 random bytes.
-pub(super) fn trace_id() -> String {
+pub(super) fn trace_id() -> TraceId {
     let mut bytes = [0; 16];
     if getrandom::fill(&mut bytes).is_err() {
         bytes = crate::runtime::now().wall_ms.to_be_bytes().repeat(2).try_into().unwrap_or([1; 16]);
     }
-    hex::encode(bytes)
+    TraceId(bytes)
 }
 
 pub(super) fn unexpected(reply: &Reply) -> Problem {

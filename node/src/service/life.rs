@@ -48,7 +48,8 @@ impl Service {
         };
         let (record, standing) =
             record.filter(may_read).ok_or_else(|| target::not_found(Class::Job, &id.to_string()))?;
-        if record.input_of.is_some_and(|earlier| standing.is_none_or(|standing| standing.unmet.contains(&earlier))) {
+        let earlier = record.extras.input_of;
+        if earlier.is_some_and(|earlier| standing.is_none_or(|standing| standing.unmet.contains(&earlier))) {
             let detail =
                 "the job's input is the result of another job and has not come: submit it anew, after that job";
             return Err(Problem::new(Kind::Conflict, detail));
@@ -73,7 +74,8 @@ impl Service {
         let priority = if caller.principal.operator { job.terms.priority } else { job.terms.priority.min(0) };
         // An element is run again as an array of its own, which has no other.
         let one = |index| Array { first: index, last: index, step: 1, at_once: None };
-        let array = job.index.map(one).or(job.array);
+        let extras = job.extras.into_inner();
+        let array = extras.index.map(one).or(extras.array);
         NewJob {
             id: self.mint(array),
             trace: caller.traceparent.map_or_else(trace_id, |traceparent| traceparent.trace_id()),
@@ -81,13 +83,13 @@ impl Service {
             function: job.spec.function,
             version: Some(job.spec.function_version),
             input: job.input,
-            args: job.args,
-            env: job.env,
+            args: extras.args,
+            env: extras.env,
             needs: job.spec.needs.clone(),
             limits: job.spec.limits,
-            name: job.name,
-            labels: job.labels,
-            terms: Terms { hold: false, not_before_ms: None, priority, retry: job.terms.retry },
+            name: job.name.into(),
+            labels: extras.labels,
+            terms: Terms { hold: false, not_before_ms: None, priority, retry: job.terms.into_inner().retry },
             array,
             key: None,
             rerun_of: Some(job.id),

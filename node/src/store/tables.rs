@@ -97,6 +97,12 @@ impl Tables {
         Ok(rows.get(key)?.map(|guard| guard.value().to_vec()))
     }
 
+    /// Rows by their keys, in the order of these.
+    pub(crate) fn get_each(&self, table: Table, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, redb::Error> {
+        let rows = self.read()?.open_table(definition(table))?;
+        keys.iter().map(|key| Ok(rows.get(*key)?.map(|guard| guard.value().to_vec()))).collect()
+    }
+
     /// The rows of a range, lazily, `newest` the highest key first.
     pub(crate) fn range(
         &self,

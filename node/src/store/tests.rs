@@ -85,6 +85,28 @@ async fn scans_see_memory_over_tables() {
 }
 
 #[tokio::test]
+async fn a_scan_goes_on_behind_what_was_removed_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, threads) = open(folder.path()).unwrap();
+    let key = |n: usize| format!("{n:04}");
+    store.commit((0..1_000).map(|n| put(&key(n), "stored")).collect()).await.unwrap();
+    drop(store);
+    threads.join();
+    let (store, threads) = open(folder.path()).unwrap();
+    let gone = (0..1_000).filter(|n| !(400..402).contains(n));
+    store.commit(gone.map(|n| Mutation::delete(Table::Meta, key(n).into_bytes())).collect()).await.unwrap();
+    let all = (Bound::Unbounded, Bound::Unbounded);
+    assert_eq!(keys(&store.scan(Table::Meta, all, false, 1).unwrap()), ["0400"]);
+    assert_eq!(keys(&store.scan(Table::Meta, all, false, 9).unwrap()), ["0400", "0401"]);
+    assert_eq!(keys(&store.scan(Table::Meta, all, true, 1).unwrap()), ["0401"]);
+    assert_eq!(keys(&store.scan(Table::Meta, all, true, 9).unwrap()), ["0401", "0400"]);
+    let each = store.get_each(Table::Meta, &[b"0399", b"0400", b"none", b"0401"]).unwrap();
+    assert_eq!(each.iter().map(Option::is_some).collect::<Vec<_>>(), [false, true, false, true]);
+    drop(store);
+    threads.join();
+}
+
+#[tokio::test]
 async fn decisions_see_all_that_was_decided_before_them() {
     let folder = tempfile::tempdir().unwrap();
     let (store, threads) = open(folder.path()).unwrap();

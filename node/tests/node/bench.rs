@@ -42,8 +42,9 @@ fn every_part_has_its_figures_and_its_raw_ones() {
     let (trace, report) = (files.path().join("trace"), files.path().join("report.json"));
     std::fs::write(&trace, "# ms bytes\n1000\n1002.5 20000\n1002.5 0\n1100 16384\n").unwrap();
     let small = ["--jobs", "150", "--in-flight", "8", "--seconds", "1", "--rate", "100", "--on-off", "100,150"];
+    let waiting = ["--submits", "100", "--queued", "2000"];
     let blobs = ["--blob-size", "2MiB", "--blob-rounds", "2", "--seed", "7", "--json"];
-    let mut command = bench(folder.path(), &[&small[..], &blobs[..]].concat());
+    let mut command = bench(folder.path(), &[&small[..], &waiting[..], &blobs[..]].concat());
     let output = command.arg("--trace").arg(&trace).arg("--report").arg(&report).output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{text}");
@@ -68,6 +69,9 @@ fn every_part_has_its_figures_and_its_raw_ones() {
     assert_eq!((number(&figures, "/poisson/jobs"), number(&figures, "/on_off/jobs")), POISSON_AND_ON_OFF);
     assert_eq!(number(&figures, "/results_after_kill"), jobs);
     assert!(number(&figures, "/idle/memory/node/now_mib") > 1.0);
+    assert!(number(&figures, "/submit/quic/per_second") > 0.0);
+    assert_eq!((number(&figures, "/queue/short/waiting"), number(&figures, "/queue/long/waiting")), (1_000.0, 3_400.0));
+    assert!(number(&figures, "/queue/restarts/1/seconds") > 0.0);
     assert_eq!(figures.pointer("/blobs/rounds").unwrap().as_array().unwrap().len(), 2);
     for ratio in ["http_in", "http_out", "quic_in", "quic_out"] {
         assert!(number(&figures, &format!("/blobs/of_bare/{ratio}")) > 0.0);

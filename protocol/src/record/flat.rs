@@ -6,20 +6,20 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Accepted, Spec};
-use crate::Traceparent;
+use super::{Accepted, Extras, Spec};
 use crate::custody::Custody;
 use crate::id::{BlobId, ObjectId};
 use crate::name::Labels;
 use crate::object::function::{Grant, Needs, RunLimits};
 use crate::object::job::{After, Array, IdempotencyKey, Payload, Terms};
+use crate::{TraceId, Traceparent};
 
 /// The fields in the order in which they are written.
 #[derive(Serialize, Deserialize)]
 struct Flat<'a> {
     version: u8,
     id: ObjectId,
-    trace: Cow<'a, str>,
+    trace: TraceId,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     traceparent: Option<Traceparent>,
     owner: ObjectId,
@@ -59,12 +59,12 @@ struct Flat<'a> {
 // Both by hand: serde's `into` would copy the input of every job that is written.
 impl Serialize for Accepted {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        let spec = &*self.spec;
+        let (spec, extras) = (&*self.spec, &*self.extras);
         let flat = Flat {
             version: self.version,
             id: self.id,
-            trace: Cow::Borrowed(&self.trace),
-            traceparent: self.traceparent,
+            trace: self.trace,
+            traceparent: extras.traceparent,
             owner: spec.owner,
             function: spec.function,
             function_name: Cow::Borrowed(&spec.function_name),
@@ -74,20 +74,20 @@ impl Serialize for Accepted {
             component: spec.component,
             grants: Cow::Borrowed(&spec.grants),
             input: Cow::Borrowed(&self.input),
-            args: Cow::Borrowed(&self.args),
-            env: Cow::Borrowed(&self.env),
+            args: Cow::Borrowed(&extras.args),
+            env: Cow::Borrowed(&extras.env),
             needs: Cow::Borrowed(&spec.needs),
             limits: spec.limits,
             accepted_ms: self.accepted_ms,
             name: Cow::Borrowed(&self.name),
-            labels: Cow::Borrowed(&self.labels),
+            labels: Cow::Borrowed(&extras.labels),
             terms: Cow::Borrowed(&self.terms),
-            array: self.array,
-            index: self.index,
-            key: self.key.as_deref().map(Cow::Borrowed),
-            rerun_of: self.rerun_of,
-            after: Cow::Borrowed(&self.after),
-            input_of: self.input_of,
+            array: extras.array,
+            index: extras.index,
+            key: extras.key.as_deref().map(Cow::Borrowed),
+            rerun_of: extras.rerun_of,
+            after: Cow::Borrowed(&extras.after),
+            input_of: extras.input_of,
             custody: self.custody,
         };
         flat.serialize(s)
@@ -109,26 +109,29 @@ impl<'de> Deserialize<'de> for Accepted {
             needs: flat.needs.into_owned(),
             limits: flat.limits,
         };
-        Ok(Self {
-            version: flat.version,
-            id: flat.id,
-            trace: flat.trace.into_owned(),
+        let extras = Extras {
             traceparent: flat.traceparent,
-            spec: Arc::new(spec),
-            input: flat.input.into_owned(),
             args: flat.args.into_owned(),
             env: flat.env.into_owned(),
-            accepted_ms: flat.accepted_ms,
-            name: flat.name.into_owned(),
             labels: flat.labels.into_owned(),
-            terms: flat.terms.into_owned(),
             array: flat.array,
             index: flat.index,
             key: flat.key.map(|key| Box::new(key.into_owned())),
             rerun_of: flat.rerun_of,
             after: flat.after.into_owned(),
             input_of: flat.input_of,
+        };
+        Ok(Self {
+            version: flat.version,
+            id: flat.id,
+            trace: flat.trace,
+            spec: Arc::new(spec),
+            input: flat.input.into_owned(),
+            accepted_ms: flat.accepted_ms,
+            name: flat.name.into_owned().into(),
+            terms: flat.terms.into_owned().into(),
             custody: flat.custody,
+            extras: extras.into(),
         })
     }
 }

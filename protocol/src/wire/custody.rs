@@ -43,7 +43,7 @@ pub struct KeepJob {
 impl KeepJob {
     /// All of a job; of an element of an array all that is its own.
     pub fn whole(accepted: Accepted, standing: Option<Standing>) -> Self {
-        if accepted.index.is_some() {
+        if accepted.extras.index.is_some() {
             let standing = standing.unwrap_or_else(|| accepted.standing());
             return Self::news(&accepted, standing);
         }
@@ -69,7 +69,7 @@ impl KeepJob {
         if self.accepted.as_ref().is_some_and(|accepted| accepted.id != self.job) {
             return refused("the record is of another job");
         }
-        if self.accepted.as_ref().is_some_and(|accepted| accepted.index.is_some()) {
+        if self.accepted.as_ref().is_some_and(|accepted| accepted.extras.index.is_some()) {
             return refused("what an element was accepted with is its array's");
         }
         if self.accepted.is_none() && self.standing.is_none() {
@@ -82,7 +82,7 @@ impl KeepJob {
 
 /// Whether the input of a job was another job's result and has come.
 pub fn is_supplied(accepted: &Accepted, standing: &Standing) -> bool {
-    accepted.input_of.is_some_and(|earlier| !standing.unmet.contains(&earlier))
+    accepted.extras.input_of.is_some_and(|earlier| !standing.unmet.contains(&earlier))
 }
 
 /// As the regent of a home: keep these jobs of it, as I have decided.

@@ -342,12 +342,13 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::Seldom;
     use crate::codec::{decode, encode};
     use crate::custody::Custody;
     use crate::key::Signature;
     use crate::object::function::{Grant, Needs, RunLimits};
     use crate::object::job::{Ending, Payload, Usage};
-    use crate::record::{Spec, Standing, VERSION};
+    use crate::record::{Extras, Spec, Standing, VERSION};
     use crate::regency::Regent;
     use crate::wire::custody::KeepJob;
 
@@ -359,8 +360,7 @@ mod tests {
         Accepted {
             version: VERSION,
             id: run().job,
-            trace: "0123456789abcdef0123456789abcdef".into(),
-            traceparent: None,
+            trace: "0123456789abcdef0123456789abcdef".parse().unwrap(),
             spec: Arc::new(Spec {
                 owner: ObjectId::from_parts(1, 0, *b"the-user"),
                 function: ObjectId::from_parts(2, 0, *b"the-user"),
@@ -374,19 +374,15 @@ mod tests {
                 limits: RunLimits::default(),
             }),
             input: Payload::Inline(b"in".as_slice().into()),
-            args: vec!["-q".into()],
-            env: BTreeMap::from([("A".to_owned(), "b".to_owned())]),
             accepted_ms: 7,
-            name: String::new(),
-            labels: Labels::default(),
+            name: "".into(),
             terms: Default::default(),
-            array: None,
-            index: None,
-            key: None,
-            rerun_of: None,
-            after: Vec::new(),
-            input_of: None,
             custody: None,
+            extras: Seldom::from(Extras {
+                args: vec!["-q".into()],
+                env: BTreeMap::from([("A".to_owned(), "b".to_owned())]),
+                ..Extras::default()
+            }),
         }
     }
 
@@ -538,13 +534,12 @@ mod tests {
             assert!(accepted.check().is_err(), "{accepted:?}");
         };
         refused(&|accepted| accepted.version = VERSION + 1);
-        refused(&|accepted| accepted.trace = "0".repeat(31));
         refused(&|accepted| accepted.spec_mut().function_name = "a/b".into());
         refused(&|accepted| accepted.input = Payload::Inline(vec![0; 17_000].into()));
         refused(&|accepted| accepted.spec_mut().needs.memory_mb = Some(u32::MAX));
         refused(&|accepted| accepted.spec_mut().limits.run_ms = Some(u64::MAX));
-        refused(&|accepted| accepted.args = vec!["\0".into()]);
-        refused(&|accepted| drop(accepted.env.insert("a=b".into(), String::new())));
+        refused(&|accepted| accepted.extras.args = vec!["\0".into()]);
+        refused(&|accepted| drop(accepted.extras.env.insert("a=b".into(), String::new())));
     }
 
     const GOLDEN: [&str; 24] = [

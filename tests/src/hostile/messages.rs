@@ -12,8 +12,7 @@ use shoal_protocol::key::{PublicKey, SecretKey, Signature};
 use shoal_protocol::name::Labels;
 use shoal_protocol::object::function::{Grant, Needs, NewFunction, RunLimits};
 use shoal_protocol::object::job::{
-    Checkpoint, Ending, IdempotencyKey, LogPlace, Outcome, Payload, Progress, Submission, Submit, Subscription, Terms,
-    Usage,
+    Checkpoint, Ending, IdempotencyKey, LogPlace, Outcome, Payload, Progress, Submission, Submit, Subscription, Usage,
 };
 use shoal_protocol::object::kv::{Increment, Key, ListKeys, Put, Scope, Value};
 use shoal_protocol::object::worker::Offer;
@@ -28,7 +27,7 @@ use shoal_protocol::wire::peer::{
 use shoal_protocol::wire::worker::{
     Ask as WorkerAsk, Attach, BlobRequest, Credential, FromWorker, KvOperation, Namespace, Run,
 };
-use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem, Traceparent, codec};
+use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem, Seldom, TraceId, Traceparent, codec};
 
 use super::mutate::mutated_until;
 use super::{Stopwatch, Target};
@@ -336,8 +335,7 @@ fn accepted() -> Accepted {
     Accepted {
         version: record::VERSION,
         id: run().job,
-        trace: "0123456789abcdef0123456789abcdef".into(),
-        traceparent: None,
+        trace: TraceId(*b"a trace of jobs."),
         spec: Arc::new(record::Spec {
             owner: user,
             function: ObjectId::from_parts(2, 0, *b"the-user"),
@@ -351,18 +349,15 @@ fn accepted() -> Accepted {
             limits: RunLimits::default(),
         }),
         input: Payload::Inline(b"in".as_slice().into()),
-        args: vec!["-q".into(); 5],
-        env: BTreeMap::from([("A".to_owned(), "b".to_owned())]),
         accepted_ms: 7,
-        name: String::new(),
-        labels: Labels::default(),
-        terms: Terms::default(),
-        array: None,
-        index: None,
-        key: Some(Box::new(IdempotencyKey { key: "order 7".into(), body: BlobId([8; 32]) })),
-        rerun_of: None,
-        after: Vec::new(),
-        input_of: None,
+        name: "".into(),
+        terms: Default::default(),
         custody: None,
+        extras: Seldom::from(record::Extras {
+            args: vec!["-q".into(); 5],
+            env: BTreeMap::from([("A".to_owned(), "b".to_owned())]),
+            key: Some(Box::new(IdempotencyKey { key: "order 7".into(), body: BlobId([8; 32]) })),
+            ..Default::default()
+        }),
     }
 }

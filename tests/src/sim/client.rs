@@ -7,7 +7,7 @@ use shoal_kernel::faults::Faults;
 use shoal_kernel::{Command, Group, NewJob, Principal, Reply, RequestId};
 use shoal_protocol::object::function::{Needs, RunLimits};
 use shoal_protocol::object::job::{After, Array, JobPatch, KeyId, Payload, Receipt, Retry, RetryOn, Terms, When};
-use shoal_protocol::{BlobId, Kind, ObjectId, Problem};
+use shoal_protocol::{BlobId, Kind, ObjectId, Problem, TraceId};
 
 use super::Violation;
 use super::random::Random;
@@ -262,7 +262,7 @@ impl<F: Faults> World<F> {
         let keyed: Vec<(KeyId, BlobId)> = self
             .disk
             .unsettled()
-            .filter_map(|(accepted, _)| Some((KeyId::of(accepted)?, accepted.key.as_ref()?.body)))
+            .filter_map(|(accepted, _)| Some((KeyId::of(accepted)?, accepted.extras.key.as_ref()?.body)))
             .collect();
         if let Some((key, body)) = self.random.pick(&keyed).copied() {
             let job = ObjectId::from_parts(1, 0, *b"elsewher");
@@ -304,7 +304,7 @@ impl<F: Faults> World<F> {
         };
         Some(NewJob {
             id,
-            trace: format!("{:032x}", self.random.draw()),
+            trace: TraceId(u128::from(self.random.draw()).to_be_bytes()),
             traceparent: None,
             function,
             version: None,

@@ -107,7 +107,8 @@ impl Disk {
 
     /// The keys that jobs were submitted under, with the hashes of what was.
     pub fn keys(&self) -> Vec<(KeyId, ObjectId, BlobId)> {
-        let keyed = self.jobs.values().filter_map(|(job, _)| Some((KeyId::of(job)?, job.id, job.key.as_ref()?.body)));
+        let keyed =
+            self.jobs.values().filter_map(|(job, _)| Some((KeyId::of(job)?, job.id, job.extras.key.as_ref()?.body)));
         keyed.collect()
     }
 
@@ -246,8 +247,8 @@ impl Disk {
             home: *home,
             set: *set,
             revision: standing.revision,
-            array: accepted.array.filter(|_| accepted.is_array()),
-            lacks_input: accepted.input_of.is_some() && accepted.input.size() == 0,
+            array: accepted.extras.array.filter(|_| accepted.is_array()),
+            lacks_input: accepted.extras.input_of.is_some() && accepted.input.size() == 0,
             settled: standing.state.is_settled(),
             taken: false,
         });
@@ -258,8 +259,8 @@ impl Disk {
                 home: *home,
                 set: *set,
                 revision: standing.revision,
-                array: accepted.array.filter(|_| accepted.is_array()),
-                lacks_input: accepted.input_of.is_some() && accepted.input.size() == 0,
+                array: accepted.extras.array.filter(|_| accepted.is_array()),
+                lacks_input: accepted.extras.input_of.is_some() && accepted.input.size() == 0,
                 settled: standing.state.is_settled(),
                 taken: true,
             })

@@ -13,7 +13,7 @@ use super::runs::empty_outcome;
 use crate::effect::{Effect, Reply};
 use crate::faults::{Fault, Faults};
 use crate::input::{End, Now};
-use crate::jobs::{Job, Phase};
+use crate::jobs::{Job, Names, Phase};
 use crate::record::{Accepted, Standing};
 
 impl<F: Faults> Machine<F> {
@@ -21,7 +21,7 @@ impl<F: Faults> Machine<F> {
     /// elements of the array as may be under way are, and it waits for one of them to end.
     pub(super) fn next_to_run(&mut self, now: Now, id: ObjectId) -> Option<ObjectId> {
         let job = self.jobs.get(id)?;
-        if job.elements.is_none() {
+        if job.extras.elements.is_none() {
             return Some(id);
         }
         if !may_begin(job) {
@@ -35,16 +35,12 @@ impl<F: Faults> Machine<F> {
     /// Takes the next element of an array into the table. It is to be handed over in the same step.
     fn begin_element(&mut self, now: Now, id: ObjectId) -> Option<ObjectId> {
         let array = self.jobs.get(id)?;
-        let place = array.elements.as_ref()?.begun;
-        let index = array.accepted.array?.index(place)?;
+        let place = array.extras.elements.as_ref()?.begun;
+        let index = array.accepted.extras.array?.index(place)?;
         let accepted = array.accepted.element(index)?;
-        let standing = Standing {
-            name: array.name.clone(),
-            labels: array.labels.clone(),
-            priority: array.priority,
-            alone: array.alone,
-            ..accepted.standing()
-        };
+        let Names { name, labels } = array.names();
+        let (priority, alone) = (array.priority, array.alone);
+        let standing = Standing { name, labels, priority, alone, ..accepted.standing() };
         self.jobs.begun(id, place + 1);
         self.counters.elements_begun += 1;
         let element = Job::new(accepted, standing, now.mono_ms);
@@ -56,7 +52,8 @@ impl<F: Faults> Machine<F> {
     /// After a restart an element was found that has not ended.
     pub(super) fn element_restored(&mut self, element: ObjectId) {
         let Some(job) = self.jobs.get(element) else { return };
-        let place = job.accepted.index.zip(job.accepted.array).and_then(|(index, array)| array.place(index));
+        let place =
+            job.accepted.extras.index.zip(job.accepted.extras.array).and_then(|(index, array)| array.place(index));
         if let Some((array, place)) = job.accepted.array_id().zip(place) {
             self.jobs.begun(array, place + 1);
         }
@@ -73,14 +70,14 @@ impl<F: Faults> Machine<F> {
     /// Counts an element that has ended: its array, and where that stands now.
     pub(super) fn count_ended(&mut self, element: &Accepted, state: State) -> Option<(ObjectId, Standing)> {
         let array = self.jobs.get_mut(element.array_id()?)?;
-        array.elements.as_mut()?.end(state);
+        array.extras.elements.as_mut()?.end(state);
         Some((array.id(), array.next_standing())).filter(|_| !F::has(Fault::ElementUncounted))
     }
 
     /// An element has ended, or its array is to: the next one may begin, or the array has ended.
     pub(super) fn array_goes_on(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get(id) else { return };
-        let Some((elements, array)) = job.elements.as_deref().zip(job.accepted.array) else { return };
+        let Some((elements, array)) = job.extras.elements.as_deref().zip(job.accepted.extras.array) else { return };
         let all_begun = elements.begun >= array.size();
         if elements.under_way() == 0 && (all_begun || is_ending(job)) {
             return self.end_array(now, id, array, *elements, effects);
@@ -109,7 +106,7 @@ impl<F: Faults> Machine<F> {
 
     /// Whether it is an array that ends only with its elements: some of them have not ended.
     pub(super) fn has_elements_under_way(&self, id: ObjectId) -> bool {
-        self.jobs.get(id).and_then(|job| job.elements.as_ref()).is_some_and(|elements| elements.under_way() > 0)
+        self.jobs.get(id).and_then(|job| job.extras.elements.as_ref()).is_some_and(|elements| elements.under_way() > 0)
     }
 
     /// Ends an array that somebody cancels, or that has taken as long as it may: what has not begun never does, what is under
@@ -156,8 +153,8 @@ impl<F: Faults> Machine<F> {
 
     /// Tells those that wait for elements which never began how these ended: with their array.
     pub(super) fn tell_of_cut(&mut self, array: &Accepted, begun: u32, state: State) {
-        let Some(Array { last, .. }) = array.array else { return };
-        let first = array.array.and_then(|array| array.index(begun)).and_then(|index| array.id.element(index));
+        let Some(Array { last, .. }) = array.extras.array else { return };
+        let first = array.extras.array.and_then(|array| array.index(begun)).and_then(|index| array.id.element(index));
         if let Some((first, last)) = first.zip(array.id.element(last)) {
             let end = || Some(End { state, output: shoal_protocol::object::job::Payload::empty() });
             self.dependents.ended_within(first..=last, end);
@@ -167,7 +164,7 @@ impl<F: Faults> Machine<F> {
 
 /// Whether another element may begin.
 fn may_begin(job: &Job) -> bool {
-    let Some((elements, array)) = job.elements.as_ref().zip(job.accepted.array) else { return false };
+    let Some((elements, array)) = job.extras.elements.as_ref().zip(job.accepted.extras.array) else { return false };
     let places = array.at_once.is_none_or(|most| elements.under_way() < most);
     places && elements.begun < array.size() && !is_ending(job)
 }

@@ -103,9 +103,9 @@ impl<F: Faults> Machine<F> {
         self.counters.elements_taken += u64::from(of_array.is_some());
         // It stays with the set under which it was taken first.
         let set = known.map_or(set, |known| known.set);
-        let waits = told.accepted.as_ref().map(|accepted| accepted.input_of.is_some() && !told.supplied);
+        let waits = told.accepted.as_ref().map(|accepted| accepted.extras.input_of.is_some() && !told.supplied);
         let lacks_input = waits.or(known.map(|known| known.lacks_input)).unwrap_or(false);
-        let array = told.accepted.as_ref().and_then(|accepted| accepted.array);
+        let array = told.accepted.as_ref().and_then(|accepted| accepted.extras.array);
         let settled = told.standing.as_ref().is_some_and(|standing| standing.state.is_settled());
         self.charges.put(ChargeState { job, home, set, revision, lacks_input, array, settled, taken: false });
         kept.jobs.push((job, revision));

@@ -25,7 +25,9 @@ impl<F: Faults> Machine<F> {
         guests: impl Iterator<Item = (ObjectId, Checkpoint)>,
     ) {
         for (job, checkpoint) in own.filter(|_| !F::has(Fault::CheckpointForgotten)) {
-            self.jobs.get_mut(job).into_iter().for_each(|job| job.checkpoint = Some(Box::new(checkpoint.clone())));
+            if let Some(job) = self.jobs.get_mut(job) {
+                job.history.checkpoint = Some(Box::new(checkpoint));
+            }
         }
         for (job, checkpoint) in guests {
             if let Some(guest) = self.guests.get_mut(job) {
@@ -81,12 +83,12 @@ impl<F: Faults> Machine<F> {
             let detail = "this run does not count any more: the job goes on elsewhere or has settled";
             return Err(Problem::new(Kind::Conflict, detail));
         };
-        let last = job.checkpoint.as_deref();
+        let last = job.history.checkpoint.as_deref();
         if last.is_some_and(|last| last.place() >= checkpoint.place()) && !F::has(Fault::CheckpointUnfenced) {
             return Ok(Reply::Done);
         }
         let replaces = replaced(last, &checkpoint);
-        job.checkpoint = Some(Box::new(checkpoint.clone()));
+        job.history.checkpoint = Some(Box::new(checkpoint.clone()));
         self.counters.checkpoints += 1;
         if !F::has(Fault::CheckpointUnwritten) {
             let saving = Saving { checkpoint: Some(checkpoint), replaces };

@@ -8,7 +8,7 @@ use super::Machine;
 use crate::effect::{Effect, Reply};
 use crate::faults::{Fault, Faults};
 use crate::input::{Command, Now, Principal, RequestId};
-use crate::jobs::{Job, Phase};
+use crate::jobs::{Job, Names, Phase};
 use crate::record::Group;
 use crate::workers::{Link, Worker};
 use crate::{reason, rights, view};
@@ -71,7 +71,7 @@ impl<F: Faults> Machine<F> {
         if job.cancelled {
             return self.reply_job(now, id);
         }
-        if job.elements.is_some() {
+        if job.extras.elements.is_some() {
             return self.cancel_array(now, id, effects).ok_or_else(|| unknown_job(id));
         }
         job.cancelled = true;
@@ -114,8 +114,8 @@ impl<F: Faults> Machine<F> {
             check_priority(priority)?;
             rights::check_priority(principal, priority)?;
         }
-        job.name = patch.name.unwrap_or_else(|| job.name.clone());
-        job.labels = patch.labels.unwrap_or_else(|| job.labels.clone());
+        let Names { name, labels } = job.names();
+        job.rename(Names { name: patch.name.unwrap_or(name), labels: patch.labels.unwrap_or(labels) });
         if let Some(priority) = priority {
             self.set_priority(id, priority);
         }
@@ -235,7 +235,7 @@ impl<F: Faults> Machine<F> {
         view.progress = job.placed().and_then(|placed| placed.progress.clone());
         view.reason = match &job.phase {
             Phase::Held => Some(reason::held()),
-            Phase::Blocked => Some(reason::blocked(&job.unmet)),
+            Phase::Blocked => Some(reason::blocked(&job.extras.unmet)),
             Phase::Keeping => Some(reason::keeping()),
             Phase::Begun => Some(reason::begun(job)),
             Phase::Yielded => Some(reason::yielded(job)),
@@ -245,8 +245,9 @@ impl<F: Faults> Machine<F> {
                 let behind = self.queue.is_behind(needs, job.rank());
                 Some(reason::queued(&self.workers, needs, behind, self.refusing.as_ref(), now.mono_ms))
             }
-            Phase::Backoff { until_ms, .. } => {
-                Some(reason::backoff(*until_ms, now.mono_ms, job.attempts_total + u32::from(job.fruitless)))
+            Phase::Backoff(pause) => {
+                let tried = job.history.attempts_total + u32::from(job.history.fruitless);
+                Some(reason::backoff(pause.until_ms, now.mono_ms, tried))
             }
             Phase::Placed(placed) => {
                 if placed.started_ms.is_some() {

@@ -412,7 +412,7 @@ impl<F: Faults> Machine<F> {
     /// A custodian lacks a job of which it was told something new.
     fn send_missing(&mut self, job: ObjectId, node: NodeId, effects: &mut Vec<Effect>) {
         // With an element its array is missing, which goes before it.
-        let Some(found) = self.jobs.get(job).filter(|found| found.accepted.index.is_none()) else {
+        let Some(found) = self.jobs.get(job).filter(|found| found.accepted.extras.index.is_none()) else {
             effects.push(Effect::Recall(Recall { node, job, set: None, revision: 0 }));
             return;
         };

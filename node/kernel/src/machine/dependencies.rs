@@ -15,7 +15,7 @@ impl<F: Faults> Machine<F> {
     /// Enters what a job of the table waits for; of what is not in memory the edge is asked.
     pub(super) fn depend(&mut self, id: ObjectId, effects: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get(id) else { return };
-        for &earlier in &job.unmet {
+        for &earlier in &job.extras.unmet {
             self.dependents.insert(earlier, id);
             // Of another home only what is known to have ended has: the rest that home knows, or it is taken over later.
             let ended = !self.is_foreign(id) || self.charges.get(earlier).is_some_and(|known| known.settled);
@@ -43,7 +43,8 @@ impl<F: Faults> Machine<F> {
 
     fn hears_of(&mut self, now: Now, id: ObjectId, earlier: ObjectId, end: Option<&End>, effects: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(id).filter(|job| job.phase != Phase::Yielded) else { return };
-        let Some(when) = job.accepted.after.iter().find(|after| after.job == earlier).map(|after| after.when) else {
+        let Some(when) = job.accepted.extras.after.iter().find(|after| after.job == earlier).map(|after| after.when)
+        else {
             return;
         };
         let met = end.filter(|end| when.is_met_by(end.state) || F::has(Fault::AnyEndWillDo));
@@ -52,15 +53,15 @@ impl<F: Faults> Machine<F> {
             let message = format!("it was to run after job {earlier} {}; that job {what}", when.words());
             return self.never_met(now, id, message, effects);
         };
-        job.unmet.remove(&earlier);
-        let supplied = job.accepted.input_of == Some(earlier);
+        job.extras.unmet.remove(&earlier);
+        let supplied = job.accepted.extras.input_of == Some(earlier);
         if supplied {
             self.jobs.supply(id, end.output.clone());
         }
         let Some(job) = self.jobs.get_mut(id) else { return };
-        if job.unmet.is_empty() && job.phase == Phase::Blocked {
+        if job.extras.unmet.is_empty() && job.phase == Phase::Blocked {
             self.counters.unblocked += 1;
-            job.ready_ms = Some(now.wall_ms);
+            job.extras.ready_ms = Some(now.wall_ms);
             self.take_out(id);
             self.line_up(now, id);
         }

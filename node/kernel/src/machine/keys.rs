@@ -42,7 +42,7 @@ impl<F: Faults> Machine<F> {
 
     /// Enters the key of a job that is accepted now.
     pub(super) fn note_key(&mut self, accepted: &Accepted) {
-        if let (Some(id), Some(key)) = (KeyId::of(accepted), &accepted.key) {
+        if let (Some(id), Some(key)) = (KeyId::of(accepted), &accepted.extras.key) {
             self.keys.insert(id, Keyed { job: accepted.id, body: key.body });
         }
     }
@@ -59,11 +59,11 @@ impl<F: Faults> Machine<F> {
     /// Ends a job as a duplicate of another one. One that runs is stopped first, an array with its elements; one that has ended
     /// stays as it is.
     fn end_duplicate(&mut self, now: Now, id: ObjectId, first: ObjectId, effects: &mut Vec<Effect>) {
-        let Some(job) = self.jobs.get_mut(id).filter(|job| job.duplicate_of.is_none()) else { return };
+        let Some(job) = self.jobs.get_mut(id).filter(|job| job.extras.duplicate_of.is_none()) else { return };
         self.counters.duplicates += 1;
-        job.duplicate_of = Some(Box::new(first));
+        job.extras.duplicate_of = Some(first);
         job.cancelled = true;
-        if job.elements.is_some() {
+        if job.extras.elements.is_some() {
             return self.stop_array(now, id, effects);
         }
         let (run, outcome) = (job.run(), duplicate_outcome(job, None));
@@ -78,7 +78,7 @@ impl<F: Faults> Machine<F> {
 
 /// What comes out of a job that was cancelled: of a duplicate it says so.
 pub(super) fn duplicate_outcome(job: &Job, outcome: Option<Outcome>) -> Option<Outcome> {
-    let Some(first) = job.duplicate_of.as_deref() else { return outcome };
+    let Some(first) = job.extras.duplicate_of else { return outcome };
     let message = format!("it is a duplicate of job {first}, which was submitted under the same key before");
     let ending = Ending::Failed(Failure { code: FailureCode::Duplicate, message });
     Some(match outcome {

@@ -16,7 +16,7 @@ use super::telling::noted;
 use crate::effect::Effect;
 use crate::faults::{Fault, Faults};
 use crate::input::Now;
-use crate::jobs::{Job, Phase, Rule};
+use crate::jobs::{Job, Phase};
 use crate::record::{Accepted, Group, Record, Reign, Standing};
 
 impl<F: Faults> Machine<F> {
@@ -101,7 +101,7 @@ impl<F: Faults> Machine<F> {
 
     /// Whether a job's regent, which is another node, goes on with it.
     pub(super) fn is_yielded(&self, id: ObjectId) -> bool {
-        let rule = self.jobs.get(id).and_then(|job| job.rule.as_ref());
+        let rule = self.jobs.get(id).and_then(|job| job.extras.rule.as_ref());
         rule.is_some_and(|rule| rule.regent != self.config.node)
     }
 
@@ -134,7 +134,7 @@ impl<F: Faults> Machine<F> {
         self.counters.settled_by_home += 1;
         self.give_up_run(told.job, effects);
         let Some(job) = self.jobs.get_mut(told.job) else { return };
-        let (revision, rule) = (job.last_revision().saturating_add(1), job.rule.as_deref().copied());
+        let (revision, rule) = (job.last_revision().saturating_add(1), job.extras.rule);
         let (regent, unconfirmed) = (rule.map(|rule| rule.regent), rule.is_some_and(|rule| rule.unconfirmed));
         let standing = Standing { revision: revision.max(standing.revision), regent, unconfirmed, ..*standing };
         self.settle_as(now, told.job, standing, effects);
@@ -207,11 +207,15 @@ impl<F: Faults> Machine<F> {
 impl Job {
     /// Takes over what somebody else has decided, as far as memory has it.
     fn follow(&mut self, standing: &Standing) {
-        let accepted = self.accepted.clone();
-        let next = Self::new(accepted, standing.clone(), 0);
-        let (told, earliest_ms, total_until_ms) = (self.told, self.earliest_ms, self.total_until_ms);
-        let (checkpoint, function_gone) = (self.checkpoint.take(), self.function_gone);
-        let rule = standing.regent.map(|regent| Box::new(Rule { regent, unconfirmed: standing.unconfirmed }));
-        *self = Self { told, earliest_ms, total_until_ms, checkpoint, function_gone, rule, ..next };
+        let next = Self::new(self.accepted.clone(), standing.clone(), 0);
+        let (told, function_gone, checkpoint) = (self.told, self.function_gone, self.history.checkpoint.clone());
+        let (earliest_ms, total_until_ms) = (self.extras.earliest_ms, self.extras.total_until_ms);
+        *self = Self { told, function_gone, ..next };
+        if checkpoint.is_some() {
+            self.history.checkpoint = checkpoint;
+        }
+        if earliest_ms > 0 || total_until_ms.is_some() {
+            (self.extras.earliest_ms, self.extras.total_until_ms) = (earliest_ms, total_until_ms);
+        }
     }
 }

@@ -145,7 +145,7 @@ impl<F: Faults> Machine<F> {
             placed.seen = true;
             placed.recovering = false;
         }
-        if let Some(attempt) = job.attempts.last_mut().filter(|_| name::check("worker", &worker_name).is_ok()) {
+        if let Some(attempt) = job.history.attempts.last_mut().filter(|_| name::check("worker", &worker_name).is_ok()) {
             attempt.worker_name = worker_name;
         }
         if let Some(peer) = self.workers.get_mut(id).and_then(|worker| worker.peer.as_mut()) {

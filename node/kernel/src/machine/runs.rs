@@ -48,9 +48,9 @@ impl<F: Faults> Machine<F> {
         job.phase = Phase::Placed(Box::new(Placed::new(to, self.turn, now.mono_ms)));
         worker.take(id, &job.accepted.spec.needs);
         self.counters.offers += 1;
-        self.counters.resumed += u64::from(job.checkpoint.is_some());
+        self.counters.resumed += u64::from(job.history.checkpoint.is_some());
         if !F::has(Fault::EpochUnwritten) {
-            match job.accepted.index.is_some() && job.epoch == 1 {
+            match job.accepted.extras.index.is_some() && job.epoch == 1 {
                 true => self.write_began(id, effects),
                 false => self.write_standing(id, effects),
             }
@@ -74,7 +74,7 @@ impl<F: Faults> Machine<F> {
             }
             return;
         };
-        if let Some(attempt) = job.attempts.last_mut() {
+        if let Some(attempt) = job.history.attempts.last_mut() {
             attempt.started_ms = attempt.started_ms.or(Some(now.wall_ms));
         }
         let component = job.accepted.spec.component;
@@ -179,8 +179,8 @@ impl<F: Faults> Machine<F> {
         let pause = if by_peer {
             0
         } else {
-            job.fruitless = job.fruitless.saturating_add(1);
-            pause_ms(run.job, u32::from(job.fruitless), None)
+            job.history.fruitless = job.history.fruitless.saturating_add(1);
+            pause_ms(run.job, u32::from(job.history.fruitless), None)
         };
         self.requeue(now, run.job, pause, effects);
     }
@@ -195,16 +195,16 @@ impl<F: Faults> Machine<F> {
         let Some(job) = self.jobs.get_mut(id) else { return };
         let started = job.placed().is_some_and(|placed| placed.started_ms.is_some());
         self.counters.lost += 1;
-        job.losses = job.losses.saturating_add(1);
-        if loss == Loss::NeverArrived || (!started && job.fruitless < FRUITLESS_MAX) {
+        job.history.losses = job.history.losses.saturating_add(1);
+        if loss == Loss::NeverArrived || (!started && job.history.fruitless < FRUITLESS_MAX) {
             let code = if loss == Loss::NeverArrived { RefusalCode::NeverArrived } else { RefusalCode::Lost };
             strike::<F>(job, code, why, now);
-            job.fruitless = job.fruitless.saturating_add(1);
+            job.history.fruitless = job.history.fruitless.saturating_add(1);
             // The first time is nobody's fault: it waits for nothing.
-            let pause = if job.losses <= 1 || loss == Loss::NeverArrived {
+            let pause = if job.history.losses <= 1 || loss == Loss::NeverArrived {
                 0
             } else {
-                pause_ms(id, u32::from(job.fruitless), None)
+                pause_ms(id, u32::from(job.history.fruitless), None)
             };
             self.requeue(now, id, pause, effects);
             return;
@@ -247,15 +247,16 @@ impl<F: Faults> Machine<F> {
     /// After a failure that another try may mend: tries again, or settles in this state when no try is left.
     fn retry(&mut self, now: Now, id: ObjectId, state: State, outcome: Outcome, effects: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get(id) else { return };
-        if job.attempts_total >= job.accepted.spec.limits.attempts() && !job.is_stopping() {
+        if job.history.attempts_total >= job.accepted.spec.limits.attempts() && !job.is_stopping() {
             self.settle(now, id, state, Some(outcome), effects);
             return;
         }
         let blameless = transient(&outcome.ending).is_some();
         self.counters.retried += u64::from(!blameless);
         // A worker that died for the first time is no reason to wait; it may have had nothing to do with the job.
-        let first = blameless && job.losses == 1 && job.attempts_total == 1;
-        let pause = if first { 0 } else { pause_ms(id, job.attempts_total, job.accepted.terms.retry.as_deref()) };
+        let first = blameless && job.history.losses == 1 && job.history.attempts_total == 1;
+        let pause =
+            if first { 0 } else { pause_ms(id, job.history.attempts_total, job.accepted.terms.retry.as_deref()) };
         self.requeue(now, id, pause, effects);
     }
 
@@ -360,17 +361,17 @@ impl<F: Faults> Machine<F> {
         self.custody.trust(id);
         let job = self.jobs.remove(id)?;
         self.placeable |= job.placed().is_some();
-        if let Some(until_ms) = job.total_until_ms {
+        if let Some(until_ms) = job.extras.total_until_ms {
             self.timers.remove(until_ms, Timer::TotalLimit(id));
         }
-        job.unmet.iter().for_each(|earlier| self.dependents.remove(*earlier, id));
+        job.extras.unmet.iter().for_each(|earlier| self.dependents.remove(*earlier, id));
         if !F::has(Fault::DependentsUntold) {
             self.dependents.ended(id, || {
                 let output = outcome.map_or_else(Payload::empty, |outcome| outcome.output.clone());
                 Some(End { state, output })
             });
         }
-        if let Some(last) = &job.checkpoint {
+        if let Some(last) = &job.history.checkpoint {
             let saving = Saving { checkpoint: None, replaces: last.bytes.blob() };
             effects.push(Effect::Write(Record::Checkpoint(id, Box::new(saving))));
         }
@@ -428,7 +429,7 @@ impl<F: Faults> Machine<F> {
 fn strike<F: Faults>(job: &mut Job, code: RefusalCode, message: &str, now: Now) {
     job.strike_attempt(code, message, now.wall_ms);
     if F::has(Fault::RefusalForgotten) {
-        job.refusals = None;
+        job.history.refusals = None;
     }
 }
 

@@ -7,7 +7,7 @@ use shoal_protocol::custody::{Custody, DURABILITY_MAX};
 use shoal_protocol::limits::{JOB_MS_MAX, SUBMIT_BATCH_LEN_MAX};
 use shoal_protocol::object::function::Function;
 use shoal_protocol::object::job::{IdempotencyKey, Receipt, State, check_after, check_key};
-use shoal_protocol::record::check_texts;
+use shoal_protocol::record::{Extras, check_texts};
 use shoal_protocol::{Kind, ObjectId, Problem};
 
 use super::Machine;
@@ -222,11 +222,22 @@ fn accept(
     limits.check()?;
     let body = job.key.is_some().then(|| body_of(owner, &job));
     let key = job.key.zip(body).map(|(key, body)| Box::new(IdempotencyKey { key, body }));
+    let extras = Extras {
+        traceparent: job.traceparent,
+        args: job.args,
+        env: job.env,
+        labels: job.labels,
+        array: job.array,
+        index: None,
+        key,
+        rerun_of: job.rerun_of,
+        after: job.after,
+        input_of: job.input_of,
+    };
     Ok(Accepted {
         version: VERSION,
         id: job.id,
         trace: job.trace,
-        traceparent: job.traceparent,
         spec: Arc::new(Spec {
             owner,
             function: function.id,
@@ -240,18 +251,10 @@ fn accept(
             limits,
         }),
         input: job.input,
-        args: job.args,
-        env: job.env,
         accepted_ms: now.wall_ms,
-        name: job.name,
-        labels: job.labels,
-        terms: job.terms,
-        array: job.array,
-        index: None,
-        key,
-        rerun_of: job.rerun_of,
-        after: job.after,
-        input_of: job.input_of,
+        name: job.name.into(),
+        terms: job.terms.into(),
         custody,
+        extras: extras.into(),
     })
 }

@@ -222,7 +222,7 @@ impl<F: Faults> Machine<F> {
         if let Some(checkpoint) = saved {
             let saving = Saving { checkpoint: Some(checkpoint.clone()), replaces: None };
             effects.push(Effect::Write(Record::Checkpoint(id, Box::new(saving))));
-            job.checkpoint = Some(Box::new(checkpoint));
+            job.history.checkpoint = Some(Box::new(checkpoint));
         }
         let stopping = job.is_stopping();
         self.take_in(now, job);

@@ -38,7 +38,7 @@ fn state(job: &Job) -> State {
         Phase::Keeping => job.told,
         // As its regent says it.
         Phase::Yielded => job.told,
-        Phase::Begun | Phase::Later { .. } | Phase::Queued { .. } | Phase::Backoff { .. } => State::Queued,
+        Phase::Begun | Phase::Later { .. } | Phase::Queued { .. } | Phase::Backoff(_) => State::Queued,
         Phase::Placed(placed) if placed.started_ms.is_some() => State::Running,
         Phase::Placed(_) => State::Offered,
     }
@@ -47,7 +47,7 @@ fn state(job: &Job) -> State {
 /// A job stands like this from now on.
 pub(super) fn noted(now: Now, job: &Job, state: State, outcome: Option<&Outcome>) -> Effect {
     let accepted = &job.accepted;
-    let at = job.attempts.last().filter(|_| job.placed().is_some());
+    let at = job.history.attempts.last().filter(|_| job.placed().is_some());
     let failure = outcome.and_then(|outcome| match &outcome.ending {
         Ending::Failed(failure) => Some(failure.code),
         Ending::Succeeded | Ending::Cancelled | Ending::TimedOut => None,

@@ -14,7 +14,7 @@ use crate::custody::KEEP_MS;
 use crate::effect::{Effect, Reply};
 use crate::faults::{Fault, Faults};
 use crate::input::{Now, Principal};
-use crate::jobs::{Job, Phase};
+use crate::jobs::{Job, Pause, Phase};
 use crate::timers::Timer;
 
 /// What is left of a length that began at a time of the wall clock, in milliseconds: never more than all of it, should
@@ -31,12 +31,12 @@ impl<F: Faults> Machine<F> {
         if let Some(at_ms) = job.accepted.terms.not_before_ms.filter(|_| job.is_fresh()) {
             // No longer than it was to wait at first, should the wall clock have been set back.
             let whole_ms = at_ms.saturating_sub(job.accepted.accepted_ms);
-            job.earliest_ms = now.mono_ms.saturating_add(at_ms.saturating_sub(now.wall_ms).min(whole_ms));
+            job.extras.earliest_ms = now.mono_ms.saturating_add(at_ms.saturating_sub(now.wall_ms).min(whole_ms));
         }
         if let Some(total_ms) = job.accepted.spec.limits.total_ms {
             let left_ms = left_ms(job.accepted.accepted_ms, total_ms, now);
             let until_ms = now.mono_ms.saturating_add(left_ms);
-            job.total_until_ms = Some(until_ms);
+            job.extras.total_until_ms = Some(until_ms);
             self.timers.set(until_ms, Timer::TotalLimit(job.id()));
         }
         self.jobs.insert(job);
@@ -61,10 +61,10 @@ impl<F: Faults> Machine<F> {
     /// Lets a job wait for other jobs, then for its time, then in the queue.
     pub(super) fn line_up(&mut self, now: Now, id: ObjectId) {
         let Some(job) = self.jobs.get(id) else { return };
-        if !job.unmet.is_empty() {
+        if !job.extras.unmet.is_empty() {
             return self.set_aside(id, Phase::Blocked);
         }
-        let until_ms = job.earliest_ms;
+        let until_ms = job.extras.earliest_ms;
         if until_ms <= now.mono_ms {
             return self.enqueue(now, id);
         }
@@ -77,7 +77,7 @@ impl<F: Faults> Machine<F> {
         let Some(job) = self.jobs.get_mut(id) else { return };
         job.phase = Phase::Queued { since_ms: now.mono_ms };
         if let Some(until_ms) = job.queue_limit(now) {
-            job.queue_until_ms = Some(until_ms);
+            job.extras.queue_until_ms = Some(until_ms);
             self.timers.set(until_ms, Timer::QueueLimit(id));
         }
         self.queue.insert(&job.accepted.spec.needs, job.rank());
@@ -88,16 +88,17 @@ impl<F: Faults> Machine<F> {
     pub(super) fn pause(&mut self, now: Now, id: ObjectId, pause_ms: u64) {
         let until_ms = now.mono_ms.saturating_add(pause_ms);
         self.timers.set(until_ms, Timer::Backoff(id));
-        self.set_aside(id, Phase::Backoff { until_ms, until_wall_ms: now.wall_ms.saturating_add(pause_ms) });
+        let until_wall_ms = now.wall_ms.saturating_add(pause_ms);
+        self.set_aside(id, Phase::Backoff(Box::new(Pause { until_ms, until_wall_ms })));
     }
 
     /// Lets a job that is new wait for its custodians. That counts as waiting in the queue, if nothing else keeps it from that.
     pub(super) fn wait_for_custodians(&mut self, now: Now, id: ObjectId) {
         self.set_aside(id, Phase::Keeping);
         let Some(job) = self.jobs.get_mut(id) else { return };
-        let would_queue = !job.accepted.terms.hold && job.unmet.is_empty();
+        let would_queue = !job.accepted.terms.hold && job.extras.unmet.is_empty();
         if let Some(until_ms) = job.queue_limit(now).filter(|_| would_queue) {
-            job.queue_until_ms = Some(until_ms);
+            job.extras.queue_until_ms = Some(until_ms);
             self.timers.set(until_ms, Timer::QueueLimit(id));
         }
     }
@@ -112,18 +113,23 @@ impl<F: Faults> Machine<F> {
     /// Takes a job from where it waits. The caller says where it goes.
     pub(super) fn take_out(&mut self, id: ObjectId) {
         let Some(job) = self.jobs.get_mut(id) else { return };
-        match job.phase {
+        match &job.phase {
             Phase::Placed(_) => {}
             Phase::Queued { .. } => self.queue.remove(&job.accepted.spec.needs, job.rank()),
             Phase::Held | Phase::Keeping | Phase::Blocked | Phase::Begun | Phase::Yielded => {
                 self.queue.give_back(&job.accepted.spec.needs);
             }
-            Phase::Later { until_ms } | Phase::Backoff { until_ms, .. } => {
-                self.timers.remove(until_ms, Timer::Backoff(id));
+            Phase::Later { until_ms } => {
+                self.timers.remove(*until_ms, Timer::Backoff(id));
+                self.queue.give_back(&job.accepted.spec.needs);
+            }
+            Phase::Backoff(pause) => {
+                self.timers.remove(pause.until_ms, Timer::Backoff(id));
                 self.queue.give_back(&job.accepted.spec.needs);
             }
         }
-        if let Some(until_ms) = job.queue_until_ms.take() {
+        if let Some(until_ms) = job.extras.queue_until_ms {
+            job.extras.queue_until_ms = None;
             self.timers.remove(until_ms, Timer::QueueLimit(id));
         }
     }
@@ -134,9 +140,9 @@ impl<F: Faults> Machine<F> {
         match job.phase {
             Phase::Later { .. } => {
                 self.counters.begun += 1;
-                job.ready_ms = Some(now.wall_ms);
+                job.extras.ready_ms = Some(now.wall_ms);
             }
-            Phase::Backoff { .. } => {}
+            Phase::Backoff(_) => {}
             Phase::Held
             | Phase::Keeping
             | Phase::Blocked
@@ -171,7 +177,7 @@ impl<F: Faults> Machine<F> {
             }
             // Nobody changes here what has been yielded (`changeable`).
             Phase::Yielded => return self.reply_job(now, id),
-            Phase::Blocked | Phase::Begun | Phase::Later { .. } | Phase::Queued { .. } | Phase::Backoff { .. } => {}
+            Phase::Blocked | Phase::Begun | Phase::Later { .. } | Phase::Queued { .. } | Phase::Backoff(_) => {}
         }
         self.take_out(id);
         self.set_aside(id, Phase::Held);
@@ -195,7 +201,7 @@ impl<F: Faults> Machine<F> {
         if job.phase != Phase::Held {
             return self.reply_job(now, id);
         }
-        job.ready_ms = Some(now.wall_ms);
+        job.extras.ready_ms = Some(now.wall_ms);
         self.take_out(id);
         self.line_up(now, id);
         self.counters.released += 1;
@@ -219,7 +225,7 @@ impl<F: Faults> Machine<F> {
     /// A job has waited for its first run for as long as it may.
     pub(super) fn queue_limit(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(id) else { return };
-        job.queue_until_ms = None;
+        job.extras.queue_until_ms = None;
         if job.phase == Phase::Yielded {
             return;
         }
@@ -232,13 +238,13 @@ impl<F: Faults> Machine<F> {
     /// A job has taken as long in all as it may: one that waits ends, one that runs is stopped as if somebody cancelled it.
     pub(super) fn total_limit(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(id) else { return };
-        job.total_until_ms = None;
+        job.extras.total_until_ms = None;
         if job.is_stopping() || job.phase == Phase::Yielded {
             return;
         }
         self.counters.total_limits += 1;
         job.out_of_time = true;
-        if job.elements.as_ref().is_some_and(|elements| elements.begun > 0) {
+        if job.extras.elements.as_ref().is_some_and(|elements| elements.begun > 0) {
             return self.stop_array(now, id, effects);
         }
         let (run, failure) = (job.run(), out_of_time(job));
@@ -282,9 +288,9 @@ impl<F: Faults> Machine<F> {
 impl Job {
     /// Until when it may wait for its first run, if it waits for that from now or its earliest time on and not for ever.
     fn queue_limit(&self, now: Now) -> Option<u64> {
-        let first = self.is_fresh() && self.elements.as_ref().is_none_or(|elements| elements.begun == 0);
+        let first = self.is_fresh() && self.extras.elements.as_ref().is_none_or(|elements| elements.begun == 0);
         let queue_ms = self.accepted.spec.limits.queue_ms.filter(|_| first)?;
-        let from_ms = now.mono_ms.max(self.earliest_ms);
+        let from_ms = now.mono_ms.max(self.extras.earliest_ms);
         Some(from_ms.saturating_add(left_ms(self.may_run_since_ms(), queue_ms, now)))
     }
 }

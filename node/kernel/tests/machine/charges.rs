@@ -72,7 +72,7 @@ fn what_is_new_of_a_job_whose_input_has_come_needs_the_input() {
     let mut node = node();
     let mut whole = record(1, 0, true);
     let accepted = whole.accepted.as_mut().unwrap();
-    (accepted.input_of, accepted.after) = (Some(id(3)), vec![After { job: id(3), when: When::Ok }]);
+    (accepted.extras.input_of, accepted.extras.after) = (Some(id(3)), vec![After { job: id(3), when: When::Ok }]);
     keep(&mut node, &[1, 9], vec![whole.clone()]);
     // Its input was sent before, and takes longer than what follows.
     let news = KeepJob { supplied: true, ..record(1, 2, false) };
@@ -116,7 +116,7 @@ fn an_element_is_kept_with_its_array_and_goes_with_it() {
     let mut node = node();
     let array = job_of(peer(1), 1);
     let mut whole = record(1, 0, true);
-    whole.accepted.as_mut().unwrap().array = Some("0-4".parse().unwrap());
+    whole.accepted.as_mut().unwrap().extras.array = Some("0-4".parse().unwrap());
     let element = |index, revision| {
         let accepted = whole.accepted.as_ref().unwrap().element(index).unwrap();
         let mut standing = accepted.standing();
@@ -127,7 +127,7 @@ fn an_element_is_kept_with_its_array_and_goes_with_it() {
     assert_eq!(said(&keep(&mut node, &[1, 9], vec![element(3, 1)])).missing, [third]);
     let effects = keep(&mut node, &[1, 9], vec![whole.clone(), element(3, 1), element(3, 2)]);
     assert_eq!(said(&effects).jobs, [(array, 0), (third, 1), (third, 2)]);
-    assert_eq!((node.charges[&third].1.index, node.charges[&third].2.revision), (Some(3), 2));
+    assert_eq!((node.charges[&third].1.extras.index, node.charges[&third].2.revision), (Some(3), 2));
     let mut beyond = element(3, 1);
     beyond.job = array.element(5).unwrap();
     assert_eq!(said(&keep(&mut node, &[1, 9], vec![beyond])).missing, [array.element(5).unwrap()]);

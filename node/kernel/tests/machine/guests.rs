@@ -8,7 +8,7 @@ use shoal_protocol::object::job::{Ending, FailureCode, Payload, State};
 use shoal_protocol::object::project::Project;
 use shoal_protocol::wire::peer::{PeerMessage, RunOffer};
 use shoal_protocol::wire::worker::Run;
-use shoal_protocol::{Kind, NodeId, ObjectId, Problem};
+use shoal_protocol::{Kind, NodeId, ObjectId, Problem, TraceId};
 
 use super::harness::*;
 
@@ -26,8 +26,7 @@ pub(crate) fn accepted(job: ObjectId) -> Accepted {
     Accepted {
         version: shoal_kernel::record::VERSION,
         id: job,
-        trace: "0".repeat(32),
-        traceparent: None,
+        trace: TraceId([0; 16]),
         spec: Arc::new(shoal_kernel::Spec {
             owner: id(OTHER),
             function: function.id,
@@ -41,19 +40,11 @@ pub(crate) fn accepted(job: ObjectId) -> Accepted {
             limits: RunLimits::default(),
         }),
         input: Payload::empty(),
-        args: Vec::new(),
-        env: Default::default(),
         accepted_ms: 5,
-        name: String::new(),
-        labels: Default::default(),
+        name: "".into(),
         terms: Default::default(),
-        array: None,
-        index: None,
-        key: None,
-        rerun_of: None,
-        after: Vec::new(),
-        input_of: None,
         custody: None,
+        extras: Default::default(),
     }
 }
 
@@ -208,7 +199,7 @@ fn only_what_the_function_says_here_is_run() {
     // Nobody else's namespace is opened to the guest.
     assert_eq!(kind(&mut node, &|accepted| accepted.spec_mut().function_owner = id(OTHER)), Kind::Forbidden);
     assert_eq!(kind(&mut node, &|accepted| accepted.spec_mut().project = Some(id(7))), Kind::Forbidden);
-    assert_eq!(kind(&mut node, &|accepted| accepted.args = vec!["x".repeat(9_000)]), Kind::InvalidField);
+    assert_eq!(kind(&mut node, &|accepted| accepted.extras.args = vec!["x".repeat(9_000)]), Kind::InvalidField);
     assert_eq!(kind(&mut node, &|accepted| accepted.input = Payload::Inline(vec![0; 20_000].into())), Kind::TooLarge);
     assert_eq!(kind(&mut node, &|accepted| accepted.id = run_of(1, 2, 1).job), Kind::InvalidField);
     assert_eq!(node.kernel.counters().guests_declined, 9);

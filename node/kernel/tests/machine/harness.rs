@@ -14,7 +14,7 @@ use shoal_protocol::object::job::{
 use shoal_protocol::object::worker::Offer;
 use shoal_protocol::wire::peer::{Hint, PeerMessage, WorkerHint};
 use shoal_protocol::wire::worker::Run;
-use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem, WorkerId};
+use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem, TraceId, WorkerId};
 
 pub(crate) const LEASE_MS: u64 = 1_000;
 /// What the grantor waits: a fifth longer.
@@ -65,7 +65,7 @@ pub(crate) fn function(n: u64) -> Function {
 pub(crate) fn new_job(n: u64) -> NewJob {
     NewJob {
         id: id(n),
-        trace: "0".repeat(32),
+        trace: TraceId([0; 16]),
         traceparent: None,
         function: id(FUNCTION),
         version: None,
@@ -179,7 +179,7 @@ impl Node {
         let mut effects = Vec::new();
         let charges = self.charges.iter().map(|(job, (set, accepted, standing))| {
             let home = self.sets.keys().map(|(home, _)| *home).find(|home| home.tag() == job.tag()).unwrap();
-            let array = accepted.array.filter(|_| accepted.is_array());
+            let array = accepted.extras.array.filter(|_| accepted.is_array());
             let taken = self.jobs.get(job);
             let standing = taken.map_or(standing, |(_, standing)| standing);
             ChargeState {
@@ -202,7 +202,8 @@ impl Node {
             *counts.entry(Group::of(accepted, standing.state)).or_default() += 1;
         }
         node.kernel.restore_settled(node.now, counts.into_iter());
-        let keyed = self.jobs.values().filter_map(|(job, _)| Some((KeyId::of(job)?, job.id, job.key.as_ref()?.body)));
+        let keyed =
+            self.jobs.values().filter_map(|(job, _)| Some((KeyId::of(job)?, job.id, job.extras.key.as_ref()?.body)));
         node.kernel.restore_keys(keyed);
         let [own, guests] = self.saved.clone();
         node.kernel.restore_checkpoints(own.into_iter(), guests.into_iter());

@@ -12,7 +12,7 @@ fn keyed(n: u64, key: &str) -> NewJob {
 
 fn told(node: &mut Node, n: u64, first: ObjectId) -> Vec<Effect> {
     let (accepted, _) = &node.jobs[&id(n)];
-    let (key, body) = (KeyId::of(accepted).unwrap(), accepted.key.as_ref().unwrap().body);
+    let (key, body) = (KeyId::of(accepted).unwrap(), accepted.extras.key.as_ref().unwrap().body);
     node.handle(Input::KeyTold { key, job: first, body })
 }
 
@@ -104,7 +104,7 @@ fn an_array_under_a_key_is_one_array() {
     assert_eq!(node.refused(owner(), array(51, "0-8%2")).kind, Kind::Conflict, "other elements are another body");
     assert_eq!(node.refused(owner(), keyed(52, "a")).kind, Kind::Conflict);
     let (array_record, _) = &node.jobs[&id(1)];
-    assert_eq!(array_record.element(3).unwrap().key, None, "the key is the array's");
+    assert_eq!(array_record.element(3).unwrap().extras.key, None, "the key is the array's");
     let (mut node, _) = node.restarted();
     assert_eq!(receipt(&mut node, owner(), array(53, "0-9%2")), Receipt::Accepted { id: id(1) });
     assert_eq!(node.jobs.len(), 3, "the array, and the two of its elements that have begun");

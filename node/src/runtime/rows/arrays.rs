@@ -38,7 +38,7 @@ pub(crate) fn begun_before(
     before: Option<ObjectId>,
     limit: usize,
 ) -> Result<Vec<ObjectId>, Problem> {
-    let Some(last) = array.array.map(|array| array.last) else { return Ok(Vec::new()) };
+    let Some(last) = array.extras.array.map(|array| array.last) else { return Ok(Vec::new()) };
     begun(store, (array.id, last), before, limit)
 }
 
@@ -59,12 +59,12 @@ fn begun(
 
 /// The first and the last id that an element of it can have.
 pub(super) fn ends(array: &Accepted) -> Option<(ObjectId, ObjectId)> {
-    array.id.element(0).zip(array.id.element(array.array?.last))
+    array.id.element(0).zip(array.id.element(array.extras.array?.last))
 }
 
 /// The row that says that the elements of an array are to go.
 pub(super) fn forgotten(array: &Accepted) -> Option<Mutation> {
-    let last = array.array.filter(|_| array.is_array())?.last;
+    let last = array.extras.array.filter(|_| array.is_array())?.last;
     Some(Mutation::put(Table::Remains, key_of(array.id), codec::encode(&last)))
 }
 

@@ -141,6 +141,13 @@ pub(crate) fn read_charge(store: &Store, job: ObjectId) -> Result<Option<KeptJob
     Ok(Some(KeptJob { home, accepted, standing }))
 }
 
+/// Jobs of other homes that are kept here, with ids below this one, newest first.
+pub(crate) fn charges_before(store: &Store, end: ObjectId, limit: usize) -> Result<Vec<KeptJob>, Problem> {
+    let end = end.to_bytes();
+    let rows = store.scan(Table::Charges, (Bound::Unbounded, Bound::Excluded(end.as_slice())), true, limit)?;
+    rows.iter().filter_map(|(key, _)| read_charge(store, object_id(key)?).transpose()).collect()
+}
+
 /// A set of custodians; none: it is not known here.
 pub(crate) fn read_custodians(store: &Store, home: NodeId, number: u32) -> Result<Option<CustodianSet>, Problem> {
     let row = store.get(Table::Custodians, &set_key(home, number))?;
@@ -179,8 +186,8 @@ pub(in crate::runtime) fn read_custody(store: &Store) -> Result<Custody, Problem
     pages(store, Table::Charges, |key, row| {
         let Row { home, set, accepted, taken, .. } = decode("job of another home", row)?;
         let Some(job) = object_id(key) else { return Ok(()) };
-        let lacks_input = accepted.as_ref().is_some_and(|job| job.input_of.is_some() && job.input.size() == 0);
-        let array = accepted.filter(Accepted::is_array).and_then(|accepted| accepted.array);
+        let lacks_input = accepted.as_ref().is_some_and(|job| job.extras.input_of.is_some() && job.input.size() == 0);
+        let array = accepted.filter(Accepted::is_array).and_then(|accepted| accepted.extras.array);
         let mut state = ChargeState { job, home, set, revision: 0, lacks_input, array, settled: false, taken };
         if let Some(row) = store.get(Table::Standings, key)?.filter(|_| taken) {
             let standing: Standing = decode("job", &row)?;

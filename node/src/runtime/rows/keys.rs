@@ -16,7 +16,7 @@ struct Row(KeyId, BlobId);
 
 /// The row of a job that is accepted, if it has a key.
 pub(super) fn row(accepted: &Accepted) -> Option<Mutation> {
-    let row = Row(KeyId::of(accepted)?, accepted.key.as_ref()?.body);
+    let row = Row(KeyId::of(accepted)?, accepted.extras.key.as_ref()?.body);
     Some(Mutation::put(Table::Keys, key_of(accepted.id), codec::encode(&row)))
 }
 

@@ -117,11 +117,11 @@ async fn a_job_carries_its_submitters_trace() {
     let caller = Caller { traceparent: Some(traceparent), ..world.operator.clone() };
     let job = world.submit(&caller, "f", Input::default()).await;
     let start = worker.start().await;
-    assert_eq!((start.traceparent, start.trace.clone()), (Some(traceparent), traceparent.trace_id()));
+    assert_eq!((start.traceparent, start.trace.clone()), (Some(traceparent), traceparent.trace_id().to_string()));
     worker.end(&start, b"", b"").await;
     let shown = world.settled(job).await;
     assert_eq!((shown.state, shown.traceparent), (State::Succeeded, Some(traceparent)));
-    assert_eq!(shown.trace, traceparent.trace_id());
+    assert_eq!(shown.trace, traceparent.trace_id().to_string());
     let json = serde_json::to_value(&shown).unwrap();
     assert_eq!(json["traceparent"], traceparent.to_string());
 

@@ -52,7 +52,7 @@ impl KeyId {
 
     /// Of a job that was submitted with one.
     pub fn of(accepted: &Accepted) -> Option<Self> {
-        let key = accepted.key.as_ref()?;
+        let key = accepted.extras.key.as_ref()?;
         let spec = &accepted.spec;
         Some(Self::new(spec.project, spec.function_owner, spec.owner, &key.key))
     }

@@ -14,7 +14,7 @@ impl Checks {
             return Err(("an element has an array", format!("{id} began")));
         };
         let array = accepted.array_id();
-        let at_once = accepted.array.and_then(|array| array.at_once).unwrap_or(u32::MAX);
+        let at_once = accepted.extras.array.and_then(|array| array.at_once).unwrap_or(u32::MAX);
         if self.emitted.insert(id, (accepted, standing.clone())).is_some() {
             return Err(("an element begins once", format!("{id}")));
         }

@@ -25,7 +25,8 @@ impl Ends {
 
     /// A job of another home is taken over: what it waits for no more its home has seen.
     pub(super) fn taken(&mut self, accepted: &Accepted, standing: &Standing) {
-        let met = accepted.after.iter().map(|after| after.job).filter(|earlier| !standing.unmet.contains(earlier));
+        let met =
+            accepted.extras.after.iter().map(|after| after.job).filter(|earlier| !standing.unmet.contains(earlier));
         self.met.extend(met.map(|earlier| (accepted.id, earlier)));
     }
 
@@ -44,6 +45,7 @@ impl Ends {
             return Ok(());
         }
         let unmet = accepted
+            .extras
             .after
             .iter()
             .filter(|after| !self.met.contains(&(accepted.id, after.job)))
@@ -60,7 +62,8 @@ impl Ends {
 
     /// A job has this input.
     pub(super) fn input(&self, accepted: &Accepted) -> Result<(), Broken> {
-        let Some(earlier) = accepted.input_of.filter(|earlier| !self.met.contains(&(accepted.id, *earlier))) else {
+        let Some(earlier) = accepted.extras.input_of.filter(|earlier| !self.met.contains(&(accepted.id, *earlier)))
+        else {
             return Ok(());
         };
         match self.ends.get(&earlier) {
