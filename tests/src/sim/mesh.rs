@@ -14,6 +14,7 @@ mod calm;
 mod custodians;
 mod documents;
 mod links;
+pub(super) mod long;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -22,7 +22,7 @@ use super::node::Node;
 use super::peers::Outgoing;
 use super::plan::{Fault, Plan};
 use super::random::Random;
-use super::worker::{Behaviour, Worker};
+use super::worker::{Behaviour, DAY_MS, Worker};
 use super::{Report, Violation};
 
 /// How long faults happen, in virtual milliseconds.
@@ -391,9 +391,10 @@ impl<F: Faults> World<F> {
         // Functions that two nodes of a mesh make are two functions.
         let number = self.functions_made + 1_000_000 * self.setting.place.unwrap_or(0) as u64;
         let component = BlobId::of(&number.to_be_bytes());
-        let (run_ms, attempts) = match Behaviour::ALL.get(behaviour) {
+        let (run_ms, attempts) = match Behaviour::of(behaviour) {
             Some(Behaviour::Hanging) => (5_000, 3),
             Some(Behaviour::Unlucky) => (150_000, 5),
+            Some(Behaviour::AllDay) => (2 * DAY_MS, 3),
             _ => (150_000, 3),
         };
         Function {
