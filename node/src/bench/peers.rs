@@ -1,10 +1,11 @@
 //! `shoal bench --peers`: Slurm and HyperQueue on this machine, in turn with Shoal.
 //!
 //! Each peer that is installed is started anew, in a folder of its own and on loopback, by its own programs. A round is the
-//! same for all: one client hands over jobs that do next to nothing, one after the other, and waits until the last has ended;
-//! then it hands over a job, waits for its result, and hands over the next. At last jobs that wait are handed over, the
-//! process that has acknowledged them is killed with SIGKILL and started again, and those that are gone are counted. The
-//! rounds follow each other in turn, so that a machine that changes its pace does so for all. The table has medians.
+//! same for all: one client hands over jobs that do next to nothing, one after the other (submits/s), and waits until the
+//! last has ended (jobs/s, Shoal's with 64 under way); then it hands over a job, waits for its result, and hands over the
+//! next. At last jobs that wait are handed over, the process that has acknowledged them is killed with SIGKILL and started
+//! again, and those that are gone are counted. The rounds follow each other in turn, so that a machine that changes its
+//! pace does so for all. The table has medians.
 //!
 //! What an acknowledgement means is not the same: [`System::acknowledged`] says it, and stands under the table.
 
@@ -32,7 +33,7 @@ const ROUND_MAX: Duration = Duration::from_secs(300);
 
 /// A peer that has started.
 enum Peer {
-    Slurm(Slurm),
+    Slurm(Box<Slurm>),
     HyperQueue(HyperQueue),
 }
 
@@ -62,20 +63,16 @@ impl Bench {
         let mut missing = Vec::new();
         let mut peers = self.start_peers(&mut missing).await;
         let mut own = self.start_own().await?;
-        let mut systems = vec![own::system()];
-        systems.extend(peers.iter().map(|(peer, _)| peer.system()));
-        let rounds = self.args.peer_rounds;
+        let mut system = own::system();
+        let mut systems: Vec<System> = peers.iter().map(|(peer, _)| peer.system()).collect();
+        let (screen, rounds) = (self.screen, self.args.peer_rounds);
         for number in 1..=rounds {
-            let round = self.own_round(&mut own).await.context("Shoal")?;
-            let mut rounds = vec![round];
-            for (peer, name) in &mut peers {
-                rounds.push(peer.round(number).await.with_context(|| (*name).to_owned())?);
-            }
-            for (system, round) in systems.iter_mut().zip(rounds) {
-                self.screen.say(&format!("  round {number}, {}", system.line(&round)));
-                system.rounds.push(round);
+            system.add(self.own_round(&mut own).await.context("Shoal")?, &screen);
+            for ((peer, name), system) in peers.iter_mut().zip(&mut systems) {
+                system.add(peer.round(number).await.context(*name)?, &screen);
             }
         }
+        systems.insert(0, system);
         for (peer, _) in peers {
             if let Peer::Slurm(slurm) = peer {
                 slurm.stop().await;
@@ -94,7 +91,7 @@ impl Bench {
         let (folder, slots) = (self.folder.path(), self.args.slots);
         let mut peers = Vec::new();
         match Slurm::start(&folder.join("slurm"), slots).await {
-            Ok(slurm) => peers.push((Peer::Slurm(slurm), slurm::NAME)),
+            Ok(slurm) => peers.push((Peer::Slurm(Box::new(slurm)), slurm::NAME)),
             Err(why) => missing.push(Missing::new(slurm::NAME, slurm::INSTALL, &why)),
         }
         match HyperQueue::start(&folder.join("hyperqueue"), slots).await {

@@ -32,9 +32,9 @@ pub(super) struct System {
 /// One round of one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(super) struct Round {
-    /// Jobs that one client handed over one after the other, and then waited for.
+    /// Jobs that were handed over for each of the next two.
     pub(super) jobs: u32,
-    /// Until the last was acknowledged.
+    /// By one client that waited for each acknowledgement.
     pub(super) submits_per_second: f64,
     /// From the first submission until the last job had ended.
     pub(super) jobs_per_second: f64,
@@ -68,7 +68,13 @@ impl Missing {
 }
 
 impl System {
-    pub(super) fn line(&self, round: &Round) -> String {
+    /// Takes in a round, and shows it.
+    pub(super) fn add(&mut self, round: Round, screen: &Screen) {
+        self.rounds.push(round);
+        screen.say(&format!("  round {}, {}", self.rounds.len(), self.line(&round)));
+    }
+
+    fn line(&self, round: &Round) -> String {
         let Round { submits_per_second, jobs_per_second, result_p50_ms, kill, .. } = round;
         let lost = kill.map_or(String::new(), |Kill { acknowledged, lost }| format!(", {lost} of {acknowledged} lost"));
         format!(
@@ -96,10 +102,9 @@ impl Peers {
     }
 
     pub(super) fn show(&self, screen: &Screen) {
-        let mut table =
-            Table::new(&["", "submits/s", "jobs/s", "submit to result", "lost by kill -9", "jobs of Shoal"]);
+        let mut table = Table::new(&["", "submits/s", "jobs/s", "submit to result", "lost by kill -9", "Shoal runs"]);
         let rate = |system: &System| system.median(|round| round.jobs_per_second);
-        let own = self.systems.first().map_or(0.0, rate);
+        let own = self.systems.first();
         for system in &self.systems {
             let lost = match system.lost() {
                 None => "all: in memory".to_owned(),
@@ -112,10 +117,12 @@ impl Peers {
                 format!("{:.0}", rate(system)),
                 ms(system.median(|round| round.result_p50_ms)),
                 lost,
-                ratio(own, rate(system)).map_or_else(String::new, |times| format!("× {times:.1}")),
+                own.filter(|own| own.name != system.name)
+                    .and_then(|own| ratio(rate(own), rate(system)))
+                    .map_or_else(String::new, |times| format!("{times:.1} times as many")),
             ]);
         }
-        screen.title(&format!("medians of {} rounds", self.rounds));
+        screen.title(&format!("medians; rounds: {}", self.rounds));
         screen.table(&table);
         for system in &self.systems {
             screen.say(&format!("  acknowledged by {}: {}", system.name, system.acknowledged));

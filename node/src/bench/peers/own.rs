@@ -15,6 +15,9 @@ use crate::bench::{Bench, WARM_JOBS};
 
 /// Jobs of a round that are handed over one after the other.
 const JOBS: u32 = 1_000;
+/// Jobs under way at once where it is counted how many run. Why 64: whoever waits for the disk before each job counts its
+/// syncs. The peers, which do not sync, are handed jobs one after the other several times as fast as they run them.
+const IN_FLIGHT: u32 = 64;
 /// Jobs of a round each of which is waited for before the next.
 const SINGLE: u32 = 100;
 /// Jobs that wait when the node is killed.
@@ -41,7 +44,8 @@ impl Bench {
     }
 
     pub(super) async fn own_round(&mut self, jobs: &mut Jobs) -> anyhow::Result<Round> {
-        let (handed, ended) = jobs.in_turn(JOBS).await?;
+        let handed = jobs.in_turn(JOBS).await?;
+        let (_, ended) = jobs.closed(JOBS, IN_FLIGHT).await?;
         let mut results = Vec::new();
         for _ in 0..SINGLE {
             let input = jobs.next_usual();

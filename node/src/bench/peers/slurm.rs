@@ -142,17 +142,17 @@ impl Slurm {
             .await
     }
 
-    /// Waits until it has a node for jobs.
+    /// Waits until its node is there for jobs. A controller that was killed may think for a while that one still runs there.
     async fn ready(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + READY_MAX;
         loop {
             self.check()?;
             // Nobody answers until the controller is up.
             let state = self.ask(&self.programs.sinfo, &["-h", "-o", "%T"]).await.unwrap_or_default();
-            if state == "idle" {
+            if ["idle", "mixed", "allocated"].contains(&state.as_str()) {
                 return Ok(());
             }
-            ensure!(Instant::now() < deadline, "its node does not become idle: {state:?}");
+            ensure!(Instant::now() < deadline, "its node is not there: {state:?}");
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
@@ -234,7 +234,9 @@ impl Slurm {
         let there = self.queue().await?;
         let lost = acknowledged.difference(&there).count();
         if !there.is_empty() {
-            self.ask(&self.programs.scancel, &["--state=PENDING"]).await?;
+            let ids: Vec<String> = there.iter().map(u64::to_string).collect();
+            let ids = ids.iter().map(String::as_str);
+            self.ask(&self.programs.scancel, &std::iter::once("--quiet").chain(ids).collect::<Vec<_>>()).await?;
             self.drained().await?;
         }
         Ok(Kill { acknowledged: KILL_JOBS, lost: u32::try_from(lost)? })

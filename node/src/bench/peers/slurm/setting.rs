@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 
+use crate::bench::peers::child::find;
+
 /// The length of munge's key, in bytes.
 const KEY_LEN: usize = 128;
 
@@ -92,10 +94,12 @@ fn free_ports() -> anyhow::Result<[u16; 2]> {
     Ok([one.local_addr()?.port(), other.local_addr()?.port()])
 }
 
-/// As quick as it can be made: jobs are scheduled as they come, and nothing accounts for them.
+/// As quick as it can be made: jobs are scheduled as they come, and nothing accounts for them. Why an epilog that does
+/// nothing: its end lets the controller schedule at once. Without one it did so once a second, and ran 2 jobs a second.
 fn configuration(folder: &Path, host: &str, user: u32, ports: [u16; 2], slots: u32) -> anyhow::Result<String> {
     let text = folder.to_str().context("the folder's name is no text")?;
     let socket = socket(folder);
+    let epilog = find("true").context("there is no program `true`")?;
     let [controller, node] = ports;
     Ok(format!(
         "ClusterName=shoal-bench\n\
@@ -125,8 +129,29 @@ fn configuration(folder: &Path, host: &str, user: u32, ports: [u16; 2], slots: u
          MaxJobCount=100000\n\
          MinJobAge=2\n\
          ReturnToService=2\n\
+         Epilog={epilog}\n\
          NodeName={host} NodeAddr=127.0.0.1 CPUs={slots} State=UNKNOWN\n\
          PartitionName=bench Nodes=ALL Default=YES MaxTime=INFINITE State=UP\n",
-        socket.display()
+        socket.display(),
+        epilog = epilog.display(),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_is_in_one_folder_and_the_key_is_for_nobody_else() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("slurm");
+        let setting = Setting::new(&folder, 3).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&folder), mode(&setting.key())), (0o700, 0o600));
+        let text = std::fs::read_to_string(setting.conf()).unwrap();
+        assert!(text.lines().all(|line| !line.starts_with(' ') && line.contains('=')), "{text}");
+        assert!(text.contains("CPUs=3") && text.contains(&format!("AuthInfo=socket={}", setting.socket().display())));
+        assert!(setting.munge().iter().all(|argument| argument.contains(folder.to_str().unwrap())));
+        assert!(Setting::new(&folder, 3).is_err(), "it is there");
+    }
 }
