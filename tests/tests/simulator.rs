@@ -51,10 +51,15 @@ fn chosen() -> Option<u64> {
 }
 
 fn seeds() -> Range<u64> {
+    seeds_or(SEEDS)
+}
+
+/// The seeds that somebody wants to see, or these.
+fn seeds_or(usual: Range<u64>) -> Range<u64> {
     if let Some(seed) = chosen() {
         return seed..seed + 1;
     }
-    let Ok(text) = std::env::var("SHOAL_SEEDS") else { return SEEDS };
+    let Ok(text) = std::env::var("SHOAL_SEEDS") else { return usual };
     let parts = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
     parts.expect("SHOAL_SEEDS has the form 0..100")
 }
@@ -149,9 +154,9 @@ fn a_large_mesh_keeps_every_promise() {
 
 #[test]
 fn a_job_of_eight_hours_survives_the_restart_of_home_executor_and_client() {
-    for (seed, result) in run_all(LONG_SEEDS, |seed, print| run_long::<Sound>(seed, print)) {
+    for (seed, result) in run_all(seeds_or(LONG_SEEDS), run_long::<Sound>) {
         let Long { report, state, attempts, seen_ms, lives } =
-            result.unwrap_or_else(|broken| panic!("{seed}: {broken}"));
+            result.unwrap_or_else(|broken| panic!("seed {seed} {broken}\n    {}", replay(seed, "a_job_of_eight")));
         assert_eq!((state, attempts), (State::Succeeded, 2), "seed {seed}: run once more, after the kill at the end");
         // What was done before the kill is not done again: that would take another seven and a half hours.
         assert!(

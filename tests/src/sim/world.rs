@@ -47,6 +47,9 @@ pub(crate) struct Setting {
     pub(crate) keeps: bool,
     /// The node.
     pub(crate) id: NodeId,
+    /// Hours pass: the kernel is woken only when it has asked for it last, and says less often what it could run. Else it
+    /// is woken whenever it has ever asked for it, which is harder on it, and more to do from hour to hour.
+    pub(crate) hours: bool,
     /// How long faults happen, in milliseconds.
     pub(crate) faults_ms: u64,
     /// Faults come so many times less often than a node that is alone has them.
@@ -68,6 +71,7 @@ impl Setting {
             place: None,
             keeps: false,
             id: NodeId([7; 32]),
+            hours: false,
             faults_ms: FAULTS_MS,
             calm: 1,
             workers: vec![
@@ -95,7 +99,7 @@ pub(crate) enum Event {
     RunStarts { worker: usize, incarnation: u64, run: Run },
     RunEnds { worker: usize, incarnation: u64, run: Run, run_ms: u64 },
     Synced { life: u64, up_to: u64 },
-    Wake { life: u64 },
+    Wake { life: u64, number: u64 },
     Breaks { connection: ConnectionId, worker: usize, late: bool },
     NodeStarts,
     ClientActs { client: usize },
@@ -273,7 +277,7 @@ impl<F: Faults> World<F> {
                 Ok(())
             }
             Event::Synced { life, up_to } => self.synced(life, up_to),
-            Event::Wake { life } => self.wake(life),
+            Event::Wake { life, number } => self.wake(life, number),
             Event::Breaks { connection, worker, late } => {
                 self.break_off(connection, worker, late);
                 Ok(())

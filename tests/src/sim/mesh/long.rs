@@ -5,6 +5,7 @@ use shoal_protocol::ObjectId;
 use shoal_protocol::object::job::State;
 
 use super::{Mesh, at};
+use crate::sim::client::Client;
 use crate::sim::mutations::Bugs;
 use crate::sim::worker::{Behaviour, DAY_MS};
 use crate::sim::world::Event;
@@ -53,7 +54,7 @@ pub struct Long {
     pub attempts: u32,
     /// When the client has seen that it had ended, in virtual milliseconds.
     pub seen_ms: u64,
-    /// How many processes of each node there were, and how many restarts and kills there were to be.
+    /// How many processes of each node there were.
     pub lives: Vec<u64>,
 }
 
@@ -94,7 +95,7 @@ impl<F: Bugs> Mesh<F> {
         let function = self.world(HOME).make_function(number);
         for place in 0..self.worlds.len() {
             let world = self.world(place);
-            world.setting.faults_ms = 0;
+            (world.setting.faults_ms, world.setting.hours) = (0, true);
             world.functions.push(function.clone());
             world.begin();
             self.plan(place);
@@ -151,7 +152,7 @@ impl<F: Bugs> Mesh<F> {
 impl<F: Bugs> World<F> {
     /// The client submits its job, or asks after it.
     fn client_goes_on(&mut self) {
-        match self.clients.get(CLIENT).and_then(super::super::client::Client::first_job) {
+        match self.clients.get(CLIENT).and_then(Client::first_job) {
             None => self.submit_one(CLIENT, Behaviour::ALL.len()),
             Some((job, false)) => self.ask_after(CLIENT, job),
             Some((_, true)) => {}
