@@ -239,10 +239,7 @@ impl<F: Faults> World<F> {
     pub(crate) fn heartbeat(&mut self, connection: ConnectionId, index: usize) {
         let Some(worker) = self.workers.get(index).filter(|worker| worker.link == Link::Up(connection)) else { return };
         let runs = worker.runs.keys().copied().collect();
-        let long = worker
-            .runs
-            .iter()
-            .find(|(run, (start, _))| worker.is_running(**run) && behaviour_of(start).saves());
+        let long = worker.runs.iter().find(|(run, (start, _))| worker.is_running(**run) && behaviour_of(start).saves());
         let progress = long.map(|(run, _)| FromWorker::Progress(*run, Progress { done: 1, ..Progress::default() }));
         let saves = long.map(|(run, _)| *run);
         progress.into_iter().for_each(|progress| self.say(index, progress));
