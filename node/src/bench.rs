@@ -5,6 +5,8 @@
 //! figure stands a raw one, measured in the same run: synced appends to the same disk, the same component in bare
 //! wasmtime, the same file in iroh-blobs alone. At the end of the jobs the node is killed and started again, and every
 //! result is read once more.
+//!
+//! With `--peers` it measures Slurm and HyperQueue in turn with Shoal instead, see [`peers`].
 
 mod arrivals;
 mod blobs;
@@ -12,6 +14,7 @@ mod folder;
 mod http;
 mod jobs;
 mod open;
+mod peers;
 mod process;
 mod raw;
 mod report;
@@ -108,7 +111,7 @@ impl Bench {
             None => u64::from(getrandom::u32().map_err(|error| anyhow!("no random numbers: {error}"))?),
         };
         let folder = Folder::new(args.folder.as_deref())?;
-        if args.wants(Part::Blobs) {
+        if !args.peers && args.wants(Part::Blobs) {
             folder.check_room(args.blob_size)?;
         }
         let machine = Machine::this(folder.path(), folder.is_in_memory());
@@ -125,6 +128,9 @@ impl Bench {
 
     async fn measure(&mut self) -> anyhow::Result<()> {
         self.report.show_head(&self.screen);
+        if self.args.peers {
+            return self.peers().await;
+        }
         self.start_node()?;
         let jobs = [Part::Latency, Part::Closed, Part::Poisson, Part::OnOff, Part::Trace];
         let wants_jobs = jobs.into_iter().any(|part| self.args.wants(part));

@@ -85,12 +85,12 @@ fn lines(over_three: Vec<Duration>, at_one: Vec<Duration>, limit: f64) -> Vec<Li
     vec![three, one, last.promise(format!("at most {limit}"), ratio <= limit)]
 }
 
-fn joined(shoal: &Path, first: &Node, arguments: &[&str]) -> anyhow::Result<Node> {
+pub(crate) fn joined(shoal: &Path, first: &Node, arguments: &[&str]) -> anyhow::Result<Node> {
     Ok(Node::new(shoal)?.with_arguments(arguments).with_arguments(&["--join", &first.mesh_address()?]))
 }
 
 /// A client at a node with a token of the first one's operator, which counts once the node knows that user.
-async fn known(first: &Node, at: &Node) -> anyhow::Result<Client> {
+pub(crate) async fn known(first: &Node, at: &Node) -> anyhow::Result<Client> {
     let minted = first.shoal(&["token", "mint"]).output()?;
     ensure!(minted.status.success(), "{}", String::from_utf8_lossy(&minted.stderr).trim());
     let token = String::from_utf8(minted.stdout)?.trim().to_owned();

@@ -79,7 +79,7 @@ async fn started(shoal: &Path, count: usize) -> anyhow::Result<Vec<Node>> {
 }
 
 /// An address of the loopback at which nobody listens at the moment.
-fn free_address() -> anyhow::Result<String> {
+pub(crate) fn free_address() -> anyhow::Result<String> {
     let socket = UdpSocket::bind("127.0.0.1:0").context("there is no free port")?;
     Ok(socket.local_addr()?.to_string())
 }

@@ -3,12 +3,14 @@
 //! `cargo run --release -p shoal-testnet -- lan` starts nodes in network namespaces of their own, makes the steps of
 //! `testnet/scenarios/lan.toml`, and says which promises were kept; `run FILE` does so with a scenario of one's own.
 //! `blobs` moves a large blob between two nodes, in turn with iroh-blobs alone; `hop` times jobs over three nodes beside
-//! one; `kill` kills nodes and workers again and again while clients submit. The exit code is 1 when a promise
+//! one; `kill` kills nodes and workers again and again while clients submit; `long` restarts all who have to do with one
+//! long job. The exit code is 1 when a promise
 //! is broken.
 
 mod blobs;
 mod hop;
 mod kill;
+mod long;
 mod replicas;
 
 use std::path::{Path, PathBuf};
@@ -59,6 +61,8 @@ enum Command {
     },
     /// Nodes and workers are killed, at chosen points, while clients submit
     Kill(kill::Args),
+    /// One long job, while its home, its executor, its client and at last its worker are killed
+    Long(long::Args),
     /// Many functions come to an empty node, beside what verifying and building them takes alone
     Replicas(replicas::Args),
     /// A job that is submitted, run and read at three nodes, beside one node alone
@@ -105,6 +109,10 @@ fn command() -> anyhow::Result<ExitCode> {
     let wanted = match cli.command {
         Command::Kill(args) => {
             let report = runtime.block_on(kill::run(&program(cli.shoal)?, &args))?;
+            return publish(&report, args.json.as_deref());
+        }
+        Command::Long(args) => {
+            let report = runtime.block_on(long::run(&program(cli.shoal)?, &args))?;
             return publish(&report, args.json.as_deref());
         }
         Command::Replicas(args) => {

@@ -36,10 +36,12 @@ pub mod world;
 
 use shoal_kernel::faults::Faults;
 
+use mesh::long;
 use mutations::Bugs;
 
 pub use coverage::Coverage;
 pub use mesh::Mesh;
+pub use mesh::long::Long;
 pub use world::World;
 
 /// A rule that did not hold.
@@ -82,4 +84,9 @@ pub fn run<F: Faults>(seed: u64, print: bool) -> Result<Report, Violation> {
 /// Runs one seed of a mesh of so many nodes: as long as its size allows with faults, then until everything has settled.
 pub fn run_mesh<F: Bugs>(nodes: usize, seed: u64, print: bool) -> Result<Report, Violation> {
     Mesh::<F>::new(nodes, seed, print).run()
+}
+
+/// Runs one job of eight hours in a mesh of three nodes of this seed, where whoever has to do with it restarts meanwhile.
+pub fn run_long<F: Bugs>(seed: u64, print: bool) -> Result<Long, Violation> {
+    Mesh::<F>::new(long::NODES, seed, print).run_long()
 }

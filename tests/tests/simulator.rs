@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use shoal_crdt::faults::Fault as ReplicaFault;
 use shoal_kernel::faults::Fault;
+use shoal_protocol::object::job::State;
 use shoal_tests::sim::coverage::{REQUIRED, REQUIRED_OF_A_MESH};
 use shoal_tests::sim::mutations::{Mutated, Mutation, Sound, with};
+use shoal_tests::sim::worker::DAY_MS;
 use shoal_tests::sim::world::FAULTS_MS;
-use shoal_tests::sim::{Coverage, Report, Violation, run, run_mesh};
+use shoal_tests::sim::{Coverage, Long, Report, Violation, run, run_long, run_mesh};
 
 /// Seeds in a normal run of the tests.
 const SEEDS: Range<u64> = 0..100;
@@ -21,6 +23,11 @@ const SEEDS: Range<u64> = 0..100;
 const JOBS_MIN: u64 = 200;
 /// Kinds of fault that each seed must have had.
 const FAULT_KINDS_MIN: usize = 3;
+
+/// Seeds of the job of eight hours: one of them in a mesh whose nodes keep jobs of each other.
+const LONG_SEEDS: Range<u64> = 0..2;
+/// How much longer than eight hours it may take.
+const LONG_MORE_MS: u64 = 600_000;
 
 /// Nodes of a mesh in a normal run.
 const NODES: usize = 5;
@@ -44,10 +51,15 @@ fn chosen() -> Option<u64> {
 }
 
 fn seeds() -> Range<u64> {
+    seeds_or(SEEDS)
+}
+
+/// The seeds that somebody wants to see, or these.
+fn seeds_or(usual: Range<u64>) -> Range<u64> {
     if let Some(seed) = chosen() {
         return seed..seed + 1;
     }
-    let Ok(text) = std::env::var("SHOAL_SEEDS") else { return SEEDS };
+    let Ok(text) = std::env::var("SHOAL_SEEDS") else { return usual };
     let parts = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
     parts.expect("SHOAL_SEEDS has the form 0..100")
 }
@@ -59,7 +71,7 @@ fn replay(seed: u64, test: &str) -> String {
 type Outcome = Result<Report, Violation>;
 
 /// Runs the seeds on all processors; the results in the order of the seeds.
-fn run_all(seeds: Range<u64>, run: impl Fn(u64, bool) -> Outcome + Sync) -> Vec<(u64, Outcome)> {
+fn run_all<T: Send>(seeds: Range<u64>, run: impl Fn(u64, bool) -> T + Sync) -> Vec<(u64, T)> {
     let next = AtomicU64::new(seeds.start);
     let results = Mutex::new(Vec::new());
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -138,6 +150,22 @@ fn a_large_mesh_keeps_every_promise() {
     println!("{NODES_MANY} nodes, {} jobs:\n{}", report.acknowledged, report.coverage);
     assert!(report.acknowledged >= NODES_MANY as u64 && report.coverage.count("runs at peers succeeded") > 0);
     assert!(report.coverage.count("agreements checked") > 0 && report.coverage.count("changes by reconciliation") > 0);
+}
+
+#[test]
+fn a_job_of_eight_hours_survives_the_restart_of_home_executor_and_client() {
+    for (seed, result) in run_all(seeds_or(LONG_SEEDS), run_long::<Sound>) {
+        let Long { report, state, attempts, seen_ms, lives } =
+            result.unwrap_or_else(|broken| panic!("seed {seed} {broken}\n    {}", replay(seed, "a_job_of_eight")));
+        assert_eq!((state, attempts), (State::Succeeded, 2), "seed {seed}: run once more, after the kill at the end");
+        // What was done before the kill is not done again: that would take another seven and a half hours.
+        assert!(
+            (DAY_MS..DAY_MS + LONG_MORE_MS).contains(&seen_ms),
+            "seed {seed}: the client has seen it after {seen_ms} ms"
+        );
+        assert_eq!(lives.iter().sum::<u64>(), 3 + 3, "seed {seed}: {lives:?}");
+        assert!(report.coverage.count("checkpoint restored") > 0, "seed {seed}");
+    }
 }
 
 #[test]

@@ -180,6 +180,35 @@ impl Jobs {
         Ok((Latency::of(&done), elapsed))
     }
 
+    /// So many jobs, handed over one after the other: how long that took. Their results are waited for, and compared.
+    pub(super) async fn in_turn(&mut self, jobs: u32) -> anyhow::Result<Duration> {
+        let inputs: Vec<Input> = (0..jobs).map(|_| self.next_input(INPUT_LEN)).collect();
+        let Submitter { client, seed } = &self.submitter;
+        let begun = Instant::now();
+        let mut handed = Vec::with_capacity(inputs.len());
+        for input in inputs {
+            let bytes = job::Input::Bytes(input.bytes(*seed).into());
+            handed.push((
+                client.submit(&Submit { function: NAME.into(), input: bytes, ..Submit::default() }).await?,
+                input,
+            ));
+        }
+        let submitted = begun.elapsed();
+        let mut ending = futures_util::stream::iter(handed)
+            .map(|(id, input)| async move { anyhow::Ok((client.wait(id, None, true).await?, input)) })
+            .buffer_unordered(READ_AT_ONCE);
+        while let Some(ended) = ending.next().await {
+            let (job, input) = ended?;
+            check(&job, &blake3::hash(&input.bytes(*seed)))?;
+        }
+        Ok(submitted)
+    }
+
+    /// Goes on over another connection.
+    pub(super) fn reconnect(&mut self, client: Client) {
+        self.submitter.client = client;
+    }
+
     /// Reads every result once more, by another client, and compares it.
     pub(super) async fn read_again(&self, client: &Client) -> anyhow::Result<()> {
         let mut progress = Progress::new("reading again:");

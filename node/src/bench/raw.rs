@@ -92,6 +92,14 @@ impl Raw {
     }
 }
 
+/// What a synced append costs on the disk of this folder. Blocks.
+pub(super) fn synced(folder: &Path) -> anyhow::Result<Syncs> {
+    let times = syncs(folder)?;
+    let all: Duration = times.iter().sum();
+    let per_second = times.len() as f64 / all.as_secs_f64().max(f64::MIN_POSITIVE);
+    Ok(Syncs { bytes: SYNC_LEN, latency: Spread::of(times), per_second })
+}
+
 fn syncs(folder: &Path) -> anyhow::Result<Vec<Duration>> {
     let path = folder.join("syncs");
     let mut file = std::fs::File::create(&path)?;

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::blobs::{Blobs, OfBare, Ways};
 use super::jobs::Latency;
+use super::peers::Peers;
 use super::process::{Idle, Memory};
 use super::raw::{Syncs, Wasmtime};
 use super::screen::Screen;
@@ -41,6 +42,8 @@ pub(super) struct Report {
     pub(super) submit: Option<Submits>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) queue: Option<Queue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) peers: Option<Peers>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) end: Option<Memory>,
 }
@@ -89,6 +92,7 @@ impl Report {
             blobs: None,
             submit: None,
             queue: None,
+            peers: None,
             end: None,
         }
     }

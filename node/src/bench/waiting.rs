@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail, ensure};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 use shoal_client::Client;
+use shoal_protocol::ObjectId;
 use shoal_protocol::object::ListQuery;
 use shoal_protocol::object::function::Needs;
 use shoal_protocol::object::job::{Input as JobInput, Receipt, Submit};
@@ -171,6 +172,15 @@ impl<'a> Waiting<'a> {
             .try_collect()
             .await?;
         Ok(handed(times, begun.elapsed(), in_flight))
+    }
+
+    /// Lets so many more wait, handed over one after the other: their ids.
+    pub(super) async fn ids(&mut self, client: &Client, jobs: u32) -> anyhow::Result<Vec<ObjectId>> {
+        let mut ids = Vec::new();
+        for submit in self.next(jobs) {
+            ids.push(client.submit(&submit).await?);
+        }
+        Ok(ids)
     }
 
     /// Lets so many wait.

@@ -27,7 +27,11 @@ Latency of the last three counts from the moment when a job was to arrive, not f
 round to it: a node that stalls is not excused from the jobs that had to wait for it. At most 512 jobs are
 in flight; those that find all places taken wait, and are counted.
 
-Every result is compared with what it must be, and once more after the node was killed with SIGKILL.";
+Every result is compared with what it must be, and once more after the node was killed with SIGKILL.
+
+Peers: --peers looks for slurmctld, slurmd, sbatch and munged (Debian: apt-get install slurm-wlm munge), and for a
+python3 on the path that has HyperQueue (pip install hyperqueue). It starts them in a folder of its own, on loopback,
+and stops them. Who is not installed is left out, and named.";
 
 /// How the benchmark is run.
 #[derive(Debug, clap::Args)]
@@ -36,6 +40,12 @@ pub(crate) struct BenchArgs {
     /// Run only these parts, separated by commas
     #[arg(long, value_name = "PART", value_enum, value_delimiter = ',')]
     pub(crate) only: Vec<Part>,
+    /// Measure Slurm and HyperQueue instead, as far as they are installed, in turn with Shoal
+    #[arg(long, conflicts_with_all = ["only", "trace"])]
+    pub(crate) peers: bool,
+    /// How often each of them is measured
+    #[arg(long, value_name = "N", requires = "peers", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) peer_rounds: u32,
     /// Jobs of the closed loop
     #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) jobs: u32,

@@ -1,5 +1,6 @@
 //! The benchmark: small, but whole.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -86,6 +87,43 @@ fn every_part_has_its_figures_and_its_raw_ones() {
 
 /// Jobs that arrive within a second with seed 7.
 const POISSON_AND_ON_OFF: (f64, f64) = (106.0, 47.0);
+
+/// Answers as HyperQueue's driver does, of which it knows nothing.
+const PYTHON: &str = r#"#!/bin/sh
+[ "$2" = "import hyperqueue" ] && exit 0
+echo '"0.99"'
+while read -r what count name; do
+    case $what in
+        rate) echo '{"submitted": 0.5, "ended": 2.0}' ;;
+        single) echo '[0.01, 0.03, 0.02]' ;;
+    esac
+done
+"#;
+
+#[test]
+fn peers_are_measured_in_turn_and_who_is_not_installed_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = tempfile::tempdir().unwrap();
+    let python = path.path().join("python3");
+    std::fs::write(&python, PYTHON).unwrap();
+    std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = bench(folder.path(), &["--peers", "--peer-rounds", "1", "--json"]);
+    let output = command.env("PATH", path.path()).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{text}");
+    let figures: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let said = |pointer: &str| figures.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let of = |figure: &str| number(&figures, &format!("/peers/systems/{figure}"));
+    assert_eq!((said("/peers/systems/0/name"), said("/peers/systems/1/version")), ("Shoal", "0.99"));
+    assert_eq!((of("0/rounds/0/kill/acknowledged"), of("0/rounds/0/kill/lost")), (200.0, 0.0));
+    assert!(of("0/rounds/0/submits_per_second") > 0.0 && of("0/rounds/0/jobs_per_second") > 0.0, "{figures:#}");
+    assert_eq!((of("1/rounds/0/submits_per_second"), of("1/rounds/0/jobs_per_second")), (2000.0, 500.0));
+    assert_eq!(of("1/rounds/0/result_p50_ms"), 20.0);
+    assert_eq!(said("/peers/missing/0/name"), "Slurm");
+    assert!(text.contains("is not installed") && text.contains("apt-get install"), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    assert!(is_empty(folder.path()) && !is_used(folder.path()));
+}
 
 #[test]
 fn an_interrupted_benchmark_leaves_nothing_behind() {

@@ -24,7 +24,7 @@ use shoal_protocol::{NodeId, ObjectId, WorkerId, codec};
 
 use self::charges::Charges;
 use self::checkpoints::Saves;
-pub use self::checkpoints::saved_by;
+pub use self::checkpoints::{place_of, saved_by};
 use self::dependencies::Ends;
 pub use self::settled::too_many;
 use self::telling::Tellings;

@@ -95,6 +95,17 @@ impl Client {
         Self { user, open: None, again: None, jobs: BTreeMap::new(), accepted: 0, keys: 0, wanted }
     }
 
+    /// The same person with a new process: it knows the ids of its jobs, and nothing else.
+    pub(crate) fn restarted(&self) -> Self {
+        let jobs = self.jobs.keys().map(|id| (*id, false)).collect();
+        Self { jobs, accepted: self.accepted, ..Self::new(self.user, self.wanted.clone()) }
+    }
+
+    /// The first of its jobs, and whether it has seen that it has ended.
+    pub(crate) fn first_job(&self) -> Option<(ObjectId, bool)> {
+        self.jobs.first_key_value().map(|(id, ended)| (*id, *ended))
+    }
+
     fn wish(&mut self, hurry: bool, random: &mut Random) -> Wish {
         if let Some(drafts) = self.again.take() {
             return Wish::Submit(drafts);
@@ -212,9 +223,28 @@ impl<F: Faults> World<F> {
         let hurry = self.now_ms > self.setting.faults_ms * 4 / 5;
         let think_ms = if hurry { self.random.within(50..500) } else { self.random.within(200..6_000) };
         self.after(think_ms, Event::ClientActs { client: index });
+        let Some(client) = self.clients.get_mut(index).filter(|client| client.open.is_none()) else { return };
+        if self.node.is_some() {
+            let wish = client.wish(hurry, &mut self.random);
+            self.ask(index, wish);
+        }
+    }
+
+    /// A client hands over one job of the function with this number, if it has nothing open.
+    pub(crate) fn submit_one(&mut self, index: usize, behaviour: usize) {
+        let draft = Draft { behaviour, wants: Wants::Nothing, patience: Patience::Usual, key: None };
+        self.ask(index, Wish::Submit(vec![draft]));
+    }
+
+    /// A client asks what has become of a job, if it has nothing open.
+    pub(crate) fn ask_after(&mut self, index: usize, job: ObjectId) {
+        self.ask(index, Wish::Show(job));
+    }
+
+    /// A client asks the node as it now is.
+    fn ask(&mut self, index: usize, wish: Wish) {
         let Some(life) = self.node.as_ref().map(|node| node.life) else { return };
         let Some(client) = self.clients.get_mut(index).filter(|client| client.open.is_none()) else { return };
-        let wish = client.wish(hurry, &mut self.random);
         self.requests += 1;
         let request = self.requests;
         client.open = Some((request, wish));

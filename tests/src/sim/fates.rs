@@ -14,8 +14,8 @@ use super::checks::saved_by;
 use super::network::{ConnectionId, Way};
 use super::peers::Outgoing;
 use super::plan::Fault;
-use super::worker::{Behaviour, Link, Next, behaviour_of};
-use super::world::{Event, LEASE_MS, World};
+use super::worker::{Behaviour, HEARTBEAT_MS, Link, Next, behaviour_of};
+use super::world::{Event, World};
 
 impl<F: Faults> World<F> {
     /// A fault happens, and the next one is planned.
@@ -152,7 +152,8 @@ impl<F: Faults> World<F> {
         }
     }
 
-    fn worker_crashes(&mut self, index: usize) {
+    /// A worker's process is killed.
+    pub(crate) fn worker_crashes(&mut self, index: usize) {
         let connection = self.connection_of(index);
         let Some(worker) = self.workers.get_mut(index).filter(|worker| worker.alive) else { return };
         let local = worker.local;
@@ -238,10 +239,7 @@ impl<F: Faults> World<F> {
     pub(crate) fn heartbeat(&mut self, connection: ConnectionId, index: usize) {
         let Some(worker) = self.workers.get(index).filter(|worker| worker.link == Link::Up(connection)) else { return };
         let runs = worker.runs.keys().copied().collect();
-        let long = worker
-            .runs
-            .iter()
-            .find(|(run, (start, _))| worker.is_running(**run) && behaviour_of(start) == Behaviour::Long);
+        let long = worker.runs.iter().find(|(run, (start, _))| worker.is_running(**run) && behaviour_of(start).saves());
         let progress = long.map(|(run, _)| FromWorker::Progress(*run, Progress { done: 1, ..Progress::default() }));
         let saves = long.map(|(run, _)| *run);
         progress.into_iter().for_each(|progress| self.say(index, progress));
@@ -249,7 +247,7 @@ impl<F: Faults> World<F> {
             self.save(index, run);
         }
         self.say(index, FromWorker::Heartbeat { runs });
-        self.after(LEASE_MS / 3, Event::Heartbeat { connection, worker: index });
+        self.after(HEARTBEAT_MS, Event::Heartbeat { connection, worker: index });
     }
 
     /// A guest saves its state. Now and then it says so twice.
@@ -314,7 +312,7 @@ impl<F: Faults> World<F> {
         if self.workers.get(index).is_some_and(|worker| worker.leaving) {
             self.say(index, FromWorker::Leaving);
         }
-        self.after(LEASE_MS / 3, Event::Heartbeat { connection, worker: index });
+        self.after(HEARTBEAT_MS, Event::Heartbeat { connection, worker: index });
     }
 
     fn take(&mut self, index: usize, start: shoal_protocol::wire::worker::Start) {

@@ -14,6 +14,7 @@ mod calm;
 mod custodians;
 mod documents;
 mod links;
+pub(super) mod long;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -415,7 +416,7 @@ fn setting(place: usize, nodes: usize, faults_ms: u64, keeps: bool) -> Setting {
     let mut id = [0; 32];
     id.iter_mut().zip((place as u64 + 1).to_be_bytes()).for_each(|(byte, of)| *byte = of);
     let (clients, jobs) = if nodes <= FULL_MESH_MAX { (2, 10..60) } else { (1, 2..12) };
-    Setting { place: Some(place), keeps, id: NodeId(id), faults_ms, calm: 3, workers, clients, jobs }
+    Setting { place: Some(place), keeps, id: NodeId(id), hours: false, faults_ms, calm: 3, workers, clients, jobs }
 }
 
 /// Who are neighbours: everybody, or in a larger mesh those on a ring, and some across it.

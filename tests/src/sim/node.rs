@@ -43,6 +43,8 @@ pub struct Node<F> {
     /// Mints ids for jobs.
     pub(crate) ids: IdSource,
     syncing: bool,
+    /// How often the kernel has asked to be woken.
+    wakes: u64,
     /// Jobs that were at a worker when this life began.
     restored: Vec<(Accepted, Standing)>,
     /// Runs of other homes that were here when this life began.
@@ -89,6 +91,7 @@ impl<F: Faults> World<F> {
             asked: BTreeMap::new(),
             ids: IdSource::new(&PublicKey::from(self.setting.id), newest),
             syncing: false,
+            wakes: 0,
             restored,
             restored_guests: self.disk.guests.values().cloned().collect(),
             restored_saves: [self.disk.saved.clone(), self.disk.guest_saved.clone()],
@@ -259,12 +262,13 @@ impl<F: Faults> World<F> {
             }
         }
         node.effects.extend(effects);
-        let life = node.life;
+        node.wakes += u64::from(wake.is_some());
+        let (life, number) = (node.life, node.wakes);
         verdict.map_err(|broken| self.violation(broken))?;
         if let Some(at_ms) = wake {
             // Woken early now and then: the kernel must say it again.
             let early_ms = if self.random.percent(10) { self.random.within(0..50) } else { 0 };
-            self.at(at_ms.saturating_sub(early_ms), Event::Wake { life });
+            self.at(at_ms.saturating_sub(early_ms), Event::Wake { life, number });
         }
         self.sync();
         self.release()
@@ -528,9 +532,10 @@ impl<F: Faults> World<F> {
     }
 
     /// The kernel is woken.
-    pub(crate) fn wake(&mut self, life: u64) -> Result<(), Violation> {
-        let alive = self.node.as_ref().is_some_and(|node| node.life == life);
-        if alive { self.input(Input::Tick) } else { Ok(()) }
+    pub(crate) fn wake(&mut self, life: u64, number: u64) -> Result<(), Violation> {
+        let hours = self.setting.hours;
+        let counts = self.node.as_ref().is_some_and(|node| node.life == life && (!hours || node.wakes == number));
+        if counts { self.input(Input::Tick) } else { Ok(()) }
     }
 
     /// After the last fault: what is still held is released.

@@ -23,6 +23,8 @@ use super::world::{Event, World};
 
 /// How often a node tells its peers what it could run, in milliseconds.
 const HINT_EVERY_MS: u64 = 1_000;
+/// So many times less often, where hours pass.
+const HINT_RARELY: u64 = 10;
 
 /// The connection to a peer.
 #[derive(Debug, Clone, Copy)]
@@ -298,7 +300,8 @@ impl<F: Faults> World<F> {
         for connection in connections {
             self.outbox.push(Outgoing::Say { connection, message: PeerMessage::Hint(hint.clone()) });
         }
-        self.after(HINT_EVERY_MS, Event::HintDue { life });
+        let times = if self.setting.hours { HINT_RARELY } else { 1 };
+        self.after(times * HINT_EVERY_MS, Event::HintDue { life });
     }
 
     /// A function of another node is there, or has changed.

@@ -8,9 +8,13 @@ use shoal_protocol::object::job::{Ending, Failure, FailureCode, Outcome, Payload
 use shoal_protocol::object::worker::Offer;
 use shoal_protocol::wire::worker::{Run, Start};
 
-use super::checks::output_of;
+use super::checks::{output_of, place_of};
 use super::network::ConnectionId;
 use super::random::Random;
+use super::world::LEASE_MS;
+
+/// How often a worker says that it lives.
+pub const HEARTBEAT_MS: u64 = LEASE_MS / 3;
 
 /// How the guests of a function behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,11 +31,32 @@ pub enum Behaviour {
     Unlucky,
     /// Never ends by itself.
     Hanging,
+    /// Takes eight hours, saves its state all the while, and goes on from there when it is run again.
+    AllDay,
 }
 
+/// How long the longest job takes.
+pub const DAY_MS: u64 = 8 * 3_600_000;
+
 impl Behaviour {
-    /// Every one, in the order of the functions.
+    /// Every one that clients choose among, in the order of the functions.
     pub const ALL: [Self; 6] = [Self::Quick, Self::Steady, Self::Long, Self::Failing, Self::Unlucky, Self::Hanging];
+
+    /// That of the function of this number.
+    pub fn of(number: usize) -> Option<Self> {
+        Self::ALL.iter().chain(&[Self::AllDay]).nth(number).copied()
+    }
+
+    /// Whether it saves its state with every heartbeat of its worker.
+    pub fn saves(self) -> bool {
+        matches!(self, Self::Long | Self::AllDay)
+    }
+
+    /// How long a run takes, if earlier ones have saved this.
+    fn left_ms(self, saved: Option<&Payload>, random: &mut Random) -> u64 {
+        let saved = saved.filter(|_| self == Self::AllDay).map_or(0, |bytes| place_of(bytes).1);
+        self.run_ms(random).saturating_sub(saved * HEARTBEAT_MS)
+    }
 
     fn run_ms(self, random: &mut Random) -> u64 {
         match self {
@@ -40,6 +65,7 @@ impl Behaviour {
             Self::Steady | Self::Failing | Self::Unlucky => random.within(200..2_500),
             Self::Long => random.within(20_000..100_000),
             Self::Hanging => 3_600_000,
+            Self::AllDay => DAY_MS,
         }
     }
 
@@ -176,7 +202,7 @@ impl Worker {
             let stubborn = random.percent(if behaviour == Behaviour::Hanging { 30 } else { 5 });
             *phase = Phase::Running { stubborn, ending: behaviour.ending(random) };
             let start_ms = random.within(0..30);
-            let run_ms = start_ms + behaviour.run_ms(random) * self.slowness;
+            let run_ms = start_ms + behaviour.left_ms(start.checkpoint.as_ref(), random) * self.slowness;
             let limit_ms = start.limits.run_ms();
             let (run_ms, over) = if run_ms > limit_ms { (limit_ms, true) } else { (run_ms, false) };
             // A stubborn run that hangs outlives its limit, and is stopped by nothing but its own end.
@@ -244,7 +270,7 @@ impl Worker {
 /// The behaviour of the function that a run is of: its name says it.
 pub fn behaviour_of(start: &Start) -> Behaviour {
     let number = start.name.bytes().last().map_or(0, |last| usize::from(last.wrapping_sub(b'0')));
-    Behaviour::ALL.get(number).copied().unwrap_or(Behaviour::Quick)
+    Behaviour::of(number).unwrap_or(Behaviour::Quick)
 }
 
 fn outcome_of(run: Run, ending: Ending, run_ms: u64) -> Outcome {

@@ -22,7 +22,7 @@ use super::node::Node;
 use super::peers::Outgoing;
 use super::plan::{Fault, Plan};
 use super::random::Random;
-use super::worker::{Behaviour, Worker};
+use super::worker::{Behaviour, DAY_MS, Worker};
 use super::{Report, Violation};
 
 /// How long faults happen, in virtual milliseconds.
@@ -50,6 +50,9 @@ pub(crate) struct Setting {
     pub(crate) keeps: bool,
     /// The node.
     pub(crate) id: NodeId,
+    /// Hours pass: the kernel is woken only when it has asked for it last, and says less often what it could run. Else it
+    /// is woken whenever it has ever asked for it, which is harder on it, and more to do from hour to hour.
+    pub(crate) hours: bool,
     /// How long faults happen, in milliseconds.
     pub(crate) faults_ms: u64,
     /// Faults come so many times less often than a node that is alone has them.
@@ -71,6 +74,7 @@ impl Setting {
             place: None,
             keeps: false,
             id: NodeId([7; 32]),
+            hours: false,
             faults_ms: FAULTS_MS,
             calm: 1,
             workers: vec![
@@ -98,7 +102,7 @@ pub(crate) enum Event {
     RunStarts { worker: usize, incarnation: u64, run: Run },
     RunEnds { worker: usize, incarnation: u64, run: Run, run_ms: u64 },
     Synced { life: u64, up_to: u64 },
-    Wake { life: u64 },
+    Wake { life: u64, number: u64 },
     Breaks { connection: ConnectionId, worker: usize, late: bool },
     NodeStarts,
     ClientActs { client: usize },
@@ -278,7 +282,7 @@ impl<F: Faults> World<F> {
                 Ok(())
             }
             Event::Synced { life, up_to } => self.synced(life, up_to),
-            Event::Wake { life } => self.wake(life),
+            Event::Wake { life, number } => self.wake(life, number),
             Event::Breaks { connection, worker, late } => {
                 self.break_off(connection, worker, late);
                 Ok(())
@@ -398,9 +402,10 @@ impl<F: Faults> World<F> {
         // Functions that two nodes of a mesh make are two functions.
         let number = self.functions_made + 1_000_000 * self.setting.place.unwrap_or(0) as u64;
         let component = BlobId::of(&number.to_be_bytes());
-        let (run_ms, attempts) = match Behaviour::ALL.get(behaviour) {
+        let (run_ms, attempts) = match Behaviour::of(behaviour) {
             Some(Behaviour::Hanging) => (5_000, 3),
             Some(Behaviour::Unlucky) => (150_000, 5),
+            Some(Behaviour::AllDay) => (2 * DAY_MS, 3),
             _ => (150_000, 3),
         };
         Function {

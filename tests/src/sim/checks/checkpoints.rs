@@ -28,8 +28,8 @@ pub fn saved_by(run: Run, number: u64) -> Payload {
     Payload::Inline(codec::encode(&(run.epoch, number)).into())
 }
 
-/// Which checkpoint it is.
-fn place_of(bytes: &Payload) -> (u64, u64) {
+/// Which checkpoint it is: that of this epoch with this number.
+pub fn place_of(bytes: &Payload) -> (u64, u64) {
     match bytes {
         Payload::Inline(bytes) => codec::decode(bytes).unwrap_or_default(),
         Payload::Blob { .. } => (0, 0),

@@ -99,7 +99,7 @@ impl<F: Bugs> Mesh<F> {
         })
     }
 
-    fn broken(&self, rule: &'static str, detail: String) -> Violation {
+    pub(super) fn broken(&self, rule: &'static str, detail: String) -> Violation {
         Violation { at_ms: self.now_ms, rule, detail }
     }
 }
