@@ -34,7 +34,7 @@ const ROUND_MAX: Duration = Duration::from_secs(300);
 /// A peer that has started.
 enum Peer {
     Slurm(Box<Slurm>),
-    HyperQueue(HyperQueue),
+    HyperQueue(Box<HyperQueue>),
 }
 
 impl Peer {
@@ -95,7 +95,7 @@ impl Bench {
             Err(why) => missing.push(Missing::new(slurm::NAME, slurm::INSTALL, &why)),
         }
         match HyperQueue::start(&folder.join("hyperqueue"), slots).await {
-            Ok(hyperqueue) => peers.push((Peer::HyperQueue(hyperqueue), hyperqueue::NAME)),
+            Ok(hyperqueue) => peers.push((Peer::HyperQueue(Box::new(hyperqueue)), hyperqueue::NAME)),
             Err(why) => missing.push(Missing::new(hyperqueue::NAME, hyperqueue::INSTALL, &why)),
         }
         peers

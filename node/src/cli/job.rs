@@ -318,6 +318,7 @@ fn show(job: &JobObject) -> String {
         ("reason", job.reason.as_ref().map(|reason| reason.code.text().to_owned()).unwrap_or_default()),
         ("accepted", format!("{} ago at node {}, for user {}", age(job.accepted_ms), job.home.short(), job.owner)),
         ("kept", kept(job)),
+        ("decided", decided(job)),
         ("ended", job.settled_ms.map(|at| format!("{} ago", age(at))).unwrap_or_default()),
         ("used", used.unwrap_or_default()),
         ("input", bytes(&job.input)),
@@ -354,6 +355,17 @@ fn array(job: &JobObject) -> String {
 fn saved_text(saved: &Saved) -> String {
     let Saved { epoch, number, .. } = saved;
     format!("{}, {} ago, checkpoint {number} of run {epoch}", size(saved.size), age(saved.saved_ms))
+}
+
+/// Who decides a job beside its home, and what came of that.
+fn decided(job: &JobObject) -> String {
+    let regent = job.regent.map(|regent| format!("by node {}, as its home was away", regent.short()));
+    let unconfirmed = job.unconfirmed.then(|| "no majority of its custodians was there to confirm it".to_owned());
+    let superseded = job.superseded.as_ref().map(|lower| {
+        let when = age(lower.settled_ms);
+        format!("its home had it {} {when} ago, in run {}, before it heard of that", lower.state.text(), lower.epoch)
+    });
+    [regent, unconfirmed, superseded].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// Who has the job beside its home.

@@ -73,6 +73,48 @@ async fn what_a_home_has_acknowledged_is_read_at_any_node_when_it_is_gone_with_i
 }
 
 #[tokio::test]
+async fn a_custodian_goes_on_with_the_jobs_of_a_home_that_is_away_and_both_say_the_same_when_it_is_back() {
+    const HOME: usize = 1;
+    let mut mesh = Mesh::start_with(&[["--takeover-after", "1s"].as_slice(); 3]).await;
+    let component = mesh.clients[0].put_bytes(&file("tests/guests/wasip1/wasip1.wasm"), false, "").await.unwrap().id;
+    mesh.deploy(&NewFunction::new("shout", component)).await;
+    let home = &mesh.clients[HOME];
+    let home_id = home.node().await.unwrap().id;
+    let held = Submit {
+        function: "shout".into(),
+        input: Input::Text("hello".into()),
+        hold: true,
+        durability: Some(3),
+        ..Submit::default()
+    };
+    let job = until_ok(|| home.submit(&held)).await;
+    mesh.nodes[HOME].kill().unwrap();
+    mesh.nodes[HOME].kill_worker();
+    // Who acts for the home changes the job; the other one asks it.
+    let client = &mesh.clients[0];
+    until_ok(|| client.release(job)).await;
+    let done = until(|| async {
+        let job = client.wait(job, Some(Duration::from_secs(1)), true).await.ok()?;
+        job.state.is_settled().then_some(job)
+    })
+    .await;
+    assert_eq!((done.state, done.home, done.unconfirmed), (State::Succeeded, home_id, false));
+    let regent = done.regent.unwrap();
+    assert!(regent != home_id && done.epoch > u64::from(u32::MAX), "{done:?}");
+
+    mesh.nodes[HOME].start().await.unwrap();
+    let token = mesh.token.clone();
+    let gateway = mesh.nodes[HOME].gateway().unwrap();
+    let home = until_ok(|| Client::connect(&gateway, Some(token.clone()))).await;
+    let back = until(|| async { home.job(job, true).await.ok().filter(|job| job.state.is_settled()) }).await;
+    assert_eq!((back.state, back.epoch, back.regent), (State::Succeeded, done.epoch, Some(regent)));
+    assert_eq!(back.output, done.output);
+    assert_eq!(back.attempts.len(), 1, "it ran once: {:?}", back.attempts);
+    drop(home);
+    mesh.stop().await;
+}
+
+#[tokio::test]
 async fn a_node_that_is_alone_says_so_and_refuses_what_it_cannot_promise() {
     let mut node = node().await;
     let client: Client = node.client().await.unwrap();

@@ -34,7 +34,7 @@ impl Mesh {
     }
 
     /// One node for each of these lists of further arguments.
-    async fn start_with(arguments: &[&[&str]]) -> Self {
+    pub(crate) async fn start_with(arguments: &[&[&str]]) -> Self {
         let count = arguments.len();
         let mut nodes: Vec<Node> = Vec::new();
         for (place, arguments) in arguments.iter().enumerate() {

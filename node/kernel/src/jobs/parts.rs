@@ -59,7 +59,7 @@ pub(crate) struct Extras {
     /// What it is called now, if that is not what it was submitted with.
     pub(crate) renamed: Option<Box<Names>>,
     /// Who decides it, if that is a regent.
-    pub(crate) rule: Option<Rule>,
+    pub(crate) rule: Option<Box<Rule>>,
 }
 
 /// By which regent a job is decided.
@@ -97,10 +97,8 @@ impl Extras {
             elements: standing.elements.map(Box::new),
             duplicate_of: standing.duplicate_of,
             renamed: (!same).then(names),
-            rule: standing.regent.map(|regent| Rule {
-                regent,
-                term: term_of(standing.revision),
-                unconfirmed: standing.unconfirmed,
+            rule: standing.regent.map(|regent| {
+                Box::new(Rule { regent, term: term_of(standing.revision), unconfirmed: standing.unconfirmed })
             }),
             ..Self::USUAL.clone()
         }

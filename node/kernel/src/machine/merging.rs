@@ -134,7 +134,7 @@ impl<F: Faults> Machine<F> {
         self.counters.settled_by_home += 1;
         self.give_up_run(told.job, effects);
         let Some(job) = self.jobs.get_mut(told.job) else { return };
-        let (revision, rule) = (job.last_revision().saturating_add(1), job.extras.rule);
+        let (revision, rule) = (job.last_revision().saturating_add(1), job.extras.rule.as_deref().copied());
         let (regent, unconfirmed) = (rule.map(|rule| rule.regent), rule.is_some_and(|rule| rule.unconfirmed));
         let standing = Standing { revision: revision.max(standing.revision), regent, unconfirmed, ..*standing };
         self.settle_as(now, told.job, standing, effects);

@@ -107,7 +107,7 @@ impl Peers {
         let own = self.systems.first();
         for system in &self.systems {
             let lost = match system.lost() {
-                None => "all: in memory".to_owned(),
+                None => "not asked: in memory".to_owned(),
                 Some((least, most, of)) if least == most => format!("{most} of {of}"),
                 Some((least, most, of)) => format!("{least} to {most} of {of}"),
             };

@@ -69,6 +69,18 @@ async fn jobs_keys_and_functions_hold_what_they_are_about_to_refer_to() {
 }
 
 #[tokio::test]
+async fn whoever_has_uploaded_the_same_bytes_may_read_them_and_nobody_else_may() {
+    let world = World::new().await;
+    let (second, third) = (world.user("second").await, world.user("third").await);
+    let id = world.put(&world.operator, &vec![7; LONG]).await;
+    assert!(world.read(&second, id).await.is_err());
+    assert_eq!(world.put(&second, &vec![7; LONG]).await, id);
+    assert_eq!(world.read(&second, id).await.unwrap().len(), LONG);
+    assert_eq!(world.read(&world.operator, id).await.unwrap().len(), LONG, "who was first may still");
+    assert!(world.read(&third, id).await.is_err());
+}
+
+#[tokio::test]
 async fn what_is_about_to_be_referred_to_is_neither_forgotten_nor_deleted() {
     let world = World::new().await;
     let id = world.put(&world.operator, &vec![3; LONG]).await;
