@@ -54,8 +54,9 @@ impl Service {
         };
         let job = object.parse::<ObjectId>().ok().filter(|_| operation == Operation::Write && class == Class::Job);
         let Some(job) = job else { return Ok(None) };
-        let shown = self.0.runtime.request(caller.principal, Command::Show(job)).await?;
-        let Reply::Job(Some(shown)) = shown else { return Ok(None) };
+        // Who may not see it is told so by what follows.
+        let shown = self.0.runtime.request(caller.principal, Command::Show(job)).await;
+        let Ok(Reply::Job(Some(shown))) = shown else { return Ok(None) };
         Ok(shown.regent.filter(|regent| *regent != self.node_id()).map(Home))
     }
 

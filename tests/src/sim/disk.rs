@@ -157,7 +157,7 @@ impl Disk {
                 let Some(accepted) = element(&self.jobs, id) else {
                     return Err(format!("{id} began and is no element of an array that is here"));
                 };
-                self.epochs.insert(id, standing.epoch);
+                self.note_epoch(id, standing.epoch);
                 if self.jobs.insert(id, (accepted, *standing)).is_some() {
                     return Err(format!("{id} began twice"));
                 }
@@ -179,8 +179,9 @@ impl Disk {
                 if standing.epoch < current.epoch && !adopted {
                     return Err(format!("{id} went from epoch {} back to {}", current.epoch, standing.epoch));
                 }
-                self.epochs.insert(id, standing.epoch);
+                let epoch = standing.epoch;
                 *current = *standing;
+                self.note_epoch(id, epoch);
             }
             Record::Swept(id) => {
                 if let Some((accepted, standing)) = self.jobs.remove(&id) {
@@ -269,6 +270,12 @@ impl Disk {
         (self.sets.values().cloned().collect(), charges.chain(taken).collect(), reigns)
     }
 
+    /// The highest stays, also where a settlement of an older run stands in the end.
+    fn note_epoch(&mut self, id: ObjectId, epoch: u64) {
+        let highest = self.epochs.entry(id).or_default();
+        *highest = epoch.max(*highest);
+    }
+
     fn reign(&mut self, reign: Reign) -> Result<(), String> {
         let realm = (reign.regent.home, reign.regent.set);
         let before = self.reigns.insert(realm, reign.clone()).map(|before| before.regent);
@@ -287,7 +294,7 @@ impl Disk {
         }
         self.taken.insert(id, (home, set));
         self.accepted += 1;
-        self.epochs.insert(id, standing.epoch);
+        self.note_epoch(id, standing.epoch);
         match self.jobs.insert(id, (accepted, standing)) {
             None => Ok(()),
             Some(_) => Err(format!("{id} was taken over and was here before")),
