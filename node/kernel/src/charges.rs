@@ -116,9 +116,10 @@ impl Charges {
     /// A job is kept here at this revision.
     pub(crate) fn put(&mut self, charge: ChargeState) {
         let ChargeState { job, home, set, revision, lacks_input, array, settled, taken } = charge;
-        let of_array = array.is_some() || self.array_of(job).is_some();
+        let of_array = self.array_of(job).is_some();
         let home = self.home(home);
         home.arrays.extend(array.map(|array| (job, array)));
+        let of_array = of_array || home.arrays.contains_key(&job);
         if home.jobs.insert(job, Known { set, revision, lacks_input, settled, taken, of_array }).is_none() {
             self.total += 1;
         }
@@ -300,6 +301,11 @@ mod tests {
         assert_eq!(charges.open_under(HOME, 1, 2, |_| true), [job(2), job(3)]);
         charges.note(job(2), 7, false);
         charges.note(job(3), 7, true);
+        let array = Array { first: 0, last: 9, step: 3, at_once: None };
+        charges.put(ChargeState { array: Some(array), ..state(6, 0) });
+        // What is new of it says nothing of its elements.
+        charges.put(state(6, 1));
+        charges.put(ChargeState { job: job(6).element(3).unwrap(), ..state(6, 0) });
         assert_eq!(charges.orphaned(61_000, 60_000), []);
         put(&mut charges, 5, 0);
         charges.away(62_000, |_| true);

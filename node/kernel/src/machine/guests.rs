@@ -4,6 +4,7 @@
 use shoal_protocol::limits::PEER_RUNS_MAX;
 use shoal_protocol::object::function::Function;
 use shoal_protocol::object::job::{Ending, Failure, FailureCode, Outcome, Progress};
+use shoal_protocol::regency::term_of;
 use shoal_protocol::wire::peer::{PeerMessage, RunOffer};
 use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{Kind, NodeId, ObjectId, Problem, WorkerId};
@@ -14,7 +15,7 @@ use crate::effect::Effect;
 use crate::faults::{Fault, Faults};
 use crate::guests::{GUESTS_MAX, Guest, KEPT_MS, Phase};
 use crate::input::{Now, Principal};
-use crate::jobs::Placed;
+use crate::jobs::{Phase as JobPhase, Placed};
 use crate::record::{Accepted, GuestEnd, GuestRun, Record, VERSION};
 use crate::rights;
 use crate::timers::Timer;
@@ -102,7 +103,11 @@ impl<F: Faults> Machine<F> {
                 "a job is offered by its home or by who acts for it, and by nobody else",
             ));
         }
-        if self.jobs.get(run.job).is_some_and(|job| job.phase != crate::jobs::Phase::Yielded) {
+        let decided_here = self.jobs.get(run.job).is_some_and(|job| job.phase != JobPhase::Yielded);
+        // Its home has not heard yet that its terms are over.
+        let taken = self.charges.get(run.job).filter(|known| known.taken);
+        let is_late = taken.is_some_and(|known| term_of(run.epoch) < term_of(known.revision));
+        if decided_here || is_late {
             return Err(Problem::new(Kind::Conflict, "this node has gone on with that job while its home was away"));
         }
         if run.job != accepted.id || run.epoch == 0 || offer.attempt == 0 {
