@@ -379,22 +379,22 @@ fn a_custodian_that_is_not_asked_what_it_has_missed_is_found() {
 
 #[test]
 fn a_vote_for_everybody_who_asks_is_found() {
-    println!("{}", found_in_a_mesh(Fault::VotedTwice).1.rule);
+    assert_eq!(found_in_a_mesh(Fault::VotedTwice).1.rule, "the journal makes sense");
 }
 
 #[test]
 fn a_vote_that_is_not_journaled_is_found() {
-    println!("{}", found_in_a_mesh(Fault::VoteUnwritten).1.rule);
+    assert_eq!(found_in_a_mesh(Fault::VoteUnwritten).1.rule, "after the last fault everything settles");
 }
 
 #[test]
 fn a_regent_that_goes_on_in_the_epochs_of_the_home_is_found() {
-    println!("{}", found_in_a_mesh(Fault::TermUnused).1.rule);
+    assert_eq!(found_in_a_mesh(Fault::TermUnused).1.rule, "a run is taken from its job's home");
 }
 
 #[test]
 fn a_home_that_does_not_yield_to_its_regent_is_found() {
-    println!("{}", found_in_a_mesh(Fault::NotYielded).1.rule);
+    assert_eq!(found_in_a_mesh(Fault::NotYielded).1.rule, "an epoch is durable before anybody hears of it");
 }
 
 #[test]
