@@ -9,7 +9,7 @@ use shoal_protocol::{NodeId, ObjectId};
 
 use crate::record::Reign;
 
-/// Jobs that are taken over in one step, an array with its elements as one. Why 64: a few milliseconds of reading, and then
+/// Jobs that are taken over in one step. Why 64: a few milliseconds of reading, and then
 /// others have their turn.
 pub(crate) const TAKE_LEN: usize = 64;
 
@@ -33,12 +33,15 @@ pub(crate) struct Claim {
 /// The regent of a set, as far as it is known.
 #[derive(Debug)]
 pub(crate) struct Known {
-    pub(crate) reign: Reign,
+    /// For whom this node has voted last, or of whom it has heard: the highest term.
+    pub(crate) last: Regent,
+    /// Who acts. A claim of a later term that comes to nothing takes nothing from that.
+    pub(crate) acting: Option<Reign>,
     /// Its home has been there since, so that jobs which come later are not of this reign.
     pub(crate) over: bool,
     /// Jobs are on their way out of the store, to be taken over.
     pub(crate) taking: bool,
-    /// Jobs that are left to their home: their last run was under way, and no other one may be.
+    /// Jobs that are left to their home.
     pub(crate) left: BTreeSet<ObjectId>,
 }
 
@@ -60,13 +63,28 @@ impl Regents {
 
     /// The highest term of which this node knows.
     pub(crate) fn term(&self, realm: Realm) -> u32 {
-        self.get(realm).map_or(0, |known| known.reign.regent.term)
+        self.get(realm).map_or(0, |known| known.last.term)
     }
 
     /// What is true of a set from now on.
     pub(crate) fn put(&mut self, reign: Reign, over: bool) {
         let realm = (reign.regent.home, reign.regent.set);
-        self.known.insert(realm, Known { reign, over, taking: false, left: BTreeSet::new() });
+        let regent = reign.regent;
+        let known = self.known.entry(realm).or_insert_with(|| Known {
+            last: regent,
+            acting: None,
+            over,
+            taking: false,
+            left: BTreeSet::new(),
+        });
+        if known.last.term <= regent.term {
+            known.last = regent;
+        }
+        if reign.acts && known.acting.as_ref().is_none_or(|acting| acting.regent.term <= regent.term) {
+            known.acting = Some(reign);
+            (known.over, known.taking) = (over, false);
+            known.left.clear();
+        }
     }
 
     /// A home is there: who acts for it takes nothing more over.
@@ -83,7 +101,10 @@ impl Regents {
 
     /// The sets of which a node acts as regent.
     pub(crate) fn acts_for(&self, regent: NodeId) -> Vec<Realm> {
-        let acts = self.known.iter().filter(|(_, known)| known.reign.acts && known.reign.regent.regent == regent);
+        let acts = self
+            .known
+            .iter()
+            .filter(|(_, known)| known.acting.as_ref().is_some_and(|acting| acting.regent.regent == regent));
         acts.map(|(realm, _)| *realm).collect()
     }
 

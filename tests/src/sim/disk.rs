@@ -39,7 +39,7 @@ pub struct Disk {
     /// Jobs of other homes that this node has taken over, with their home and set: they stand among its own.
     pub taken: BTreeMap<ObjectId, (NodeId, u32)>,
     /// Who acts for which home, or for whom was voted.
-    pub reigns: BTreeMap<(NodeId, u32), Reign>,
+    pub reigns: BTreeMap<(NodeId, u32, bool), Reign>,
     /// The highest revision of each job of another home that was ever kept.
     pub charge_revisions: BTreeMap<ObjectId, u64>,
     /// Records ever written.
@@ -277,8 +277,8 @@ impl Disk {
     }
 
     fn reign(&mut self, reign: Reign) -> Result<(), String> {
-        let realm = (reign.regent.home, reign.regent.set);
-        let before = self.reigns.insert(realm, reign.clone()).map(|before| before.regent);
+        let place = (reign.regent.home, reign.regent.set, reign.acts);
+        let before = self.reigns.insert(place, reign.clone()).map(|before| before.regent);
         let other = before.filter(|before| {
             before.term > reign.regent.term
                 || (before.term == reign.regent.term && before.regent != reign.regent.regent)

@@ -131,7 +131,7 @@ impl<F: Faults> World<F> {
     /// By which right a job of another home is offered.
     fn right(&self, job: ObjectId) -> Option<Right> {
         let (home, set) = self.disk.taken.get(&job)?;
-        let reign = self.disk.reigns.get(&(*home, *set))?;
+        let reign = self.disk.reigns.get(&(*home, *set, true))?;
         let set = SignedCustodians {
             bytes: codec::encode(self.disk.sets.get(&(*home, *set))?).into(),
             signature: Signature([0; 64]),

@@ -51,7 +51,7 @@ impl<F: Faults> Machine<F> {
     /// Whether this is more than is known: that somebody acts for whom this node has only voted.
     fn is_news(&self, reign: &Reign) -> bool {
         let known = self.regents.get((reign.regent.home, reign.regent.set));
-        known.is_some_and(|known| known.reign.regent == reign.regent && !known.reign.acts)
+        known.is_some_and(|known| known.acting.as_ref().is_none_or(|acting| acting.regent.term < reign.regent.term))
     }
 
     /// Somebody else decides a job from now on.

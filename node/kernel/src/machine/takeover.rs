@@ -46,8 +46,9 @@ impl<F: Faults> Machine<F> {
 
     fn claim_or_take(&mut self, now: Now, realm: Realm, set: &CustodianSet, away_ms: u64, effects: &mut Vec<Effect>) {
         let me = self.config.node;
-        if let Some(known) = self.regents.get(realm).filter(|known| known.reign.acts && !known.over) {
-            let regent = known.reign.regent.regent;
+        let known = self.regents.get(realm).filter(|known| !known.over);
+        if let Some(acting) = known.and_then(|known| known.acting.as_ref()) {
+            let regent = acting.regent.regent;
             if regent == me {
                 return self.take_some(realm, effects);
             }
@@ -95,10 +96,11 @@ impl<F: Faults> Machine<F> {
         if !members || self.is_there(regent.home) {
             return;
         }
-        if let Some(known) = self.regents.get(realm).map(|known| &known.reign) {
-            let before = known.regent;
+        if let Some(known) = self.regents.get(realm) {
+            let before = known.last;
+            let acting = known.acting.as_ref().map(|acting| acting.regent.regent);
             let given = before.term > regent.term || (before.term == regent.term && before.regent != regent.regent);
-            let acts = known.acts && before.regent != regent.regent && self.acts_and_is_there(before.regent);
+            let acts = acting.is_some_and(|acting| acting != regent.regent && self.acts_and_is_there(acting));
             if (given || acts) && !F::has(Fault::VotedTwice) {
                 return;
             }
@@ -169,8 +171,8 @@ impl<F: Faults> Machine<F> {
     pub(super) fn took(&mut self, now: Now, realm: Realm, jobs: Vec<(Accepted, Standing)>, effects: &mut Vec<Effect>) {
         let Some(known) = self.regents.get_mut(realm) else { return };
         known.taking = false;
-        let reign = known.reign.clone();
-        if !reign.acts || reign.regent.regent != self.config.node || known.over {
+        let Some(reign) = known.acting.clone().filter(|_| !known.over) else { return };
+        if reign.regent.regent != self.config.node {
             return;
         }
         let before = self.counters.taken;
@@ -275,8 +277,8 @@ impl<F: Faults> Machine<F> {
     /// Sends a job that this node has taken over to another member of its set.
     pub(super) fn keep_taken(&self, to: NodeId, id: ObjectId, job: KeepJob, effects: &mut Vec<Effect>) {
         let Some(set) = self.charges.set_of(id) else { return };
-        let reign = self.regents.get((set.home, set.number)).map(|known| &known.reign);
-        if let Some(reign) = reign.filter(|reign| reign.acts && reign.regent.regent == self.config.node) {
+        let reign = self.regents.get((set.home, set.number)).and_then(|known| known.acting.as_ref());
+        if let Some(reign) = reign.filter(|reign| reign.regent.regent == self.config.node) {
             effects.push(Effect::KeepTaken { to, reign: Arc::new(reign.clone()), jobs: vec![job] });
         }
     }

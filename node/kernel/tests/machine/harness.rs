@@ -121,7 +121,7 @@ pub(crate) struct Node {
     pub(crate) sets: BTreeMap<(NodeId, u32), CustodianSet>,
     /// The jobs of other homes that are kept here, with their sets.
     pub(crate) charges: BTreeMap<ObjectId, (u32, Accepted, Standing)>,
-    pub(crate) reigns: BTreeMap<(NodeId, u32), Reign>,
+    pub(crate) reigns: BTreeMap<(NodeId, u32, bool), Reign>,
     config: Config,
     connections: u64,
     /// The connection to each peer.
@@ -262,7 +262,7 @@ impl Node {
                 Record::Charge(charge) => self.charge(charge),
                 Record::ChargeGone(job) => assert!(self.charges.remove(job).is_some()),
                 Record::Reign(reign) => {
-                    self.reigns.insert((reign.regent.home, reign.regent.set), (**reign).clone());
+                    self.reigns.insert((reign.regent.home, reign.regent.set, reign.acts), (**reign).clone());
                 }
                 Record::Taken(taken) => {
                     let before = self.jobs.insert(taken.accepted.id, (taken.accepted.clone(), taken.standing.clone()));

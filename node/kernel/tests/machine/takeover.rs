@@ -97,7 +97,7 @@ fn of_three_one_needs_the_word_of_another() {
     let vote = Vote::new(regent(1), peer(2));
     let effects = node.handle(Input::Voted { vote, signed: signed() });
     let effects = take(&mut node, &effects);
-    let reign = &node.reigns[&(peer(1), 4)];
+    let reign = &node.reigns[&(peer(1), 4, true)];
     assert!(reign.acts && reign.confirmed && reign.votes.len() == 1);
     assert!(!node.jobs[&job(1)].1.unconfirmed);
     let sent = effects.iter().any(
@@ -124,9 +124,30 @@ fn a_vote_is_given_once_a_term_and_written_before_it_leaves_and_not_while_the_ho
     assert!(claim(&mut node, 2, 1) && claim(&mut node, 2, 1), "the same word twice");
     let (mut again, _) = node.restarted();
     let other = Regent { regent: NodeId([9; 32]), ..regent(1) };
-    assert_eq!(again.reigns[&(peer(1), 4)].regent.regent, peer(2));
+    assert_eq!(again.reigns[&(peer(1), 4, false)].regent.regent, peer(2));
     let effects = again.handle(Input::Voted { vote: Vote::new(other, peer(1)), signed: signed() });
     assert!(effects.iter().all(|effect| !matches!(effect, Effect::Take { .. })), "this term was given away");
+}
+
+#[test]
+fn a_later_claim_that_comes_to_nothing_takes_no_voice_from_a_regent() {
+    let (mut node, _) = orphaned(&[1, 9, 2], &[1]);
+    node.keeper(2);
+    node.pass(5_000);
+    let effects = node.handle(Input::Voted { vote: Vote::new(regent(1), peer(2)), signed: signed() });
+    take(&mut node, &effects);
+    let (connection, _) = node.keeper(1);
+    keep(&mut node, &[1, 9, 2], vec![record(2, 0, true)]);
+    node.handle(Input::PeerDetached { node: peer(1), connection });
+    for _ in 0..6 {
+        node.pass(5_000);
+    }
+    assert_eq!(node.reigns[&(peer(1), 4, false)].regent.term, 2, "it claims again, and nobody answers");
+    for mut node in [node.restarted().0, node] {
+        let (_, effects) = node.keeper(1);
+        let told = effects.iter().any(|effect| matches!(effect, Effect::KeepTaken { to, .. } if *to == peer(1)));
+        assert!(told, "its home hears of what it has taken over: {effects:?}");
+    }
 }
 
 #[test]

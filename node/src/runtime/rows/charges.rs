@@ -62,7 +62,7 @@ pub(super) fn charge(charge: Charge, rows: &mut Vec<Mutation>) {
 
 /// The row of who acts for a home.
 pub(super) fn reign(reign: &Reign, rows: &mut Vec<Mutation>) {
-    let key = set_key(reign.regent.home, reign.regent.set);
+    let key = reign_key(reign.regent.home, reign.regent.set, reign.acts);
     rows.push(Mutation::put(Table::Reigns, key, codec::encode(reign)));
 }
 
@@ -121,6 +121,11 @@ fn set_key(home: NodeId, number: u32) -> Vec<u8> {
     [home.0.as_slice(), &number.to_be_bytes()].concat()
 }
 
+/// Who acts, and for whom this node has voted, stand beside each other.
+fn reign_key(home: NodeId, number: u32, acts: bool) -> Vec<u8> {
+    [set_key(home, number).as_slice(), &[u8::from(acts)]].concat()
+}
+
 fn key(blob: BlobId, job: ObjectId) -> Bytes {
     reference_key(blob, Referrer::Charge(job), &[])
 }
@@ -161,7 +166,10 @@ pub(crate) fn read_right(store: &Store, job: ObjectId) -> Result<Option<(SignedC
     let key = set_key(home, set);
     let signed = store.get(Table::Custodians, &key)?;
     let signed = signed.map(|row| decode::<Custodians>("set of custodians", &row)).transpose()?;
-    let reign = store.get(Table::Reigns, &key)?.map(|row| decode::<Reign>("regent", &row)).transpose()?;
+    let reign = store
+        .get(Table::Reigns, &reign_key(home, set, true))?
+        .map(|row| decode::<Reign>("regent", &row))
+        .transpose()?;
     Ok(signed.and_then(|set| set.signed).zip(reign))
 }
 
