@@ -433,6 +433,7 @@ mod tests {
             priority: 0,
             ready_ms: None,
             retry_ms: None,
+            disconnected_ms: None,
             unmet: Default::default(),
             elements: None,
             duplicate_of: None,

@@ -110,6 +110,7 @@ impl Accepted {
             priority: self.terms.priority,
             ready_ms: None,
             retry_ms: None,
+            disconnected_ms: None,
             unmet: self.extras.after.iter().map(|after| after.job).collect(),
             elements: self.is_array().then(Elements::default),
             saved: None,
@@ -217,6 +218,9 @@ pub struct Standing {
     /// It pauses until then before it is tried again, in milliseconds since the Unix epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_ms: Option<u64>,
+    /// It waits for who runs it, whose lease has ended, since then, in milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disconnected_ms: Option<u64>,
     /// The jobs that it still waits for.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub unmet: BTreeSet<ObjectId>,

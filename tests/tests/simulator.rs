@@ -265,6 +265,12 @@ fn a_time_that_a_restart_forgets_is_found() {
 }
 
 #[test]
+fn a_job_that_waits_for_its_worker_until_a_restart_is_found() {
+    let rule = found(Fault::DisconnectForgotten).1.rule;
+    assert_eq!(rule, "a job that waits for its worker is not run elsewhere");
+}
+
+#[test]
 fn limits_that_a_restart_forgets_are_found() {
     let rule = found(Fault::LimitsForgotten).1.rule;
     assert!(rule == "nothing takes longer in all than it may" || rule == "nothing waits longer than it may", "{rule}");

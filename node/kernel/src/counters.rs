@@ -24,6 +24,10 @@ pub struct Counters {
     pub declined: u64,
     /// Runs that were lost with their worker, or by it.
     pub lost: u64,
+    /// Runs whose jobs began to wait for a worker that was out of reach.
+    pub disconnected: u64,
+    /// Of these, runs that were given up because the worker was not back in time.
+    pub replaced: u64,
     /// Jobs that went back into the queue, for whatever reason.
     pub requeued: u64,
     /// Endings of runs that no longer counted.

@@ -28,6 +28,8 @@ pub enum Fault {
     TimeForgotten,
     /// A restarted kernel does not know how long jobs may wait and take.
     LimitsForgotten,
+    /// A restarted kernel does not know which jobs wait for the worker that has their run.
+    DisconnectForgotten,
     /// A restarted kernel does not know which jobs wait for others.
     BlockForgotten,
     /// Whatever the end of a job, it is as its dependents want it.

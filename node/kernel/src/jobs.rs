@@ -98,8 +98,19 @@ pub(crate) struct Placed {
     pub(crate) delivering_ms: Option<u64>,
     /// It is from before a restart, and its worker has not attached since.
     pub(crate) recovering: bool,
+    /// Its worker's lease has ended, and the job waits for the worker.
+    pub(crate) disconnected: Option<Disconnected>,
     /// How far it is, as it said last.
     pub(crate) progress: Option<Progress>,
+}
+
+/// A job that waits for the worker that has its run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Disconnected {
+    /// By the wall clock.
+    pub(crate) since_wall_ms: u64,
+    /// Until when; none: for ever.
+    pub(crate) until_ms: Option<u64>,
 }
 
 impl Placed {
@@ -114,6 +125,7 @@ impl Placed {
             cancel_ms: None,
             delivering_ms: None,
             recovering: false,
+            disconnected: None,
             progress: None,
         }
     }
@@ -267,6 +279,7 @@ impl Job {
             priority: self.priority,
             ready_ms: extras.ready_ms,
             retry_ms,
+            disconnected_ms: self.placed().and_then(|placed| placed.disconnected).map(|wait| wait.since_wall_ms),
             unmet: extras.unmet.clone(),
             elements: extras.elements.as_deref().copied(),
             duplicate_of: extras.duplicate_of,
@@ -302,7 +315,10 @@ impl Job {
     /// The same for a job that ends.
     pub(crate) fn settled(mut self, state: State, outcome: Option<Outcome>, wall_ms: u64) -> (Accepted, Standing) {
         let last = self.next_standing();
-        (self.accepted, Standing { state, retry_ms: None, settled_ms: Some(wall_ms), outcome, ..last })
+        (
+            self.accepted,
+            Standing { state, retry_ms: None, disconnected_ms: None, settled_ms: Some(wall_ms), outcome, ..last },
+        )
     }
 
     /// What the worker is sent.

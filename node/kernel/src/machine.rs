@@ -1,7 +1,7 @@
 //! What each input does. The parts: [`submit`] takes jobs in, [`keys`] none twice, [`schedule`] hands them to workers and peers, [`runs`]
 //! follows a run to its end, [`custody`] brings jobs to those who keep them with this home, [`charges`] keeps those of others,
 //! [`takeover`] goes on with them when their home is away, and [`merging`] joins both sides when it is back,
-//! [`waiting`] what waits before and between runs, [`dependencies`] what waits for others, [`arrays`] jobs that stand for many, [`sweeping`] what has settled, [`telling`] tells subscribers, [`attachment`] follows workers, [`peers`] what peers do beyond that, [`seek`] looks for more
+//! [`waiting`] what waits before and between runs, [`dependencies`] what waits for others, [`arrays`] jobs that stand for many, [`sweeping`] what has settled, [`telling`] tells subscribers, [`attachment`] follows workers, [`disconnect`] jobs that wait for one of them, [`peers`] what peers do beyond that, [`seek`] looks for more
 //! of them, [`checkpoints`] keeps what runs save for the next, [`guests`] runs what other homes offer, [`homes`] talks with these homes, [`commands`] answers everything else.
 //!
 //! Invariant: a run is offered only after its epoch is written, in the same list of effects (`runs::offer`).
@@ -19,6 +19,7 @@ mod checkpoints;
 mod commands;
 mod custody;
 mod dependencies;
+mod disconnect;
 mod guests;
 mod homes;
 mod keys;
@@ -138,8 +139,11 @@ impl<F: Faults> Machine<F> {
             if offered && F::has(Fault::OfferedForgotten) {
                 continue;
             }
-            let (state, retry_ms) = (standing.state, standing.retry_ms);
+            let (state, retry_ms, disconnected_ms) = (standing.state, standing.retry_ms, standing.disconnected_ms);
             let mut job = Job::new(accepted, standing, now.mono_ms);
+            if F::has(Fault::DisconnectForgotten) {
+                job.accepted.terms.on_disconnect = None;
+            }
             if F::has(Fault::TimeForgotten) {
                 job.accepted.terms.not_before_ms = None;
             }
@@ -159,7 +163,10 @@ impl<F: Faults> Machine<F> {
             }
             self.take_in(now, job);
             match at.filter(|_| offered && !self.is_yielded(id)) {
-                Some((worker, name, node)) => self.restore_run(now, id, worker, &name, node),
+                Some((worker, name, node)) => {
+                    self.restore_run(now, id, worker, &name, node);
+                    self.restore_disconnect(now, id, disconnected_ms);
+                }
                 None if self.is_yielded(id) => self.set_aside(id, Phase::Yielded),
                 None => self.wait_as(now, id, state, retry_ms),
             }
@@ -264,6 +271,7 @@ impl<F: Faults> Machine<F> {
             match timer {
                 Timer::Lease(worker) => self.lease_due(now, worker, effects),
                 Timer::Backoff(job) => self.wait_is_over(now, job, effects),
+                Timer::Replace(job) => self.replace_due(now, job, effects),
                 Timer::QueueLimit(job) => self.queue_limit(now, job, effects),
                 Timer::TotalLimit(job) => self.total_limit(now, job, effects),
                 Timer::Beat(home) => self.beat(now, home, effects),

@@ -41,6 +41,8 @@ pub fn job(home: NodeId, accepted: &Accepted, standing: &Standing, inline: bool)
         not_before_ms: accepted.terms.not_before_ms,
         priority: standing.priority,
         retry: accepted.terms.retry.as_deref().cloned(),
+        on_disconnect: accepted.terms.on_disconnect,
+        disconnected_ms: standing.disconnected_ms,
         array: accepted.extras.array,
         elements: standing.elements,
         index: accepted.extras.index,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use shoal_client::Client;
 use shoal_protocol::ObjectId;
-use shoal_protocol::object::job::{Accepted, After, Elements, Job as JobObject, Saved, State};
+use shoal_protocol::object::job::{Accepted, After, Elements, Job as JobObject, OnDisconnect, Saved, State};
 
 use super::connect::Context;
 use super::failure::{Failure, INTERRUPTED};
@@ -315,6 +315,7 @@ fn show(job: &JobObject) -> String {
         ("saved", job.checkpoint.map(|saved| saved_text(&saved)).unwrap_or_default()),
         ("in the queue", job.limits.queue_ms.map(|ms| format!("{} at most", length(ms))).unwrap_or_default()),
         ("in all", job.limits.total_ms.map(|ms| format!("{} at most", length(ms))).unwrap_or_default()),
+        ("out of reach", out_of_reach(job)),
         ("reason", job.reason.as_ref().map(|reason| reason.code.text().to_owned()).unwrap_or_default()),
         ("accepted", format!("{} ago at node {}, for user {}", age(job.accepted_ms), job.home.short(), job.owner)),
         ("kept", kept(job)),
@@ -350,6 +351,17 @@ fn array(job: &JobObject) -> String {
     ];
     let counts = counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
     format!("{array}: {}; `shoal job ls --array {}` lists them", counts.collect::<Vec<_>>().join(", "), job.id)
+}
+
+/// What becomes of it when whoever runs it is out of reach.
+fn out_of_reach(job: &JobObject) -> String {
+    let then = match job.on_disconnect {
+        None => return String::new(),
+        Some(OnDisconnect::Wait) => "waits for who runs it, and is not run elsewhere".to_owned(),
+        Some(OnDisconnect::ReplaceAfterMs(ms)) => format!("run again after another {}", length(ms)),
+    };
+    let since = job.disconnected_ms.map(|at| format!("; has waited for {}", age(at)));
+    format!("{then}{}", since.unwrap_or_default())
 }
 
 fn saved_text(saved: &Saved) -> String {

@@ -136,6 +136,7 @@ async fn prepare(client: &Client, command: Submit) -> Result<Job, Failure> {
         not_before_ms: command.terms.not_before_ms(),
         priority: command.terms.priority,
         retry: command.terms.retry(),
+        on_disconnect: command.terms.on_disconnect,
         array: command.terms.array,
         idempotency_key: command.key,
         after,

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use shoal_protocol::object::job::{Array, Retry, RetryOn};
+use shoal_protocol::object::job::{Array, OnDisconnect, Retry, RetryOn};
 
 use crate::config::Length;
 
@@ -34,6 +34,10 @@ pub(crate) struct TermFlags {
     /// The longest of these pauses; 10s unless said otherwise
     #[arg(long, value_name = "LENGTH")]
     retry_pause_max: Option<Length>,
+    /// What becomes of the job when the worker or node that runs it is out of reach: wait for it, or a length after which
+    /// it is run again. Unless said otherwise it is run again once the lease of 15s has ended
+    #[arg(long, value_name = "wait|LENGTH", value_parser = parse_on_disconnect)]
+    pub(crate) on_disconnect: Option<OnDisconnect>,
 }
 
 impl TermFlags {
@@ -51,6 +55,14 @@ impl TermFlags {
         };
         (retry != Retry::default()).then_some(retry)
     }
+}
+
+fn parse_on_disconnect(text: &str) -> Result<OnDisconnect, String> {
+    if text == "wait" {
+        return Ok(OnDisconnect::Wait);
+    }
+    let length: Length = text.parse().map_err(|error| format!("{error}; or wait, for ever"))?;
+    Ok(OnDisconnect::ReplaceAfterMs(length.millis()))
 }
 
 fn parse_failure(text: &str) -> Result<RetryOn, String> {
@@ -193,5 +205,8 @@ mod tests {
         let flags = TermFlags { retry_on: vec![RetryOn::Guest], ..TermFlags::default() };
         assert_eq!(flags.retry().map(|retry| retry.on), Some([RetryOn::Guest].into()));
         assert!(parse_failure("timed_out").is_ok() && parse_failure("bad luck").is_err());
+        assert_eq!(parse_on_disconnect("wait"), Ok(OnDisconnect::Wait));
+        assert_eq!(parse_on_disconnect("30s"), Ok(OnDisconnect::ReplaceAfterMs(30_000)));
+        assert!(parse_on_disconnect("never").is_err_and(|error| error.contains("wait")));
     }
 }

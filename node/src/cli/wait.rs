@@ -168,6 +168,8 @@ pub(crate) mod tests {
             not_before_ms: None,
             priority: 0,
             retry: None,
+            on_disconnect: None,
+            disconnected_ms: None,
             array: None,
             elements: None,
             index: None,

@@ -265,6 +265,8 @@ fn job(state: &str) -> shoal_client::protocol::object::job::Job {
         not_before_ms: None,
         priority: 0,
         retry: None,
+        on_disconnect: None,
+        disconnected_ms: None,
         array: None,
         elements: None,
         index: None,

@@ -23,7 +23,7 @@ pub use merged::Superseded;
 pub use run::{Attempt, Ending, Failure, FailureCode, Outcome, Progress, Usage};
 pub use submit::{Accepted, Input, Receipt, Submission, Submit};
 pub(crate) use terms::is_zero;
-pub use terms::{Retry, RetryOn, Terms, check_priority};
+pub use terms::{OnDisconnect, Retry, RetryOn, Terms, check_priority};
 
 use std::time::Duration;
 
@@ -180,6 +180,8 @@ pub enum ReasonCode {
     Backoff,
     /// The worker that runs it is out of reach; its lease has not ended.
     WorkerUnreachable,
+    /// The worker that runs it is out of reach, and the job waits for it as it was submitted to do.
+    Disconnected,
     /// The node has just started and waits for the worker that may still run it.
     Recovering,
     /// A worker has it and has not yet said that it runs.
@@ -209,6 +211,7 @@ impl ReasonCode {
             Self::Behind => "behind",
             Self::Backoff => "backoff",
             Self::WorkerUnreachable => "worker_unreachable",
+            Self::Disconnected => "disconnected",
             Self::Recovering => "recovering",
             Self::Starting => "starting",
             Self::FunctionGone => "function_gone",
@@ -328,6 +331,12 @@ pub struct Job {
     /// After which failures it is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
+    /// What becomes of its run when whoever runs it is out of reach.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_disconnect: Option<OnDisconnect>,
+    /// Since when it waits for who runs it, whose lease has ended, in milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disconnected_ms: Option<u64>,
     /// Of an array, and of each of its elements: which there are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub array: Option<Array>,

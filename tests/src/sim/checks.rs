@@ -14,7 +14,7 @@ mod waiting;
 use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_kernel::lease::granted_ms;
-use shoal_kernel::{Accepted, Effect, GuestEnd, GuestRun, Input, Load, Now, Record, Reply, Standing};
+use shoal_kernel::{Accepted, Command, Effect, GuestEnd, GuestRun, Input, Load, Now, Record, Reply, Standing};
 use shoal_protocol::object::function::Needs;
 use shoal_protocol::object::job::{Ending, KeyId, Payload, Receipt, State};
 use shoal_protocol::object::worker::Offer;
@@ -75,6 +75,8 @@ pub struct Checks {
     guests: BTreeMap<ObjectId, (GuestRun, Option<GuestEnd>)>,
     /// What is kept of other homes, and who keeps what of this one.
     charges: Charges,
+    /// Whom the input is about that is looked at: a worker, or a peer in its place.
+    about: Option<WorkerId>,
     /// Jobs whose acceptance has just left the node.
     pub acknowledged_now: Vec<ObjectId>,
     /// The connections of attached peers.
@@ -97,6 +99,20 @@ pub struct Checks {
 fn swept(effect: &Effect) -> Option<ObjectId> {
     match effect {
         Effect::Write(Record::Swept(job)) => Some(*job),
+        _ => None,
+    }
+}
+
+/// The worker or peer that an input is about, and whose runs it may end.
+fn about(input: &Input) -> Option<WorkerId> {
+    match input {
+        Input::WorkerAttached(attached) => Some(attached.worker),
+        Input::PeerAttached(attached) => Some(WorkerId::of_node(&attached.node)),
+        Input::Request { command: Command::DetachWorker(worker), .. }
+        | Input::WorkerDetached { worker, .. }
+        | Input::Heartbeat { worker, .. }
+        | Input::Declined { worker, .. }
+        | Input::Ended { worker, .. } => Some(*worker),
         _ => None,
     }
 }
@@ -139,6 +155,7 @@ impl Checks {
     /// The kernel has handled an input (none: it was restored).
     pub fn decided(&mut self, now: Now, input: Option<&Input>, effects: &[Effect], load: Load) -> Result<(), Broken> {
         self.now = Some(now);
+        self.about = input.and_then(about);
         self.note_input(now.mono_ms, input);
         let late = self.late_result(input);
         self.guests_go_for_a_reason(input, effects)?;
@@ -175,7 +192,7 @@ impl Checks {
             let Some(at) = standing.attempts.last().filter(|_| standing.state == State::Offered) else { continue };
             running += 1;
             let heard_ms = self.heard_ms.get(&at.worker).copied().unwrap_or(self.started_ms);
-            if now_ms > heard_ms + granted_ms(LEASE_MS) {
+            if now_ms > heard_ms + granted_ms(LEASE_MS) && standing.disconnected_ms.is_none() {
                 let detail = format!("{id} is with {}, which was last heard after {heard_ms} ms", at.worker_name);
                 return Err(("a silent worker keeps its runs for one lease", detail));
             }
@@ -382,6 +399,13 @@ impl Checks {
             }
             *last = next.clone();
             return Ok(());
+        }
+        let lost = last.state == State::Offered && (next.state == State::Queued || next.epoch > last.epoch);
+        let at = last.attempts.last().map(|attempt| attempt.worker);
+        let heard_ms = at.and_then(|at| self.heard_ms.get(&at)).copied().unwrap_or(self.started_ms);
+        let silent = |now: &Now| now.mono_ms >= heard_ms + granted_ms(LEASE_MS);
+        if let Some(now) = self.now.filter(|now| lost && silent(now) && (self.about.is_none() || self.about != at)) {
+            self.waits.given_up(now, accepted, last)?;
         }
         if let Some(now) = self.now {
             self.waits.changes(now, accepted, last, next)?;

@@ -6,7 +6,9 @@ use std::ops::Range;
 use shoal_kernel::faults::Faults;
 use shoal_kernel::{Command, Group, NewJob, Principal, Reply, RequestId};
 use shoal_protocol::object::function::{Needs, RunLimits};
-use shoal_protocol::object::job::{After, Array, JobPatch, KeyId, Payload, Receipt, Retry, RetryOn, Terms, When};
+use shoal_protocol::object::job::{
+    After, Array, JobPatch, KeyId, OnDisconnect, Payload, Receipt, Retry, RetryOn, Terms, When,
+};
 use shoal_protocol::{BlobId, Kind, ObjectId, Problem, TraceId};
 
 use super::Violation;
@@ -319,7 +321,13 @@ impl<F: Faults> World<F> {
             Wants::Memory => needs.memory_mb = Some(1_500),
             Wants::WhatNobodyHas => drop(needs.capabilities.insert("gpu".into())),
         }
-        let (limits, terms) = patience(draft.patience, wall_ms);
+        let (limits, mut terms) = patience(draft.patience, wall_ms);
+        // By its id, not by lot: what is drawn after it stays what it was. Under a key a job is always the same.
+        terms.on_disconnect = match (draft.key, id.to_bytes()[5] % 6) {
+            (None, 0) => Some(OnDisconnect::Wait),
+            (None, 1) => Some(OnDisconnect::ReplaceAfterMs(20_000)),
+            _ => None,
+        };
         // The edge lets nobody wait for what the store does not know.
         let (after, input_of) = match draft.patience {
             Patience::After(job, when, input) if self.disk.jobs.contains_key(&job) => {

@@ -58,6 +58,7 @@ pub const REQUIRED: &[&str] = &[
     "runs handed ahead",
     "runs lost",
     "runs overdue",
+    "runs replaced",
     "runs requeued",
     "runs tried again after a failure of their own",
     "runs withdrawn",
@@ -187,6 +188,8 @@ impl Coverage {
         self.add("checkpoints fenced", counters.checkpoints_fenced);
         self.add("checkpoint restored", counters.resumed);
         self.add("leases ended", counters.leases_ended);
+        self.add("waits for a worker", counters.disconnected);
+        self.add("runs replaced", counters.replaced);
         self.add("runs offered", counters.offers);
         self.add("runs handed ahead", counters.prefetched);
         self.add("runs withdrawn", counters.withdrawn);

@@ -4,7 +4,7 @@
 //! when a job is taken in or back; from there on the deciding clock counts, whatever happens to the other.
 
 use shoal_protocol::limits::PAUSE_TOP_MS_DEFAULT;
-use shoal_protocol::object::job::{Ending, Failure, FailureCode, Outcome, State};
+use shoal_protocol::object::job::{Ending, Failure, FailureCode, OnDisconnect, Outcome, State};
 use shoal_protocol::{Kind, ObjectId, Problem};
 
 use super::Machine;
@@ -19,7 +19,7 @@ use crate::timers::Timer;
 
 /// What is left of a length that began at a time of the wall clock, in milliseconds: never more than all of it, should
 /// that clock have been set back.
-fn left_ms(begun_wall_ms: u64, length_ms: u64, now: Now) -> u64 {
+pub(super) fn left_ms(begun_wall_ms: u64, length_ms: u64, now: Now) -> u64 {
     begun_wall_ms.saturating_add(length_ms).saturating_sub(now.wall_ms).min(length_ms)
 }
 
@@ -46,7 +46,9 @@ impl<F: Faults> Machine<F> {
     pub(super) fn wait_as(&mut self, now: Now, id: ObjectId, state: State, retry_ms: Option<u64>) {
         let Some(job) = self.jobs.get(id) else { return };
         // No longer than a pause of it can be, should the wall clock have been set back.
-        let pause_max_ms = job.accepted.terms.retry.as_ref().map_or(0, |retry| retry.pause_max_ms());
+        let terms = &job.accepted.terms;
+        let replaced_ms = terms.on_disconnect.and_then(OnDisconnect::patience_ms).unwrap_or(0);
+        let pause_max_ms = terms.retry.as_ref().map_or(0, |retry| retry.pause_max_ms()).max(replaced_ms);
         let pause_ms = retry_ms.map_or(0, |at_ms| at_ms.saturating_sub(now.wall_ms));
         let pause_ms = pause_ms.min(pause_max_ms.max(PAUSE_TOP_MS_DEFAULT));
         if state == State::Held {
@@ -249,6 +251,9 @@ impl<F: Faults> Machine<F> {
         }
         let (run, failure) = (job.run(), out_of_time(job));
         let Some(placed) = job.placed_mut() else { return self.expire(now, id, failure, effects) };
+        if placed.disconnected.is_some() {
+            return self.settle_stopped(now, id, None, effects);
+        }
         placed.cancel_ms = Some(now.mono_ms);
         let worker = placed.worker;
         self.write_standing(id, effects);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::terms::is_zero;
-use super::{After, Array, Retry, Terms};
+use super::{After, Array, OnDisconnect, Retry, Terms};
 use crate::Octets;
 use crate::id::{BlobId, ObjectId};
 use crate::limits::SUBMIT_BATCH_LEN_MAX;
@@ -87,6 +87,10 @@ pub struct Submit {
     /// was asked for and cannot be had is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<u8>,
+    /// What becomes of its run when the worker or the node that runs it is out of reach: `"wait"` for it, or
+    /// `{"replace_after_ms": N}`. Unless said otherwise the job is run again once the lease of 15 s has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_disconnect: Option<OnDisconnect>,
 }
 
 impl Submit {
@@ -97,6 +101,7 @@ impl Submit {
             not_before_ms: self.not_before_ms,
             priority: self.priority,
             retry: self.retry.clone().map(Box::new),
+            on_disconnect: self.on_disconnect,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use shoal_kernel::{Accepted, Now, Standing};
 use shoal_protocol::ObjectId;
-use shoal_protocol::object::job::{Attempt, Ending, Job, State};
+use shoal_protocol::object::job::{Attempt, Ending, Job, OnDisconnect, State};
 
 use super::Broken;
 
@@ -17,6 +17,8 @@ struct Times {
     queue_until_ms: Option<u64>,
     /// Until then it must have ended, or be stopping.
     total_until_ms: Option<u64>,
+    /// Before then no other run of it begins, since it waits for its worker.
+    replaced_ms: Option<u64>,
 }
 
 /// The times of all jobs that have not ended.
@@ -52,7 +54,10 @@ impl Waits {
         });
         let total_ms = accepted.spec.limits.total_ms;
         let total_until_ms = total_ms.map(|total_ms| now.mono_ms + left_ms(accepted.accepted_ms, total_ms, now));
-        self.times.insert(accepted.id, Times { earliest_ms, queue_until_ms, total_until_ms });
+        let waits = standing.disconnected_ms.zip(accepted.terms.on_disconnect);
+        let replaced_ms =
+            waits.and_then(|(since_ms, on)| Some(now.mono_ms + left_ms(since_ms, on.patience_ms()?, now)));
+        self.times.insert(accepted.id, Times { earliest_ms, queue_until_ms, total_until_ms, replaced_ms });
     }
 
     /// A job stands otherwise.
@@ -82,10 +87,30 @@ impl Waits {
             }
             _ => {}
         }
+        if last.disconnected_ms.is_none() && next.disconnected_ms.is_some() {
+            let patience_ms = accepted.terms.on_disconnect.and_then(OnDisconnect::patience_ms);
+            times.replaced_ms = patience_ms.map(|ms| now.mono_ms + ms);
+        }
         if next.state.is_settled() {
             self.times.remove(&id);
         }
         Ok(())
+    }
+
+    /// A job that was handed over is not any more, although nothing was heard of who had its run: the lease has ended.
+    pub(super) fn given_up(&self, now: Now, accepted: &Accepted, last: &Standing) -> Result<(), Broken> {
+        let over = |until_ms: u64| until_ms <= now.mono_ms;
+        let times = self.times.get(&accepted.id);
+        let may = match accepted.terms.on_disconnect {
+            None => true,
+            Some(OnDisconnect::Wait) => false,
+            Some(OnDisconnect::ReplaceAfterMs(_)) => times.and_then(|times| times.replaced_ms).is_some_and(over),
+        };
+        if may {
+            return Ok(());
+        }
+        let detail = format!("{} is given up at {now:?} with {times:?}: {last:?}", accepted.id);
+        Err(("a job that waits for its worker is not run elsewhere", detail))
     }
 
     /// Everything that is due has happened.
