@@ -329,7 +329,9 @@ impl Metrics {
             | Record::Custodians(_)
             | Record::ChargeGone(_)
             | Record::Reign(_)
-            | Record::Merged(..) => {}
+            | Record::Merged(..)
+            | Record::Memo(..)
+            | Record::Call(..) => {}
         }
     }
 
@@ -437,6 +439,7 @@ mod tests {
             unmet: Default::default(),
             elements: None,
             duplicate_of: None,
+            memo_of: None,
             saved: None,
             settled_ms,
             outcome: None,

@@ -115,6 +115,7 @@ impl Accepted {
             elements: self.is_array().then(Elements::default),
             saved: None,
             duplicate_of: None,
+            memo_of: None,
             settled_ms: None,
             outcome: None,
             revision: 0,
@@ -230,6 +231,9 @@ pub struct Standing {
     /// It ends as a duplicate of this job, which was submitted under the same key before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duplicate_of: Option<ObjectId>,
+    /// Its result is that of this job, which is equal; it was not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memo_of: Option<ObjectId>,
     /// What a run of it has saved last, when this was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saved: Option<Saved>,

@@ -36,6 +36,14 @@ pub struct Counters {
     pub same_key: u64,
     /// Jobs that ended as duplicates of others with the same key.
     pub duplicates: u64,
+    /// Calls to URLs that were made, each time counted.
+    pub calls: u64,
+    /// Calls that were answered as they should be.
+    pub calls_delivered: u64,
+    /// Calls that are tried no more.
+    pub calls_given_up: u64,
+    /// Jobs that were given the result of an equal one.
+    pub memoised: u64,
     /// Jobs that somebody cancelled.
     pub cancelled: u64,
     /// Jobs that somebody held, when they were submitted or later.

@@ -62,6 +62,8 @@ pub(crate) enum Phase {
     Later { until_ms: u64 },
     /// An array: as many of its elements as may be under way are, or none is left that has not begun.
     Begun,
+    /// It waits for the result of this job, which is equal.
+    Alike(Box<ObjectId>),
     /// Its regent goes on with it.
     Yielded,
     /// It waits in the queue since then.
@@ -261,7 +263,7 @@ impl Job {
             Phase::Keeping => (self.accepted.standing().state, None),
             Phase::Placed(_) => (State::Offered, None),
             Phase::Backoff(pause) => (State::Queued, Some(pause.until_wall_ms)),
-            Phase::Begun | Phase::Later { .. } | Phase::Queued { .. } => (State::Queued, None),
+            Phase::Begun | Phase::Alike(_) | Phase::Later { .. } | Phase::Queued { .. } => (State::Queued, None),
             Phase::Yielded => (self.told, None),
         };
         let (history, extras, names) = (&*self.history, &*self.extras, self.names());
@@ -283,6 +285,7 @@ impl Job {
             unmet: extras.unmet.clone(),
             elements: extras.elements.as_deref().copied(),
             duplicate_of: extras.duplicate_of,
+            memo_of: extras.memo_of.as_deref().copied(),
             saved: history.checkpoint.as_ref().map(|last| last.saved()),
             settled_ms: None,
             outcome: None,

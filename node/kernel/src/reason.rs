@@ -112,6 +112,11 @@ pub(crate) fn blocked(unmet: &BTreeSet<ObjectId>) -> Reason {
     plain(ReasonCode::Dependency, message)
 }
 
+/// Why a job waits that is equal to another one.
+pub(crate) fn alike(first: ObjectId) -> Reason {
+    plain(ReasonCode::Memo, format!("job {first} is equal to it: its result will be this one's, if it succeeds"))
+}
+
 /// Why a job waits whose time has not come.
 pub(crate) fn later(until_ms: u64, now_ms: u64) -> Reason {
     plain(ReasonCode::NotBefore, format!("its time comes in {} s", until_ms.saturating_sub(now_ms).div_ceil(1_000)))

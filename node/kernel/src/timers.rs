@@ -29,6 +29,8 @@ pub(crate) enum Timer {
     Custody,
     /// The oldest settled job of a group may be due.
     Sweep(Group),
+    /// A URL is to be called for a job, or nothing was heard of a call that was begun.
+    Call(ObjectId),
     /// Placement may find something that it did not find before.
     Place,
 }

@@ -311,6 +311,8 @@ fn show(job: &JobObject) -> String {
         ("after", after(job)),
         ("key", job.idempotency_key.clone().unwrap_or_default()),
         ("duplicate of", job.duplicate_of.map(|id| id.to_string()).unwrap_or_default()),
+        ("memoised", memo(job)),
+        ("calls", calls(job)),
         ("repeats", job.rerun_of.map(|id| id.to_string()).unwrap_or_default()),
         ("saved", job.checkpoint.map(|saved| saved_text(&saved)).unwrap_or_default()),
         ("in the queue", job.limits.queue_ms.map(|ms| format!("{} at most", length(ms))).unwrap_or_default()),
@@ -362,6 +364,24 @@ fn out_of_reach(job: &JobObject) -> String {
     };
     let since = job.disconnected_ms.map(|at| format!("; has waited for {}", age(at)));
     format!("{then}{}", since.unwrap_or_default())
+}
+
+/// Whose result it may be given, or was.
+fn memo(job: &JobObject) -> String {
+    match job.memo_of {
+        Some(first) => format!("not run: its result is that of {first}, which is equal"),
+        None if job.memo => "yes".into(),
+        None => String::new(),
+    }
+}
+
+/// Whom the node calls, and what came of that.
+fn calls(job: &JobObject) -> String {
+    let Some(notify) = &job.notify else { return String::new() };
+    let Some(called) = &job.called else { return notify.url.clone() };
+    let when = called.last_ms.map(|at| format!(", the last time {} ago", age(at))).unwrap_or_default();
+    let error = called.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+    format!("{}: {}, tried {} times{when}{error}", notify.url, called.state.text().replace('_', " "), called.attempts)
 }
 
 fn saved_text(saved: &Saved) -> String {

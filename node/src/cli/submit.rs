@@ -137,6 +137,8 @@ async fn prepare(client: &Client, command: Submit) -> Result<Job, Failure> {
         priority: command.terms.priority,
         retry: command.terms.retry(),
         on_disconnect: command.terms.on_disconnect,
+        memo: command.terms.memo,
+        notify: command.terms.notify(),
         array: command.terms.array,
         idempotency_key: command.key,
         after,

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use shoal_protocol::object::job::{Array, OnDisconnect, Retry, RetryOn};
+use shoal_protocol::object::job::{Array, Notify, NotifyOn, OnDisconnect, Retry, RetryOn};
 
 use crate::config::Length;
 
@@ -38,12 +38,29 @@ pub(crate) struct TermFlags {
     /// it is run again. Unless said otherwise it is run again once the lease of 15s has ended
     #[arg(long, value_name = "wait|LENGTH", value_parser = parse_on_disconnect)]
     pub(crate) on_disconnect: Option<OnDisconnect>,
+    /// Do not run the job if you have submitted an equal one in this way that has succeeded or is under way at the node: its
+    /// result is this one's. Not for arrays, nor for functions that may use KV
+    #[arg(long, conflicts_with = "array")]
+    pub(crate) memo: bool,
+    /// Call this URL when the job has ended, an array once as a whole: a POST with the job as JSON, signed by the node;
+    /// again for a day until it is answered with 2xx
+    #[arg(long, value_name = "URL")]
+    notify: Option<String>,
+    /// Call it only at this end: job.succeeded, job.failed, job.cancelled, job.timed_out or job.expired; may be repeated
+    #[arg(long, value_name = "EVENT", value_parser = parse_event, requires = "notify")]
+    notify_on: Vec<NotifyOn>,
 }
 
 impl TermFlags {
     /// The time before which the job does not run, in milliseconds since the Unix epoch.
     pub(crate) fn not_before_ms(&self) -> Option<u64> {
         self.not_before.map(|moment| moment.millis(SystemTime::now()))
+    }
+
+    /// Whom the node calls when the job has ended.
+    pub(crate) fn notify(&self) -> Option<Notify> {
+        let events = self.notify_on.iter().copied().collect();
+        self.notify.clone().map(|url| Notify { url, events })
     }
 
     /// What is done after a failure; none: the usual.
@@ -55,6 +72,11 @@ impl TermFlags {
         };
         (retry != Retry::default()).then_some(retry)
     }
+}
+
+fn parse_event(text: &str) -> Result<NotifyOn, String> {
+    let known = || NotifyOn::ALL.map(NotifyOn::text).join(", ");
+    NotifyOn::ALL.into_iter().find(|event| event.text() == text).ok_or_else(|| format!("there is {}", known()))
 }
 
 fn parse_on_disconnect(text: &str) -> Result<OnDisconnect, String> {

@@ -89,7 +89,7 @@ impl Service {
             limits: job.spec.limits,
             name: job.name.into(),
             labels: extras.labels,
-            terms: Terms { hold: false, not_before_ms: None, priority, ..job.terms.into_inner() },
+            terms: Terms { hold: false, not_before_ms: None, priority, memo: false, ..job.terms.into_inner() },
             array,
             key: None,
             rerun_of: Some(job.id),

@@ -7,6 +7,7 @@ mod checkpoints;
 mod dependencies;
 mod guests;
 mod history;
+mod memos;
 mod settled;
 mod telling;
 mod waiting;
@@ -16,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use shoal_kernel::lease::granted_ms;
 use shoal_kernel::{Accepted, Command, Effect, GuestEnd, GuestRun, Input, Load, Now, Record, Reply, Standing};
 use shoal_protocol::object::function::Needs;
-use shoal_protocol::object::job::{Ending, KeyId, Payload, Receipt, State};
+use shoal_protocol::object::job::{CallState, Ending, KeyId, Payload, Receipt, State};
 use shoal_protocol::object::worker::Offer;
 use shoal_protocol::regency::term_of;
 use shoal_protocol::wire::worker::{Run, Start};
@@ -26,6 +27,7 @@ use self::charges::Charges;
 use self::checkpoints::Saves;
 pub use self::checkpoints::{place_of, saved_by};
 use self::dependencies::Ends;
+use self::memos::Memos;
 pub use self::settled::too_many;
 use self::telling::Tellings;
 use self::waiting::Waits;
@@ -65,6 +67,8 @@ pub struct Checks {
     waits: Waits,
     /// How jobs ended for which others may wait.
     ends: Ends,
+    /// Whose results may be given again.
+    memos: Memos,
     /// What subscribers were told.
     tellings: Tellings,
     /// What runs have saved.
@@ -77,6 +81,8 @@ pub struct Checks {
     charges: Charges,
     /// Whom the input is about that is looked at: a worker, or a peer in its place.
     about: Option<WorkerId>,
+    /// Jobs of whose ends somebody outside is told.
+    told_of: BTreeSet<ObjectId>,
     /// Jobs whose acceptance has just left the node.
     pub acknowledged_now: Vec<ObjectId>,
     /// The connections of attached peers.
@@ -142,6 +148,8 @@ impl Checks {
         self.emitted = disk.jobs.clone();
         self.waits.restarted(now, disk.unsettled());
         self.ends.restarted(disk);
+        self.memos.restarted(disk);
+        self.told_of = disk.calls.keys().copied().collect();
         self.tellings.restarted(&self.emitted);
         self.saves.restarted(disk);
         self.guests = disk.guests.clone();
@@ -303,7 +311,15 @@ impl Checks {
                     Some(_) => Err(("a job is accepted once", format!("{} was there before", accepted.id))),
                 }
             }
+            Record::Call(job, call) => {
+                if call.called.state == CallState::Pending && call.called.attempts == 0 {
+                    self.told_of.insert(*job);
+                }
+                Ok(())
+            }
+            Record::Memo(job, key) => self.memos.write(*job, *key, &self.emitted),
             Record::Swept(id) => {
+                self.memos.swept(*id);
                 settled::goes(*id, &self.emitted)?;
                 self.emitted.remove(id);
                 self.emitted.retain(|_, (job, _)| job.array_id() != Some(*id));
@@ -358,6 +374,10 @@ impl Checks {
 
     fn standing(&mut self, id: ObjectId, next: &Standing) -> Result<(), Broken> {
         self.charges.note_revision(id, next.revision);
+        let elsewhere = next.regent.is_some_and(|regent| Some(regent) != self.node);
+        if let Some((accepted, last)) = self.emitted.get(&id).filter(|_| !elsewhere) {
+            self.memos.changes(accepted, last, next, &self.emitted)?;
+        }
         let Some((accepted, last)) = self.emitted.get_mut(&id) else {
             return Err(("accepted, then anything else", format!("{id} was never accepted")));
         };
@@ -381,8 +401,8 @@ impl Checks {
         if last.cancelled && !next.cancelled {
             return Err(("a cancellation stays", format!("{id} is no longer cancelled")));
         }
-        // An array has no result of its own.
-        let outcome = next.outcome.as_ref().filter(|_| !accepted.is_array());
+        // An array has no result of its own, and nor has what was given another's.
+        let outcome = next.outcome.as_ref().filter(|_| !accepted.is_array() && next.memo_of.is_none());
         if let Some(outcome) = outcome.filter(|outcome| outcome.ending == Ending::Succeeded) {
             let run = Run { job: id, epoch: next.epoch };
             if outcome.output != output_of(run) {
@@ -406,6 +426,11 @@ impl Checks {
         let silent = |now: &Now| now.mono_ms >= heard_ms + granted_ms(LEASE_MS);
         if let Some(now) = self.now.filter(|now| lost && silent(now) && (self.about.is_none() || self.about != at)) {
             self.waits.given_up(now, accepted, last)?;
+        }
+        let told = accepted.terms.notify.is_some() && accepted.extras.index.is_none();
+        // What another node has settled that node tells.
+        if told && !adopted && next.state.is_settled() && !self.told_of.contains(&id) {
+            return Err(("who is to hear of an end hears of it", format!("{id} ends, and no call is written")));
         }
         if let Some(now) = self.now {
             self.waits.changes(now, accepted, last, next)?;
@@ -468,7 +493,10 @@ impl Checks {
     pub fn leaves(&mut self, effect: &Effect, asked: Option<Asked>, disk: &Disk) -> Result<(), Broken> {
         match effect {
             Effect::Start { start, .. }
-                if start.run.job.tag() != self.home && !disk.taken.contains_key(&start.run.job) =>
+                if start.run.job.tag() != self.home && !disk.taken.contains_key(&start.run.job)
+                    // A regent may offer a run of a job of this home, before it hears that this has settled the job.
+                    || disk.guests.get(&start.run.job).is_some_and(|(guest, _)| guest.run == start.run)
+                        && disk.jobs.get(&start.run.job).is_some_and(|(_, standing)| standing.state.is_settled()) =>
             {
                 guests::start_leaves(start.run, disk)
             }
@@ -587,6 +615,9 @@ impl Checks {
             let left = disk.unsettled().count();
             let detail = format!("{left} jobs have not, the first is {}: {standing:?}", accepted.id);
             return Err(("after the last fault everything settles", detail));
+        }
+        if let Some((job, call)) = disk.calls.iter().find(|(_, call)| call.called.state == CallState::Pending) {
+            return Err(("who is to hear of an end hears of it", format!("{job}: {call:?}")));
         }
         for (id, (_, standing)) in &disk.jobs {
             self.see(*id, standing)?;

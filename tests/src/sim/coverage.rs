@@ -8,6 +8,7 @@ use shoal_protocol::object::job::State;
 
 /// What the seeds together must have exercised at least once each.
 pub const REQUIRED: &[&str] = &[
+    "calls answered",
     "checkpoint restored",
     "checkpoints fenced",
     "checkpoints saved",
@@ -29,6 +30,7 @@ pub const REQUIRED: &[&str] = &[
     "duplicate key",
     "ends learned from the store",
     "jobs cancelled",
+    "jobs given the result of an equal one",
     "jobs held",
     "jobs out of time in all",
     "jobs out of time in the queue",
@@ -174,6 +176,9 @@ impl Coverage {
         self.add("keys answered with their job", counters.same_key);
         self.add("jobs cancelled", counters.cancelled);
         self.add("jobs held", counters.held);
+        self.add("calls to URLs", counters.calls);
+        self.add("calls answered", counters.calls_delivered);
+        self.add("jobs given the result of an equal one", counters.memoised);
         self.add("jobs released", counters.released);
         self.add("elements of arrays begun", counters.elements_begun);
         self.add("jobs that waited for others", counters.unblocked);

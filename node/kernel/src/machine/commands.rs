@@ -239,6 +239,7 @@ impl<F: Faults> Machine<F> {
             Phase::Blocked => Some(reason::blocked(&job.extras.unmet)),
             Phase::Keeping => Some(reason::keeping()),
             Phase::Begun => Some(reason::begun(job)),
+            Phase::Alike(first) => Some(reason::alike(**first)),
             Phase::Yielded => Some(reason::yielded(job)),
             Phase::Later { until_ms } => Some(reason::later(*until_ms, now.mono_ms)),
             Phase::Queued { .. } => {

@@ -328,7 +328,12 @@ impl<F: Faults> Machine<F> {
         if let Some(elements) = &mut standing.elements {
             elements.cut = accepted.size().saturating_sub(elements.begun);
         }
+        let (id, memo) = (accepted.id, Self::memo_key(&accepted, &standing));
+        self.note_call(now, &accepted, &standing, effects);
         let array = self.put_away(now, accepted, standing, effects);
+        if let Some(key) = memo {
+            self.remember(id, key, effects);
+        }
         Some((told, array))
     }
 
@@ -367,6 +372,10 @@ impl<F: Faults> Machine<F> {
             self.timers.remove(until_ms, Timer::TotalLimit(id));
         }
         job.extras.unmet.iter().for_each(|earlier| self.dependents.remove(*earlier, id));
+        self.memos.ended(id, || {
+            let output = outcome.map_or_else(Payload::empty, |outcome| outcome.output.clone());
+            Some(End { state, output })
+        });
         if !F::has(Fault::DependentsUntold) {
             self.dependents.ended(id, || {
                 let output = outcome.map_or_else(Payload::empty, |outcome| outcome.output.clone());

@@ -68,7 +68,7 @@ impl<F: Faults> Machine<F> {
         }
         let until_ms = job.extras.earliest_ms;
         if until_ms <= now.mono_ms {
-            return self.enqueue(now, id);
+            return self.enter_queue(now, id);
         }
         self.timers.set(until_ms, Timer::Backoff(id));
         self.set_aside(id, Phase::Later { until_ms });
@@ -97,9 +97,16 @@ impl<F: Faults> Machine<F> {
     /// Lets a job that is new wait for its custodians. That counts as waiting in the queue, if nothing else keeps it from that.
     pub(super) fn wait_for_custodians(&mut self, now: Now, id: ObjectId) {
         self.set_aside(id, Phase::Keeping);
+        let would_queue = |job: &Job| !job.accepted.terms.hold && job.extras.unmet.is_empty();
+        if self.jobs.get(id).is_some_and(would_queue) {
+            self.limit_wait(now, id);
+        }
+    }
+
+    /// Bounds how long a job waits that is not in the queue, as if it were.
+    pub(super) fn limit_wait(&mut self, now: Now, id: ObjectId) {
         let Some(job) = self.jobs.get_mut(id) else { return };
-        let would_queue = !job.accepted.terms.hold && job.extras.unmet.is_empty();
-        if let Some(until_ms) = job.queue_limit(now).filter(|_| would_queue) {
+        if let Some(until_ms) = job.queue_limit(now) {
             job.extras.queue_until_ms = Some(until_ms);
             self.timers.set(until_ms, Timer::QueueLimit(id));
         }
@@ -108,6 +115,10 @@ impl<F: Faults> Machine<F> {
     /// Lets a job wait beside the queue.
     pub(super) fn set_aside(&mut self, id: ObjectId, phase: Phase) {
         let Some(job) = self.jobs.get_mut(id) else { return };
+        if matches!(phase, Phase::Held | Phase::Yielded) {
+            // Nobody knows when it goes on: those that are equal are tried themselves.
+            self.memos.ended(id, || None);
+        }
         self.queue.reserve(&job.accepted.spec.needs);
         job.phase = phase;
     }
@@ -119,6 +130,10 @@ impl<F: Faults> Machine<F> {
             Phase::Placed(_) => {}
             Phase::Queued { .. } => self.queue.remove(&job.accepted.spec.needs, job.rank()),
             Phase::Held | Phase::Keeping | Phase::Blocked | Phase::Begun | Phase::Yielded => {
+                self.queue.give_back(&job.accepted.spec.needs);
+            }
+            Phase::Alike(first) => {
+                self.memos.leave(**first, id);
                 self.queue.give_back(&job.accepted.spec.needs);
             }
             Phase::Later { until_ms } => {
@@ -149,12 +164,13 @@ impl<F: Faults> Machine<F> {
             | Phase::Keeping
             | Phase::Blocked
             | Phase::Begun
+            | Phase::Alike(_)
             | Phase::Yielded
             | Phase::Queued { .. }
             | Phase::Placed(_) => return,
         }
         self.take_out(id);
-        self.enqueue(now, id);
+        self.enter_queue(now, id);
         effects.push(Effect::Changed { job: id, settled: false });
     }
 
@@ -179,7 +195,12 @@ impl<F: Faults> Machine<F> {
             }
             // Nobody changes here what has been yielded (`changeable`).
             Phase::Yielded => return self.reply_job(now, id),
-            Phase::Blocked | Phase::Begun | Phase::Later { .. } | Phase::Queued { .. } | Phase::Backoff(_) => {}
+            Phase::Blocked
+            | Phase::Begun
+            | Phase::Alike(_)
+            | Phase::Later { .. }
+            | Phase::Queued { .. }
+            | Phase::Backoff(_) => {}
         }
         self.take_out(id);
         self.set_aside(id, Phase::Held);

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod arrays;
+mod calling;
 mod charges;
 mod checkpoints;
 mod custody;
@@ -11,6 +12,7 @@ mod guests;
 mod harness;
 mod homes;
 mod keys;
+mod memo;
 mod pair;
 mod peers;
 mod placing;

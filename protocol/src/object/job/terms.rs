@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Ending, FailureCode};
+use super::{Ending, FailureCode, Notify};
 use crate::limits::{JOB_MS_MAX, PAUSE_MS_DEFAULT, PAUSE_MS_MAX, PAUSE_TOP_MS_DEFAULT, PRIORITY_MAX};
 use crate::object::function::within;
 use crate::{Kind, Problem};
@@ -28,6 +28,12 @@ pub struct Terms {
     /// What becomes of its run when the worker is out of reach; none: the job is run again once the worker's lease has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_disconnect: Option<OnDisconnect>,
+    /// An equal job that has succeeded gives its result to this one, which is then not run.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub memo: bool,
+    /// Whom the node calls when it has ended. Boxed, since few jobs say it and a million may wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notify: Option<Box<Notify>>,
 }
 
 impl Terms {
@@ -40,6 +46,7 @@ impl Terms {
     pub fn check(&self) -> Result<(), Problem> {
         check_priority(self.priority)?;
         self.on_disconnect.map_or(Ok(()), OnDisconnect::check)?;
+        self.notify.as_ref().map_or(Ok(()), |notify| notify.check())?;
         self.retry.as_ref().map_or(Ok(()), |retry| retry.check())
     }
 }
@@ -194,6 +201,8 @@ mod tests {
             priority: -3,
             retry: Some(Box::new(retry)),
             on_disconnect: Some(OnDisconnect::ReplaceAfterMs(3)),
+            memo: true,
+            notify: Some(Box::new(Notify { url: "http://a".into(), events: [super::super::NotifyOn::Failed].into() })),
         };
         assert_eq!(codec::decode::<Terms>(&codec::encode(&all)), Ok(all));
     }

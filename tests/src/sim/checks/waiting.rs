@@ -17,14 +17,14 @@ struct Times {
     queue_until_ms: Option<u64>,
     /// Until then it must have ended, or be stopping.
     total_until_ms: Option<u64>,
-    /// Before then no other run of it begins, since it waits for its worker.
-    replaced_ms: Option<u64>,
 }
 
 /// The times of all jobs that have not ended.
 #[derive(Debug, Default)]
 pub(super) struct Waits {
     times: BTreeMap<ObjectId, Times>,
+    /// Until when no other run begins of jobs that wait for their workers, for a time.
+    replaced: BTreeMap<ObjectId, u64>,
 }
 
 /// What is left of a length that began at a time of the wall clock.
@@ -36,6 +36,7 @@ impl Waits {
     /// A life of the node begins: what is left of each time is read from the wall clock, once.
     pub(super) fn restarted<'a>(&mut self, now: Now, jobs: impl Iterator<Item = &'a (Accepted, Standing)>) {
         self.times.clear();
+        self.replaced.clear();
         jobs.for_each(|(accepted, standing)| self.begins(now, accepted, standing));
     }
 
@@ -54,10 +55,11 @@ impl Waits {
         });
         let total_ms = accepted.spec.limits.total_ms;
         let total_until_ms = total_ms.map(|total_ms| now.mono_ms + left_ms(accepted.accepted_ms, total_ms, now));
-        let waits = standing.disconnected_ms.zip(accepted.terms.on_disconnect);
-        let replaced_ms =
-            waits.and_then(|(since_ms, on)| Some(now.mono_ms + left_ms(since_ms, on.patience_ms()?, now)));
-        self.times.insert(accepted.id, Times { earliest_ms, queue_until_ms, total_until_ms, replaced_ms });
+        let patience_ms = accepted.terms.on_disconnect.and_then(OnDisconnect::patience_ms);
+        if let Some((since_ms, patience_ms)) = standing.disconnected_ms.zip(patience_ms) {
+            self.replaced.insert(accepted.id, now.mono_ms + left_ms(since_ms, patience_ms, now));
+        }
+        self.times.insert(accepted.id, Times { earliest_ms, queue_until_ms, total_until_ms });
     }
 
     /// A job stands otherwise.
@@ -75,6 +77,10 @@ impl Waits {
         if last.state == State::Offered && next.state == State::Queued {
             again(accepted, next)?;
         }
+        if last.disconnected_ms.is_none() && next.disconnected_ms.is_some() {
+            let patience_ms = accepted.terms.on_disconnect.and_then(OnDisconnect::patience_ms);
+            self.replaced.extend(patience_ms.map(|ms| (id, now.mono_ms + ms)));
+        }
         let Some(times) = self.times.get_mut(&id) else { return Ok(()) };
         if next.state == State::Offered && now.mono_ms < times.earliest_ms {
             return Err(("nothing runs before its time", format!("{id}: {times:?} at {now:?}")));
@@ -87,10 +93,6 @@ impl Waits {
             }
             _ => {}
         }
-        if last.disconnected_ms.is_none() && next.disconnected_ms.is_some() {
-            let patience_ms = accepted.terms.on_disconnect.and_then(OnDisconnect::patience_ms);
-            times.replaced_ms = patience_ms.map(|ms| now.mono_ms + ms);
-        }
         if next.state.is_settled() {
             self.times.remove(&id);
         }
@@ -99,17 +101,16 @@ impl Waits {
 
     /// A job that was handed over is not any more, although nothing was heard of who had its run: the lease has ended.
     pub(super) fn given_up(&self, now: Now, accepted: &Accepted, last: &Standing) -> Result<(), Broken> {
-        let over = |until_ms: u64| until_ms <= now.mono_ms;
-        let times = self.times.get(&accepted.id);
+        let until_ms = self.replaced.get(&accepted.id).filter(|_| last.disconnected_ms.is_some());
         let may = match accepted.terms.on_disconnect {
             None => true,
             Some(OnDisconnect::Wait) => false,
-            Some(OnDisconnect::ReplaceAfterMs(_)) => times.and_then(|times| times.replaced_ms).is_some_and(over),
+            Some(OnDisconnect::ReplaceAfterMs(_)) => until_ms.is_some_and(|until_ms| *until_ms <= now.mono_ms),
         };
         if may {
             return Ok(());
         }
-        let detail = format!("{} is given up at {now:?} with {times:?}: {last:?}", accepted.id);
+        let detail = format!("{} is given up at {now:?}, and waits until {until_ms:?}: {last:?}", accepted.id);
         Err(("a job that waits for its worker is not run elsewhere", detail))
     }
 
