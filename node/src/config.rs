@@ -18,6 +18,7 @@ use shoal_protocol::key::PublicKey;
 use shoal_protocol::name::{self, Labels};
 
 use crate::identity::invitation::Invitation;
+use crate::notify::Allowed;
 
 /// The file that is read from the data folder if it is there and no other is named.
 pub(crate) const FILE_NAME: &str = "config.toml";
@@ -81,6 +82,8 @@ pub(crate) struct Config {
     pub(crate) keep: Retention,
     /// How long a home may be away until this node goes on with those of its jobs that it keeps, in milliseconds.
     pub(crate) takeover_after_ms: u64,
+    /// Which addresses are called when jobs have ended, beyond those that any node calls.
+    pub(crate) notify_allow: Vec<Allowed>,
     /// The form of log lines.
     pub(crate) log: LogFormat,
     /// How it meets other nodes.
@@ -176,6 +179,7 @@ pub(crate) enum Error {
 /// keep_dead = "30d"               # the same for those that have failed for good
 /// keep_dead_jobs = 100000
 /// takeover_after = "1m"           # how long a home may be away until a custodian goes on with its jobs
+/// notify_allow = ["localhost:9000"] # whom else the node calls when jobs have ended
 /// log = "json"                    # or "text"
 /// mesh = "0.0.0.0:7452"           # other nodes, QUIC and TCP; port 0: any free one
 /// direct = "0.0.0.0:7453"         # blobs on a path of their own, UDP; port 0: any free one; or "off"
@@ -219,6 +223,9 @@ pub(crate) struct File {
     pub(crate) keep_dead_jobs: Option<u64>,
     /// How long a home may be away until this node goes on with those of its jobs that it keeps: a minute unless said otherwise.
     pub(crate) takeover_after: Option<Length>,
+    /// Hosts, with a port or without, and networks that are called when jobs have ended although they are the node's own, on its
+    /// link, or for metadata: none unless said otherwise.
+    pub(crate) notify_allow: Vec<String>,
     /// The form of log lines: `text` unless said otherwise.
     pub(crate) log: Option<LogFormat>,
     /// Where other nodes connect, by QUIC and TCP: `0.0.0.0:7452` unless said otherwise.
@@ -287,6 +294,10 @@ pub(crate) struct Overrides {
     /// How long another node may be away until this one goes on with those of its jobs that it keeps; 1m unless said otherwise
     #[arg(long, value_name = "LENGTH")]
     pub(crate) takeover_after: Option<Length>,
+    /// Call this host or network for jobs that have ended (--notify) although it is the node's own, on its link, or for
+    /// metadata; such as localhost:9000 or 127.0.0.0/8; may be repeated
+    #[arg(long, value_name = "HOST[:PORT]|CIDR")]
+    pub(crate) notify_allow: Vec<Allowed>,
     /// The form of log lines
     #[arg(long, value_name = "FORM")]
     pub(crate) log: Option<LogFormat>,
@@ -348,6 +359,10 @@ impl Config {
             .or(file.jobs_mb)
             .unwrap_or_else(|| (machine_memory_mb() / 4).clamp(JOBS_MB_MIN, JOBS_MB_MAX));
         within("jobs_mb", jobs_mb, JOBS_MB_MIN, JOBS_MB_MAX)?;
+        let wrong = |why| Error::Value { key: "notify_allow", why };
+        let notify_allow = file.notify_allow.iter().map(|text| text.parse().map_err(wrong));
+        let mut notify_allow = notify_allow.collect::<Result<Vec<Allowed>, Error>>()?;
+        notify_allow.extend(overrides.notify_allow.iter().cloned());
         let blob_grace = overrides.blob_grace.or(file.blob_grace).unwrap_or(Length(BLOB_GRACE));
         Ok(Self {
             data,
@@ -362,6 +377,7 @@ impl Config {
             blob_grace_ms: blob_grace.millis(),
             keep,
             takeover_after_ms,
+            notify_allow,
             log: overrides.log.or(file.log).unwrap_or_default(),
             mesh,
         })

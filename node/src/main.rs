@@ -17,6 +17,7 @@ mod logs;
 mod memory;
 mod metrics;
 mod node;
+mod notify;
 mod peers;
 mod replication;
 mod runtime;

@@ -329,7 +329,9 @@ impl Metrics {
             | Record::Custodians(_)
             | Record::ChargeGone(_)
             | Record::Reign(_)
-            | Record::Merged(..) => {}
+            | Record::Merged(..)
+            | Record::Memo(..)
+            | Record::Call(..) => {}
         }
     }
 
@@ -433,9 +435,11 @@ mod tests {
             priority: 0,
             ready_ms: None,
             retry_ms: None,
+            disconnected_ms: None,
             unmet: Default::default(),
             elements: None,
             duplicate_of: None,
+            memo_of: None,
             saved: None,
             settled_ms,
             outcome: None,

@@ -31,6 +31,7 @@ use crate::gateway::Gateway;
 use crate::identity::{self, Identity};
 use crate::logs::LogBook;
 use crate::metrics::Metrics;
+use crate::notify;
 use crate::peers::{self, DirectPaths, Peers};
 use crate::replication::Sets;
 use crate::runtime::{Runtime, Started, current_runs, now};
@@ -86,7 +87,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         takeover_after_ms: config.takeover_after_ms,
         ..shoal_kernel::Config::new(identity.node_id())
     };
-    let Started { runtime, thread: kernel_thread, wishes } =
+    let Started { runtime, thread: kernel_thread, wishes, calls } =
         Runtime::start(kernel, store.clone(), known, metrics.clone(), logs.clone())?;
     documents.connect(runtime.clone());
     let kv = GlobalKv::open(mesh_key, runtime.clone(), documents.clone())?;
@@ -110,6 +111,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         replace_worker: config.worker.then_some(replace_worker),
     };
     let own_worker = identity.workers.local();
+    let signer = identity.clone();
     let asked_to_stop = facts.stop.clone();
     let whereabouts = Whereabouts {
         id: identity.node_id(),
@@ -152,6 +154,8 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             }
         }
     });
+    let door = notify::Door::new(config.notify_allow.clone());
+    tasks.spawn(notify::serve(calls, runtime.clone(), signer, door, stop_edges.clone()));
     tasks.spawn(sweep(service.clone(), stop_edges.clone()));
     let parts = peers::Parts {
         service: service.clone(),

@@ -35,9 +35,9 @@ pub(crate) use feed::Feed;
 pub(crate) use outbox::ToPeer;
 pub(crate) use rows::{
     CHECKPOINT_PLACE, KeptJob, REFERENCE_PLACE, Referrer, ReferrerKind, begun_before, charges_before,
-    charges_begun_before, current_runs, job_counts, job_of_short, jobs_before, read_charge, read_checkpoint,
-    read_custodians, read_guest, read_guest_checkpoint, read_guest_end, read_job, read_right, reference_key,
-    reference_prefix,
+    charges_begun_before, current_runs, job_counts, job_of_short, jobs_before, read_called, read_charge,
+    read_checkpoint, read_custodians, read_guest, read_guest_checkpoint, read_guest_end, read_job, read_right,
+    reference_key, reference_prefix,
 };
 pub(crate) use watch::Watch;
 
@@ -45,6 +45,8 @@ pub(crate) use watch::Watch;
 const INPUTS_WAITING_MAX: usize = 4096;
 /// Wishes that may wait for the mesh. Why 64: each is repeated while it lasts.
 const WISHES_WAITING_MAX: usize = 64;
+/// Calls that may wait for the edge that makes them. Why 128: the kernel has 32 under way at once.
+const CALLS_WAITING_MAX: usize = 128;
 
 /// What the driver is handed.
 enum Message {
@@ -91,6 +93,8 @@ pub(crate) struct Started {
     pub(crate) thread: std::thread::JoinHandle<()>,
     /// What the kernel wants of the mesh.
     pub(crate) wishes: mpsc::Receiver<Wish>,
+    /// Whose URLs are to be called, and for the how manyeth time.
+    pub(crate) calls: mpsc::Receiver<(ObjectId, u32)>,
 }
 
 struct Shared {
@@ -101,6 +105,7 @@ struct Shared {
     store: Store,
     logs: Arc<LogBook>,
     wishes: mpsc::Sender<Wish>,
+    calls: mpsc::Sender<(ObjectId, u32)>,
     hint: latest::Sender<OwnHint>,
     homes_kept: latest::Sender<BTreeSet<NodeId>>,
 }
@@ -116,6 +121,7 @@ impl Runtime {
     ) -> Result<Started, Problem> {
         let newest = rows::newest(&store)?;
         let (wishes, wanted) = mpsc::channel(WISHES_WAITING_MAX);
+        let (calls, to_call) = mpsc::channel(CALLS_WAITING_MAX);
         let shared = Arc::new(Shared {
             ids: Mutex::new(IdSource::new(&config.node.into(), newest)),
             connections: AtomicU64::new(1),
@@ -124,6 +130,7 @@ impl Runtime {
             store: store.clone(),
             logs,
             wishes,
+            calls,
             hint: latest::Sender::default(),
             homes_kept: latest::Sender::default(),
         });
@@ -133,7 +140,7 @@ impl Runtime {
             .name("kernel".into())
             .spawn(move || driver.run(receiver))
             .map_err(|error| Problem::new(Kind::Internal, format!("starting the kernel's thread: {error}")))?;
-        Ok(Started { runtime: Self { inputs, shared }, thread, wishes: wanted })
+        Ok(Started { runtime: Self { inputs, shared }, thread, wishes: wanted, calls: to_call })
     }
 
     /// Asks the kernel; the answer comes when all that it rests on is durable.

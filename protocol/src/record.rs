@@ -110,10 +110,12 @@ impl Accepted {
             priority: self.terms.priority,
             ready_ms: None,
             retry_ms: None,
+            disconnected_ms: None,
             unmet: self.extras.after.iter().map(|after| after.job).collect(),
             elements: self.is_array().then(Elements::default),
             saved: None,
             duplicate_of: None,
+            memo_of: None,
             settled_ms: None,
             outcome: None,
             revision: 0,
@@ -217,6 +219,9 @@ pub struct Standing {
     /// It pauses until then before it is tried again, in milliseconds since the Unix epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_ms: Option<u64>,
+    /// It waits for who runs it, whose lease has ended, since then, in milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disconnected_ms: Option<u64>,
     /// The jobs that it still waits for.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub unmet: BTreeSet<ObjectId>,
@@ -226,6 +231,9 @@ pub struct Standing {
     /// It ends as a duplicate of this job, which was submitted under the same key before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duplicate_of: Option<ObjectId>,
+    /// Its result is that of this job, which is equal; it was not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memo_of: Option<ObjectId>,
     /// What a run of it has saved last, when this was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saved: Option<Saved>,

@@ -271,6 +271,22 @@ fn a_time_that_a_restart_forgets_is_found() {
 }
 
 #[test]
+fn a_job_that_waits_for_its_worker_until_a_restart_is_found() {
+    let rule = found(Fault::DisconnectForgotten).1.rule;
+    assert_eq!(rule, "a job that waits for its worker is not run elsewhere");
+}
+
+#[test]
+fn a_result_that_a_restart_forgets_is_found() {
+    assert_eq!(found(Fault::MemosForgotten).1.rule, "what has been done is not done again");
+}
+
+#[test]
+fn a_call_that_a_restart_forgets_is_found() {
+    assert_eq!(found(Fault::CallsForgotten).1.rule, "who is to hear of an end hears of it");
+}
+
+#[test]
 fn limits_that_a_restart_forgets_are_found() {
     let rule = found(Fault::LimitsForgotten).1.rule;
     assert!(rule == "nothing takes longer in all than it may" || rule == "nothing waits longer than it may", "{rule}");

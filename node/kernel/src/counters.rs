@@ -24,6 +24,10 @@ pub struct Counters {
     pub declined: u64,
     /// Runs that were lost with their worker, or by it.
     pub lost: u64,
+    /// Runs whose jobs began to wait for a worker that was out of reach.
+    pub disconnected: u64,
+    /// Of these, runs that were given up because the worker was not back in time.
+    pub replaced: u64,
     /// Jobs that went back into the queue, for whatever reason.
     pub requeued: u64,
     /// Endings of runs that no longer counted.
@@ -32,6 +36,14 @@ pub struct Counters {
     pub same_key: u64,
     /// Jobs that ended as duplicates of others with the same key.
     pub duplicates: u64,
+    /// Calls to URLs that were made, each time counted.
+    pub calls: u64,
+    /// Calls that were answered as they should be.
+    pub calls_delivered: u64,
+    /// Calls that are tried no more.
+    pub calls_given_up: u64,
+    /// Jobs that were given the result of an equal one.
+    pub memoised: u64,
     /// Jobs that somebody cancelled.
     pub cancelled: u64,
     /// Jobs that somebody held, when they were submitted or later.

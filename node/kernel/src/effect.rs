@@ -192,6 +192,13 @@ pub enum Effect {
         /// Which.
         job: ObjectId,
     },
+    /// Call the URL of this job, which has settled; the end comes in as [`crate::Input::Called`].
+    Call {
+        /// Which.
+        job: ObjectId,
+        /// 1 for the first time.
+        attempt: u32,
+    },
     /// Look into the store which settled jobs of this group are the oldest, up to [`crate::SWEEP_LEN_MAX`] of them, and hand
     /// them in as [`crate::Input::Oldest`].
     Oldest {

@@ -28,6 +28,8 @@ pub enum Fault {
     TimeForgotten,
     /// A restarted kernel does not know how long jobs may wait and take.
     LimitsForgotten,
+    /// A restarted kernel does not know which jobs wait for the worker that has their run.
+    DisconnectForgotten,
     /// A restarted kernel does not know which jobs wait for others.
     BlockForgotten,
     /// Whatever the end of a job, it is as its dependents want it.
@@ -48,6 +50,10 @@ pub enum Fault {
     CheckpointForgotten,
     /// A restarted kernel does not know which keys jobs were submitted under.
     KeysForgotten,
+    /// A restarted kernel does not know which URLs it has to call.
+    CallsForgotten,
+    /// A restarted kernel does not know which results it may give again.
+    MemosForgotten,
     /// A restarted kernel does not know that there are settled jobs.
     SettledUncounted,
     /// An element of an array is kept for itself, not with its array.

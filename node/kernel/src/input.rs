@@ -329,6 +329,15 @@ pub enum Input {
         /// When each settled, in milliseconds since the Unix epoch, and which it is: oldest first.
         jobs: Vec<(u64, ObjectId)>,
     },
+    /// The URL of a job was called.
+    Called {
+        /// Which.
+        job: ObjectId,
+        /// As it was asked for.
+        attempt: u32,
+        /// What came of it.
+        end: CallEnd,
+    },
     /// Accept nothing new: the node stops, or its store cannot write.
     Refuse(Problem),
     /// Accept again.
@@ -346,6 +355,17 @@ pub struct Recall {
     pub set: Option<u32>,
     /// The revision that the custodian has.
     pub revision: u64,
+}
+
+/// What came of a call to a URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallEnd {
+    /// The receiver has answered as it should.
+    Delivered,
+    /// It has not, for this reason; it may another time.
+    Failed(String),
+    /// It may not be called, or wants to hear no more, for this reason.
+    Refused(String),
 }
 
 /// How a job ended, as far as it matters to those that run after it.

@@ -62,6 +62,8 @@ pub(crate) enum Phase {
     Later { until_ms: u64 },
     /// An array: as many of its elements as may be under way are, or none is left that has not begun.
     Begun,
+    /// It waits for the result of this job, which is equal.
+    Alike(Box<ObjectId>),
     /// Its regent goes on with it.
     Yielded,
     /// It waits in the queue since then.
@@ -98,8 +100,19 @@ pub(crate) struct Placed {
     pub(crate) delivering_ms: Option<u64>,
     /// It is from before a restart, and its worker has not attached since.
     pub(crate) recovering: bool,
+    /// Its worker's lease has ended, and the job waits for the worker.
+    pub(crate) disconnected: Option<Disconnected>,
     /// How far it is, as it said last.
     pub(crate) progress: Option<Progress>,
+}
+
+/// A job that waits for the worker that has its run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Disconnected {
+    /// By the wall clock.
+    pub(crate) since_wall_ms: u64,
+    /// Until when; none: for ever.
+    pub(crate) until_ms: Option<u64>,
 }
 
 impl Placed {
@@ -114,6 +127,7 @@ impl Placed {
             cancel_ms: None,
             delivering_ms: None,
             recovering: false,
+            disconnected: None,
             progress: None,
         }
     }
@@ -249,7 +263,7 @@ impl Job {
             Phase::Keeping => (self.accepted.standing().state, None),
             Phase::Placed(_) => (State::Offered, None),
             Phase::Backoff(pause) => (State::Queued, Some(pause.until_wall_ms)),
-            Phase::Begun | Phase::Later { .. } | Phase::Queued { .. } => (State::Queued, None),
+            Phase::Begun | Phase::Alike(_) | Phase::Later { .. } | Phase::Queued { .. } => (State::Queued, None),
             Phase::Yielded => (self.told, None),
         };
         let (history, extras, names) = (&*self.history, &*self.extras, self.names());
@@ -267,9 +281,11 @@ impl Job {
             priority: self.priority,
             ready_ms: extras.ready_ms,
             retry_ms,
+            disconnected_ms: self.placed().and_then(|placed| placed.disconnected).map(|wait| wait.since_wall_ms),
             unmet: extras.unmet.clone(),
             elements: extras.elements.as_deref().copied(),
             duplicate_of: extras.duplicate_of,
+            memo_of: extras.memo_of.as_deref().copied(),
             saved: history.checkpoint.as_ref().map(|last| last.saved()),
             settled_ms: None,
             outcome: None,
@@ -302,7 +318,10 @@ impl Job {
     /// The same for a job that ends.
     pub(crate) fn settled(mut self, state: State, outcome: Option<Outcome>, wall_ms: u64) -> (Accepted, Standing) {
         let last = self.next_standing();
-        (self.accepted, Standing { state, retry_ms: None, settled_ms: Some(wall_ms), outcome, ..last })
+        (
+            self.accepted,
+            Standing { state, retry_ms: None, disconnected_ms: None, settled_ms: Some(wall_ms), outcome, ..last },
+        )
     }
 
     /// What the worker is sent.

@@ -17,11 +17,14 @@
 //! | `charges` | what is kept of other homes' jobs |
 //! | `regents` | who acts for which home |
 //! | [`lease`] | how long a silent worker keeps its runs |
+//! | `calls` | which URLs are to be called since a job has ended |
+//! | `memos` | which results may be given again |
 //! | `retention` | how many settled jobs are kept |
 //! | `reason` | what is said about a job that does not run |
 //! | [`view`] | what readers see of a job |
 
 mod backoff;
+mod calls;
 mod charges;
 pub mod config;
 pub mod counters;
@@ -37,6 +40,7 @@ mod keys;
 pub mod kv;
 pub mod lease;
 pub mod machine;
+mod memos;
 mod peers;
 mod placement;
 mod queue;
@@ -53,11 +57,13 @@ mod workers;
 pub use config::{Config, Keep, Prefetch, Retention};
 pub use counters::Counters;
 pub use effect::{Effect, Load, Noted, PeerView, Reply};
-pub use input::{Command, End, Input, NewJob, Now, PeerAttached, Principal, Recall, RequestId, WorkerAttached};
+pub use input::{
+    CallEnd, Command, End, Input, NewJob, Now, PeerAttached, Principal, Recall, RequestId, WorkerAttached,
+};
 pub use jobs::JOB_BYTES;
 pub use machine::SWEEP_LEN_MAX;
 pub use record::{
-    Accepted, Charge, ChargeState, Custodians, Group, GuestEnd, GuestRun, Record, Reign, Retained, Saving, Spec,
+    Accepted, Call, Charge, ChargeState, Custodians, Group, GuestEnd, GuestRun, Record, Reign, Retained, Saving, Spec,
     Standing, TakenJob,
 };
 

@@ -1,7 +1,7 @@
 //! What each input does. The parts: [`submit`] takes jobs in, [`keys`] none twice, [`schedule`] hands them to workers and peers, [`runs`]
 //! follows a run to its end, [`custody`] brings jobs to those who keep them with this home, [`charges`] keeps those of others,
 //! [`takeover`] goes on with them when their home is away, and [`merging`] joins both sides when it is back,
-//! [`waiting`] what waits before and between runs, [`dependencies`] what waits for others, [`arrays`] jobs that stand for many, [`sweeping`] what has settled, [`telling`] tells subscribers, [`attachment`] follows workers, [`peers`] what peers do beyond that, [`seek`] looks for more
+//! [`waiting`] what waits before and between runs, [`dependencies`] what waits for others, [`memo`] what is not run again, [`arrays`] jobs that stand for many, [`sweeping`] what has settled, [`calling`] tells others of it, [`telling`] tells subscribers, [`attachment`] follows workers, [`disconnect`] jobs that wait for one of them, [`peers`] what peers do beyond that, [`seek`] looks for more
 //! of them, [`checkpoints`] keeps what runs save for the next, [`guests`] runs what other homes offer, [`homes`] talks with these homes, [`commands`] answers everything else.
 //!
 //! Invariant: a run is offered only after its epoch is written, in the same list of effects (`runs::offer`).
@@ -14,14 +14,17 @@
 
 mod arrays;
 mod attachment;
+mod calling;
 mod charges;
 mod checkpoints;
 mod commands;
 mod custody;
 mod dependencies;
+mod disconnect;
 mod guests;
 mod homes;
 mod keys;
+mod memo;
 mod merging;
 mod peers;
 mod runs;
@@ -42,6 +45,7 @@ use shoal_protocol::object::function::Needs;
 use shoal_protocol::object::job::State;
 use shoal_protocol::{NodeId, ObjectId, Problem, WorkerId};
 
+use crate::calls::Calls;
 use crate::charges::Charges;
 use crate::config::Config;
 use crate::counters::Counters;
@@ -54,6 +58,7 @@ use crate::guests::Guests;
 use crate::input::{Input, Now};
 use crate::jobs::{Job, Jobs, Phase, Placed};
 use crate::keys::Keys;
+use crate::memos::Memos;
 use crate::queue::Queue;
 use crate::record::{Accepted, Standing};
 use crate::regents::Regents;
@@ -77,6 +82,8 @@ pub struct Machine<F> {
     specs: Specs,
     dependents: Dependents,
     keys: Keys,
+    memos: Memos,
+    calls: Calls,
     shelves: Shelves,
     timers: Timers,
     counters: Counters,
@@ -111,6 +118,8 @@ impl<F: Faults> Machine<F> {
             specs: Specs::default(),
             dependents: Dependents::default(),
             keys: Keys::default(),
+            memos: Memos::default(),
+            calls: Calls::default(),
             shelves: Shelves::default(),
             timers: Timers::default(),
             counters: Counters::default(),
@@ -131,15 +140,18 @@ impl<F: Faults> Machine<F> {
     /// [`Input::Project`] for each that is there, [`Input::FunctionGone`] for each deleted one.
     pub fn restore(&mut self, now: Now, jobs: impl Iterator<Item = (Accepted, Standing)>, effects: &mut Vec<Effect>) {
         let first = effects.len();
-        let (mut blocked, mut arrays, mut stopped) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut blocked, mut arrays, mut stopped, mut equals) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (accepted, standing) in jobs.filter(|(_, standing)| !standing.state.is_settled()) {
             let at = standing.attempts.last().map(|at| (at.worker, at.worker_name.clone(), at.node));
             let offered = standing.state == State::Offered;
             if offered && F::has(Fault::OfferedForgotten) {
                 continue;
             }
-            let (state, retry_ms) = (standing.state, standing.retry_ms);
+            let (state, retry_ms, disconnected_ms) = (standing.state, standing.retry_ms, standing.disconnected_ms);
             let mut job = Job::new(accepted, standing, now.mono_ms);
+            if F::has(Fault::DisconnectForgotten) {
+                job.accepted.terms.on_disconnect = None;
+            }
             if F::has(Fault::TimeForgotten) {
                 job.accepted.terms.not_before_ms = None;
             }
@@ -150,7 +162,7 @@ impl<F: Faults> Machine<F> {
             if F::has(Fault::BlockForgotten) {
                 job.extras.unmet.clear();
             }
-            let (id, stopping) = (job.id(), job.is_stopping());
+            let (id, stopping, memo) = (job.id(), job.is_stopping(), job.accepted.terms.memo && job.is_fresh());
             blocked.extend((!job.extras.unmet.is_empty()).then_some(id));
             self.counters.restored += 1;
             let shared = job.accepted.custody.is_some_and(|custody| custody.durability.get() > 1) && !job.alone;
@@ -159,8 +171,13 @@ impl<F: Faults> Machine<F> {
             }
             self.take_in(now, job);
             match at.filter(|_| offered && !self.is_yielded(id)) {
-                Some((worker, name, node)) => self.restore_run(now, id, worker, &name, node),
+                Some((worker, name, node)) => {
+                    self.restore_run(now, id, worker, &name, node);
+                    self.restore_disconnect(now, id, disconnected_ms);
+                }
                 None if self.is_yielded(id) => self.set_aside(id, Phase::Yielded),
+                // What is under way must be known before.
+                None if memo => equals.push((id, state, retry_ms)),
                 None => self.wait_as(now, id, state, retry_ms),
             }
             self.element_restored(id);
@@ -168,6 +185,7 @@ impl<F: Faults> Machine<F> {
             arrays.extend(array.then_some(id));
             stopped.extend((stopping && !offered && !array && !self.is_yielded(id)).then_some(id));
         }
+        equals.into_iter().for_each(|(id, state, retry_ms)| self.wait_as(now, id, state, retry_ms));
         // Not before all elements are here: an array ends with the last of them.
         stopped.into_iter().for_each(|id| self.settle_stopped(now, id, None, effects));
         arrays.into_iter().for_each(|id| self.array_restored(now, id, effects));
@@ -196,6 +214,7 @@ impl<F: Faults> Machine<F> {
             Input::Leaving { worker } => self.leaving(worker),
             Input::Learned { job, end } => self.learned(job, end),
             Input::KeyTold { key, job, body } => self.key_told(now, key, job, body, effects),
+            Input::Called { job, attempt, end } => self.called(now, job, attempt, end, effects),
             Input::Oldest { group, jobs } => self.oldest(now, group, &jobs, effects),
             Input::Refuse(problem) => self.refusing = Some(problem),
             Input::Accept => {
@@ -264,6 +283,7 @@ impl<F: Faults> Machine<F> {
             match timer {
                 Timer::Lease(worker) => self.lease_due(now, worker, effects),
                 Timer::Backoff(job) => self.wait_is_over(now, job, effects),
+                Timer::Replace(job) => self.replace_due(now, job, effects),
                 Timer::QueueLimit(job) => self.queue_limit(now, job, effects),
                 Timer::TotalLimit(job) => self.total_limit(now, job, effects),
                 Timer::Beat(home) => self.beat(now, home, effects),
@@ -271,10 +291,12 @@ impl<F: Faults> Machine<F> {
                 Timer::Keep(submission) => self.keep_due(now, submission, effects),
                 Timer::Custody => self.custody_due(now, effects),
                 Timer::Sweep(group) => self.sweep_due(now, group, effects),
+                Timer::Call(job) => self.call_due(now, job, effects),
                 Timer::Place => self.placeable = true,
             }
         }
         self.tell_dependents(now, effects);
+        self.tell_equals(now, effects);
         if std::mem::take(&mut self.placeable) {
             self.place(now, effects);
             self.placeable = false;
@@ -302,5 +324,6 @@ impl<F: Faults> Machine<F> {
         if let (Some(job), Some(worker)) = (self.jobs.get(id), self.workers.get_mut(worker)) {
             worker.take(id, &job.accepted.spec.needs);
         }
+        self.lead_equals(id);
     }
 }

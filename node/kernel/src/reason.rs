@@ -6,7 +6,8 @@ use shoal_protocol::object::function::Needs;
 use shoal_protocol::object::job::{Candidate, Reason, ReasonCode};
 use shoal_protocol::{ObjectId, Problem, WorkerId};
 
-use crate::jobs::{Job, Placed};
+use crate::input::Now;
+use crate::jobs::{Disconnected, Job, Placed};
 use crate::placement::{Obstacle, examine};
 use crate::workers::{Link, Worker, Workers};
 
@@ -111,6 +112,11 @@ pub(crate) fn blocked(unmet: &BTreeSet<ObjectId>) -> Reason {
     plain(ReasonCode::Dependency, message)
 }
 
+/// Why a job waits that is equal to another one.
+pub(crate) fn alike(first: ObjectId) -> Reason {
+    plain(ReasonCode::Memo, format!("job {first} is equal to it: its result will be this one's, if it succeeds"))
+}
+
 /// Why a job waits whose time has not come.
 pub(crate) fn later(until_ms: u64, now_ms: u64) -> Reason {
     plain(ReasonCode::NotBefore, format!("its time comes in {} s", until_ms.saturating_sub(now_ms).div_ceil(1_000)))
@@ -123,10 +129,13 @@ pub(crate) fn backoff(until_ms: u64, now_ms: u64, tries: u32) -> Reason {
 }
 
 /// Why a job that a worker has does not run; none when it runs.
-pub(crate) fn placed(placed: &Placed, worker: Option<&Worker>) -> Option<Reason> {
+pub(crate) fn placed(placed: &Placed, worker: Option<&Worker>, now: Now) -> Option<Reason> {
     let name = worker.map_or("unknown", |worker| worker.name.as_str());
     let kind = if worker.is_some_and(|worker| worker.peer.is_some()) { "peer" } else { "worker" };
     let attached = worker.is_some_and(Worker::attached);
+    if let Some(wait) = placed.disconnected.filter(|_| !attached) {
+        return Some(plain(ReasonCode::Disconnected, disconnected(wait, &format!("{kind} {name}"), now)));
+    }
     if placed.recovering && !attached {
         let message = format!("the node has started again and waits for {kind} {name}, which may still run it");
         return Some(plain(ReasonCode::Recovering, message));
@@ -137,6 +146,18 @@ pub(crate) fn placed(placed: &Placed, worker: Option<&Worker>) -> Option<Reason>
     }
     let starting = || plain(ReasonCode::Starting, format!("{kind} {name} has it and has not yet said that it runs"));
     placed.started_ms.is_none().then(starting)
+}
+
+fn disconnected(wait: Disconnected, who: &str, now: Now) -> String {
+    let since_s = now.wall_ms.saturating_sub(wait.since_wall_ms) / 1_000;
+    let then = match wait.until_ms {
+        None => "it is not run elsewhere; `shoal job cancel` ends it".to_owned(),
+        Some(until_ms) => {
+            let left_s = until_ms.saturating_sub(now.mono_ms).div_ceil(1_000);
+            format!("it is run again in {left_s} s unless that is back")
+        }
+    };
+    format!("it waits for {who}, which is out of reach and whose lease ended {since_s} s ago: {then}")
 }
 
 /// What is told of a worker that is not known.

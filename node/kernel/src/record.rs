@@ -15,7 +15,7 @@
 
 use serde::{Deserialize, Serialize};
 use shoal_protocol::custody::{CustodianSet, SignedCustodians};
-use shoal_protocol::object::job::{Array, Checkpoint, Outcome, State};
+use shoal_protocol::object::job::{Array, Called, Checkpoint, Outcome, State};
 use shoal_protocol::regency::{Regent, SignedVote};
 use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{BlobId, NodeId, ObjectId, WorkerId};
@@ -50,6 +50,10 @@ pub enum Record {
     Checkpoint(ObjectId, Box<Saving>),
     /// The same for a run of another home: it is kept as long as the run is here.
     GuestCheckpoint(Run, Box<Saving>),
+    /// The result of a settled job may be given to those that are equal, by this key; none: no more.
+    Memo(ObjectId, Option<BlobId>),
+    /// What is to be told of a job that has ended, or has become of that. It comes before the end of the job.
+    Call(ObjectId, Call),
     /// A set of custodians: of this home, which accepts jobs under it from now on, or of another one whose jobs are kept here.
     Custodians(Box<Custodians>),
     /// A job of another home that is kept here, or what is new of it. Counts nothing.
@@ -98,6 +102,19 @@ pub struct Saving {
     pub checkpoint: Option<Checkpoint>,
     /// The blob of the one before, which it refers to no more.
     pub replaces: Option<BlobId>,
+}
+
+/// A call to a job's URL.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// [`VERSION`].
+    pub version: u8,
+    /// Where it stands.
+    pub called: Called,
+    /// When the job ended, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+    /// When it is tried next, in milliseconds since the Unix epoch.
+    pub due_ms: u64,
 }
 
 /// A set of custodians, with its home's signature.

@@ -13,6 +13,8 @@ pub(crate) enum Timer {
     Lease(WorkerId),
     /// A job's pause is over, or its time has come.
     Backoff(ObjectId),
+    /// A job has waited for a worker that is out of reach for as long as it wants to.
+    Replace(ObjectId),
     /// A job has waited for its first run for as long as it may.
     QueueLimit(ObjectId),
     /// A job has taken as long in all as it may.
@@ -27,6 +29,8 @@ pub(crate) enum Timer {
     Custody,
     /// The oldest settled job of a group may be due.
     Sweep(Group),
+    /// A URL is to be called for a job, or nothing was heard of a call that was begun.
+    Call(ObjectId),
     /// Placement may find something that it did not find before.
     Place,
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use shoal_client::Client;
 use shoal_protocol::ObjectId;
-use shoal_protocol::object::job::{Accepted, After, Elements, Job as JobObject, Saved, State};
+use shoal_protocol::object::job::{Accepted, After, Elements, Job as JobObject, OnDisconnect, Saved, State};
 
 use super::connect::Context;
 use super::failure::{Failure, INTERRUPTED};
@@ -311,10 +311,13 @@ fn show(job: &JobObject) -> String {
         ("after", after(job)),
         ("key", job.idempotency_key.clone().unwrap_or_default()),
         ("duplicate of", job.duplicate_of.map(|id| id.to_string()).unwrap_or_default()),
+        ("memoised", memo(job)),
+        ("calls", calls(job)),
         ("repeats", job.rerun_of.map(|id| id.to_string()).unwrap_or_default()),
         ("saved", job.checkpoint.map(|saved| saved_text(&saved)).unwrap_or_default()),
         ("in the queue", job.limits.queue_ms.map(|ms| format!("{} at most", length(ms))).unwrap_or_default()),
         ("in all", job.limits.total_ms.map(|ms| format!("{} at most", length(ms))).unwrap_or_default()),
+        ("out of reach", out_of_reach(job)),
         ("reason", job.reason.as_ref().map(|reason| reason.code.text().to_owned()).unwrap_or_default()),
         ("accepted", format!("{} ago at node {}, for user {}", age(job.accepted_ms), job.home.short(), job.owner)),
         ("kept", kept(job)),
@@ -350,6 +353,35 @@ fn array(job: &JobObject) -> String {
     ];
     let counts = counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
     format!("{array}: {}; `shoal job ls --array {}` lists them", counts.collect::<Vec<_>>().join(", "), job.id)
+}
+
+/// What becomes of it when whoever runs it is out of reach.
+fn out_of_reach(job: &JobObject) -> String {
+    let then = match job.on_disconnect {
+        None => return String::new(),
+        Some(OnDisconnect::Wait) => "waits for who runs it, and is not run elsewhere".to_owned(),
+        Some(OnDisconnect::ReplaceAfterMs(ms)) => format!("run again after another {}", length(ms)),
+    };
+    let since = job.disconnected_ms.map(|at| format!("; has waited for {}", age(at)));
+    format!("{then}{}", since.unwrap_or_default())
+}
+
+/// Whose result it may be given, or was.
+fn memo(job: &JobObject) -> String {
+    match job.memo_of {
+        Some(first) => format!("not run: its result is that of {first}, which is equal"),
+        None if job.memo => "yes".into(),
+        None => String::new(),
+    }
+}
+
+/// Whom the node calls, and what came of that.
+fn calls(job: &JobObject) -> String {
+    let Some(notify) = &job.notify else { return String::new() };
+    let Some(called) = &job.called else { return notify.url.clone() };
+    let when = called.last_ms.map(|at| format!(", the last time {} ago", age(at))).unwrap_or_default();
+    let error = called.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+    format!("{}: {}, tried {} times{when}{error}", notify.url, called.state.text().replace('_', " "), called.attempts)
 }
 
 fn saved_text(saved: &Saved) -> String {

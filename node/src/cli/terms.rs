@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use shoal_protocol::object::job::{Array, Retry, RetryOn};
+use shoal_protocol::object::job::{Array, Notify, NotifyOn, OnDisconnect, Retry, RetryOn};
 
 use crate::config::Length;
 
@@ -34,12 +34,33 @@ pub(crate) struct TermFlags {
     /// The longest of these pauses; 10s unless said otherwise
     #[arg(long, value_name = "LENGTH")]
     retry_pause_max: Option<Length>,
+    /// What becomes of the job when the worker or node that runs it is out of reach: wait for it, or a length after which
+    /// it is run again. Unless said otherwise it is run again once the lease of 15s has ended
+    #[arg(long, value_name = "wait|LENGTH", value_parser = parse_on_disconnect)]
+    pub(crate) on_disconnect: Option<OnDisconnect>,
+    /// Do not run the job if you have submitted an equal one in this way that has succeeded or is under way at the node: its
+    /// result is this one's. Not for arrays, nor for functions that may use KV
+    #[arg(long, conflicts_with = "array")]
+    pub(crate) memo: bool,
+    /// Call this URL when the job has ended, an array once as a whole: a POST with the job as JSON, signed by the node;
+    /// again for a day until it is answered with 2xx
+    #[arg(long, value_name = "URL")]
+    notify: Option<String>,
+    /// Call it only at this end: job.succeeded, job.failed, job.cancelled, job.timed_out or job.expired; may be repeated
+    #[arg(long, value_name = "EVENT", value_parser = parse_event, requires = "notify")]
+    notify_on: Vec<NotifyOn>,
 }
 
 impl TermFlags {
     /// The time before which the job does not run, in milliseconds since the Unix epoch.
     pub(crate) fn not_before_ms(&self) -> Option<u64> {
         self.not_before.map(|moment| moment.millis(SystemTime::now()))
+    }
+
+    /// Whom the node calls when the job has ended.
+    pub(crate) fn notify(&self) -> Option<Notify> {
+        let events = self.notify_on.iter().copied().collect();
+        self.notify.clone().map(|url| Notify { url, events })
     }
 
     /// What is done after a failure; none: the usual.
@@ -51,6 +72,19 @@ impl TermFlags {
         };
         (retry != Retry::default()).then_some(retry)
     }
+}
+
+fn parse_event(text: &str) -> Result<NotifyOn, String> {
+    let known = || NotifyOn::ALL.map(NotifyOn::text).join(", ");
+    NotifyOn::ALL.into_iter().find(|event| event.text() == text).ok_or_else(|| format!("there is {}", known()))
+}
+
+fn parse_on_disconnect(text: &str) -> Result<OnDisconnect, String> {
+    if text == "wait" {
+        return Ok(OnDisconnect::Wait);
+    }
+    let length: Length = text.parse().map_err(|error| format!("{error}; or wait, for ever"))?;
+    Ok(OnDisconnect::ReplaceAfterMs(length.millis()))
 }
 
 fn parse_failure(text: &str) -> Result<RetryOn, String> {
@@ -193,5 +227,8 @@ mod tests {
         let flags = TermFlags { retry_on: vec![RetryOn::Guest], ..TermFlags::default() };
         assert_eq!(flags.retry().map(|retry| retry.on), Some([RetryOn::Guest].into()));
         assert!(parse_failure("timed_out").is_ok() && parse_failure("bad luck").is_err());
+        assert_eq!(parse_on_disconnect("wait"), Ok(OnDisconnect::Wait));
+        assert_eq!(parse_on_disconnect("30s"), Ok(OnDisconnect::ReplaceAfterMs(30_000)));
+        assert!(parse_on_disconnect("never").is_err_and(|error| error.contains("wait")));
     }
 }

@@ -101,8 +101,10 @@ impl Driver {
         let rows::Custody { sets, charges, reigns } = rows::read_custody(&self.store)?;
         self.kernel.restore_reigns(reigns.into_iter());
         self.kernel.restore_custody(now(), sets.into_iter(), charges.into_iter());
+        self.kernel.restore_memos(rows::read_memos(&self.store)?.into_iter());
         let mut gone = self.restore_jobs()?;
         self.kernel.restore_guests(now(), guests.into_iter(), &mut self.effects);
+        self.kernel.restore_calls(now(), rows::read_calls(&self.store)?.into_iter());
         self.kernel.restore_keys(rows::read_keys(&self.store)?.into_iter());
         self.kernel.restore_settled(now(), self.kept.iter());
         self.kernel.restore_checkpoints(saved.into_iter(), saved_by_guests.into_iter());
@@ -450,6 +452,7 @@ impl Driver {
             Effect::Reply { request, reply } => {
                 outgoing.extend(self.requests.remove(&request).map(|sender| Outgoing::Reply(sender, reply)));
             }
+            Effect::Call { job, attempt } => outgoing.push(Outgoing::Call(job, attempt)),
             Effect::Learn { job } => outgoing.push(Outgoing::Learn(job)),
             Effect::Recall(recall) => outgoing.push(Outgoing::Recall(recall)),
             Effect::Take { home, set, jobs } => outgoing.push(Outgoing::Take((home, set), jobs)),

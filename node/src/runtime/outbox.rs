@@ -25,6 +25,8 @@ pub(super) enum Outgoing {
     /// The run of another home has ended here.
     GuestEnded(Run),
     Wish(Wish),
+    /// The URL of this job is to be called, for so many times.
+    Call(ObjectId, u32),
     /// The driver is to look how this job ended.
     Learn(ObjectId),
     /// The driver is to look for this job, for a custodian.
@@ -196,6 +198,8 @@ impl Reports {
                     shared.watchers.changed(job);
                 }
                 Outgoing::GuestEnded(run) => shared.logs.forget(run.job),
+                // The kernel takes one that nobody makes for failed.
+                Outgoing::Call(job, attempt) => drop(shared.calls.try_send((job, attempt))),
                 // Wishes are repeated as long as they last.
                 Outgoing::Wish(wish) => drop(shared.wishes.try_send(wish)),
                 Outgoing::Learn(job) => {

@@ -1,10 +1,12 @@
 //! How the kernel's records stand in the store, and how they are read back.
 
 mod arrays;
+mod calls;
 mod charges;
 mod checkpoints;
 mod guests;
 mod keys;
+mod memos;
 mod settled;
 
 use std::ops::Bound;
@@ -21,6 +23,8 @@ use crate::store::{Mutation, Store, Table};
 
 pub(crate) use arrays::begun_before;
 pub(super) use arrays::clear_some;
+pub(crate) use calls::read_called;
+pub(super) use calls::read_calls;
 pub(super) use charges::{Custody, read_custody};
 pub(crate) use charges::{KeptJob, charges_before, charges_begun_before, read_charge, read_custodians, read_right};
 pub(super) use checkpoints::read_checkpoints;
@@ -28,6 +32,7 @@ pub(crate) use checkpoints::{CHECKPOINT_PLACE, read_checkpoint, read_guest_check
 pub(super) use guests::read_guests;
 pub(crate) use guests::{read_guest, read_guest_end};
 pub(super) use keys::read_keys;
+pub(super) use memos::read_memos;
 pub(super) use settled::{Kept, index as index_settled, read_oldest};
 
 /// Jobs that are read at once after a start.
@@ -179,6 +184,8 @@ pub(super) fn append(
         Record::GuestCheckpoint(run, saving) => {
             checkpoints::saved(Table::GuestCheckpoints, Referrer::Guest(run.job), &saving, rows);
         }
+        Record::Memo(id, key) => rows.push(memos::row(id, key)),
+        Record::Call(id, call) => rows.extend(calls::rows(id, &call)),
         Record::Custodians(set) => charges::custodians(&set, rows),
         Record::Charge(charge) => charges::charge(*charge, rows),
         Record::Reign(reign) => charges::reign(&reign, rows),
@@ -232,6 +239,8 @@ fn sweep(
     rows.push(Mutation::delete(Table::Jobs, key_of(id)));
     rows.push(Mutation::delete(Table::Standings, key_of(id)));
     rows.push(Mutation::delete(Table::Keys, key_of(id)));
+    rows.push(memos::row(id, None));
+    rows.extend(calls::gone(id));
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use super::blob::Found;
 use super::custody::Record;
 use super::{Caller, Opened, Service, blob, everywhere, stream, target};
 use crate::identity::token::Operation;
-use crate::runtime::read_job;
+use crate::runtime::{read_called, read_job};
 use crate::store::Table;
 
 /// Rows that one page of a filtered list may look at. Why 20,000: about 50 ms; the page then ends early, with a cursor.
@@ -183,6 +183,7 @@ impl Service {
         let mut job = self.job(caller, id, false).await?;
         if let Some(record) = self.record(id)? {
             job.custodians = self.custodians_of(&record)?;
+            job.called = read_called(self.0.runtime.store(), id)?;
         }
         Answer::object(200, format, &job)
     }

@@ -188,6 +188,7 @@ fn config(folder: &std::path::Path) -> Config {
         blob_grace_ms: 0,
         keep: Default::default(),
         takeover_after_ms: 60_000,
+        notify_allow: Vec::new(),
         log: LogFormat::Text,
         mesh: MeshConfig {
             listen,

@@ -51,11 +51,17 @@ pub(crate) enum Table {
     Keys = 24,
     /// Id of an array that was forgotten → the highest index of its elements, of which rows are left.
     Remains = 25,
+    /// Id of a settled job whose result may be given to equal ones → the key of these.
+    Memos = 40,
+    /// Id of a settled job → the call to its URL.
+    Calls = 41,
+    /// Id of a settled job whose URL is still to be called → nothing.
+    CallsOpen = 42,
 }
 
 impl Table {
     /// Every table.
-    pub(crate) const ALL: [Self; 22] = [
+    pub(crate) const ALL: [Self; 25] = [
         Self::Jobs,
         Self::Standings,
         Self::Changes,
@@ -78,6 +84,9 @@ impl Table {
         Self::SettledCounts,
         Self::Keys,
         Self::Remains,
+        Self::Memos,
+        Self::Calls,
+        Self::CallsOpen,
     ];
 
     /// The name in redb.
@@ -105,6 +114,9 @@ impl Table {
             Self::SettledCounts => "settled_counts",
             Self::Keys => "keys",
             Self::Remains => "remains",
+            Self::Memos => "memos",
+            Self::Calls => "calls",
+            Self::CallsOpen => "calls_open",
         }
     }
 

@@ -5,6 +5,7 @@
 mod arrays;
 mod bad_input;
 mod bench;
+mod calls;
 mod checkpoints;
 mod commands;
 mod custody;

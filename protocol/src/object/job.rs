@@ -8,6 +8,7 @@ mod history;
 mod key;
 mod log;
 mod merged;
+mod notify;
 mod run;
 mod submit;
 mod terms;
@@ -20,10 +21,11 @@ pub use history::{Refusal, RefusalCode, Refusals};
 pub use key::{IdempotencyKey, KeyId, check_key};
 pub use log::{LogPart, LogPlace};
 pub use merged::Superseded;
+pub use notify::{CallState, Called, NOTIFY_URL_LEN_MAX, Notify, NotifyOn};
 pub use run::{Attempt, Ending, Failure, FailureCode, Outcome, Progress, Usage};
 pub use submit::{Accepted, Input, Receipt, Submission, Submit};
 pub(crate) use terms::is_zero;
-pub use terms::{Retry, RetryOn, Terms, check_priority};
+pub use terms::{OnDisconnect, Retry, RetryOn, Terms, check_priority};
 
 use std::time::Duration;
 
@@ -180,6 +182,10 @@ pub enum ReasonCode {
     Backoff,
     /// The worker that runs it is out of reach; its lease has not ended.
     WorkerUnreachable,
+    /// The worker that runs it is out of reach, and the job waits for it as it was submitted to do.
+    Disconnected,
+    /// An equal job is under way, whose result will be this one's.
+    Memo,
     /// The node has just started and waits for the worker that may still run it.
     Recovering,
     /// A worker has it and has not yet said that it runs.
@@ -209,6 +215,8 @@ impl ReasonCode {
             Self::Behind => "behind",
             Self::Backoff => "backoff",
             Self::WorkerUnreachable => "worker_unreachable",
+            Self::Disconnected => "disconnected",
+            Self::Memo => "memo",
             Self::Recovering => "recovering",
             Self::Starting => "starting",
             Self::FunctionGone => "function_gone",
@@ -328,6 +336,24 @@ pub struct Job {
     /// After which failures it is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
+    /// What becomes of its run when whoever runs it is out of reach.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_disconnect: Option<OnDisconnect>,
+    /// Since when it waits for who runs it, whose lease has ended, in milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disconnected_ms: Option<u64>,
+    /// Whether an equal job that has succeeded gives its result to this one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub memo: bool,
+    /// The equal job whose result this is: this one was not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memo_of: Option<ObjectId>,
+    /// Whom the node calls when it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notify: Option<Notify>,
+    /// What became of that call, where the job alone was asked for at the node that makes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub called: Option<Called>,
     /// Of an array, and of each of its elements: which there are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub array: Option<Array>,

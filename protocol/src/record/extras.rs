@@ -54,5 +54,13 @@ impl Default for Extras {
 }
 
 impl Usual for Terms {
-    const USUAL: &'static Self = &Self { hold: false, not_before_ms: None, priority: 0, retry: None };
+    const USUAL: &'static Self = &Self {
+        hold: false,
+        not_before_ms: None,
+        priority: 0,
+        retry: None,
+        on_disconnect: None,
+        memo: false,
+        notify: None,
+    };
 }

@@ -7,6 +7,7 @@ mod checkpoints;
 mod dependencies;
 mod guests;
 mod history;
+mod memos;
 mod settled;
 mod telling;
 mod waiting;
@@ -14,9 +15,9 @@ mod waiting;
 use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_kernel::lease::granted_ms;
-use shoal_kernel::{Accepted, Effect, GuestEnd, GuestRun, Input, Load, Now, Record, Reply, Standing};
+use shoal_kernel::{Accepted, Command, Effect, GuestEnd, GuestRun, Input, Load, Now, Record, Reply, Standing};
 use shoal_protocol::object::function::Needs;
-use shoal_protocol::object::job::{Ending, KeyId, Payload, Receipt, State};
+use shoal_protocol::object::job::{CallState, Ending, KeyId, Payload, Receipt, State};
 use shoal_protocol::object::worker::Offer;
 use shoal_protocol::regency::term_of;
 use shoal_protocol::wire::worker::{Run, Start};
@@ -26,6 +27,7 @@ use self::charges::Charges;
 use self::checkpoints::Saves;
 pub use self::checkpoints::{place_of, saved_by};
 use self::dependencies::Ends;
+use self::memos::Memos;
 pub use self::settled::too_many;
 use self::telling::Tellings;
 use self::waiting::Waits;
@@ -65,6 +67,8 @@ pub struct Checks {
     waits: Waits,
     /// How jobs ended for which others may wait.
     ends: Ends,
+    /// Whose results may be given again.
+    memos: Memos,
     /// What subscribers were told.
     tellings: Tellings,
     /// What runs have saved.
@@ -75,6 +79,10 @@ pub struct Checks {
     guests: BTreeMap<ObjectId, (GuestRun, Option<GuestEnd>)>,
     /// What is kept of other homes, and who keeps what of this one.
     charges: Charges,
+    /// Whom the input is about that is looked at: a worker, or a peer in its place.
+    about: Option<WorkerId>,
+    /// Jobs of whose ends somebody outside is told.
+    told_of: BTreeSet<ObjectId>,
     /// Jobs whose acceptance has just left the node.
     pub acknowledged_now: Vec<ObjectId>,
     /// The connections of attached peers.
@@ -97,6 +105,20 @@ pub struct Checks {
 fn swept(effect: &Effect) -> Option<ObjectId> {
     match effect {
         Effect::Write(Record::Swept(job)) => Some(*job),
+        _ => None,
+    }
+}
+
+/// The worker or peer that an input is about, and whose runs it may end.
+fn about(input: &Input) -> Option<WorkerId> {
+    match input {
+        Input::WorkerAttached(attached) => Some(attached.worker),
+        Input::PeerAttached(attached) => Some(WorkerId::of_node(&attached.node)),
+        Input::Request { command: Command::DetachWorker(worker), .. }
+        | Input::WorkerDetached { worker, .. }
+        | Input::Heartbeat { worker, .. }
+        | Input::Declined { worker, .. }
+        | Input::Ended { worker, .. } => Some(*worker),
         _ => None,
     }
 }
@@ -126,6 +148,8 @@ impl Checks {
         self.emitted = disk.jobs.clone();
         self.waits.restarted(now, disk.unsettled());
         self.ends.restarted(disk);
+        self.memos.restarted(disk);
+        self.told_of = disk.calls.keys().copied().collect();
         self.tellings.restarted(&self.emitted);
         self.saves.restarted(disk);
         self.guests = disk.guests.clone();
@@ -139,6 +163,7 @@ impl Checks {
     /// The kernel has handled an input (none: it was restored).
     pub fn decided(&mut self, now: Now, input: Option<&Input>, effects: &[Effect], load: Load) -> Result<(), Broken> {
         self.now = Some(now);
+        self.about = input.and_then(about);
         self.note_input(now.mono_ms, input);
         let late = self.late_result(input);
         self.guests_go_for_a_reason(input, effects)?;
@@ -175,7 +200,7 @@ impl Checks {
             let Some(at) = standing.attempts.last().filter(|_| standing.state == State::Offered) else { continue };
             running += 1;
             let heard_ms = self.heard_ms.get(&at.worker).copied().unwrap_or(self.started_ms);
-            if now_ms > heard_ms + granted_ms(LEASE_MS) {
+            if now_ms > heard_ms + granted_ms(LEASE_MS) && standing.disconnected_ms.is_none() {
                 let detail = format!("{id} is with {}, which was last heard after {heard_ms} ms", at.worker_name);
                 return Err(("a silent worker keeps its runs for one lease", detail));
             }
@@ -286,7 +311,15 @@ impl Checks {
                     Some(_) => Err(("a job is accepted once", format!("{} was there before", accepted.id))),
                 }
             }
+            Record::Call(job, call) => {
+                if call.called.state == CallState::Pending && call.called.attempts == 0 {
+                    self.told_of.insert(*job);
+                }
+                Ok(())
+            }
+            Record::Memo(job, key) => self.memos.write(*job, *key, &self.emitted),
             Record::Swept(id) => {
+                self.memos.swept(*id);
                 settled::goes(*id, &self.emitted)?;
                 self.emitted.remove(id);
                 self.emitted.retain(|_, (job, _)| job.array_id() != Some(*id));
@@ -341,6 +374,10 @@ impl Checks {
 
     fn standing(&mut self, id: ObjectId, next: &Standing) -> Result<(), Broken> {
         self.charges.note_revision(id, next.revision);
+        let elsewhere = next.regent.is_some_and(|regent| Some(regent) != self.node);
+        if let Some((accepted, last)) = self.emitted.get(&id).filter(|_| !elsewhere) {
+            self.memos.changes(accepted, last, next, &self.emitted)?;
+        }
         let Some((accepted, last)) = self.emitted.get_mut(&id) else {
             return Err(("accepted, then anything else", format!("{id} was never accepted")));
         };
@@ -364,8 +401,8 @@ impl Checks {
         if last.cancelled && !next.cancelled {
             return Err(("a cancellation stays", format!("{id} is no longer cancelled")));
         }
-        // An array has no result of its own.
-        let outcome = next.outcome.as_ref().filter(|_| !accepted.is_array());
+        // An array has no result of its own, and nor has what was given another's.
+        let outcome = next.outcome.as_ref().filter(|_| !accepted.is_array() && next.memo_of.is_none());
         if let Some(outcome) = outcome.filter(|outcome| outcome.ending == Ending::Succeeded) {
             let run = Run { job: id, epoch: next.epoch };
             if outcome.output != output_of(run) {
@@ -382,6 +419,18 @@ impl Checks {
             }
             *last = next.clone();
             return Ok(());
+        }
+        let lost = last.state == State::Offered && (next.state == State::Queued || next.epoch > last.epoch);
+        let at = last.attempts.last().map(|attempt| attempt.worker);
+        let heard_ms = at.and_then(|at| self.heard_ms.get(&at)).copied().unwrap_or(self.started_ms);
+        let silent = |now: &Now| now.mono_ms >= heard_ms + granted_ms(LEASE_MS);
+        if let Some(now) = self.now.filter(|now| lost && silent(now) && (self.about.is_none() || self.about != at)) {
+            self.waits.given_up(now, accepted, last)?;
+        }
+        let told = accepted.terms.notify.is_some() && accepted.extras.index.is_none();
+        // What another node has settled that node tells.
+        if told && !adopted && next.state.is_settled() && !self.told_of.contains(&id) {
+            return Err(("who is to hear of an end hears of it", format!("{id} ends, and no call is written")));
         }
         if let Some(now) = self.now {
             self.waits.changes(now, accepted, last, next)?;
@@ -443,7 +492,7 @@ impl Checks {
     /// Something leaves the node.
     pub fn leaves(&mut self, effect: &Effect, asked: Option<Asked>, disk: &Disk) -> Result<(), Broken> {
         match effect {
-            Effect::Start { start, .. } if self.is_guest(start.run.job, disk) => guests::start_leaves(start.run, disk),
+            Effect::Start { start, .. } if self.is_guest(start.run, disk) => guests::start_leaves(start.run, disk),
             Effect::Start { start, .. } => {
                 self.saves.leaves(start.run, start.checkpoint.as_ref())?;
                 epoch_is_durable(start.run, disk)
@@ -477,10 +526,14 @@ impl Checks {
         }
     }
 
-    /// Whether another node decides a job that runs here: its home, its regent, or a regent of this home that goes on with what was
-    /// forgotten here.
-    fn is_guest(&self, job: ObjectId, disk: &Disk) -> bool {
-        if job.tag() == self.home { !disk.jobs.contains_key(&job) } else { !disk.taken.contains_key(&job) }
+    /// Whether another node decides a run that begins here: the job's home, its regent, or a regent of this home that has not heard
+    /// yet that the job has settled here, or was even forgotten.
+    fn is_guest(&self, run: Run, disk: &Disk) -> bool {
+        if run.job.tag() != self.home {
+            return !disk.taken.contains_key(&run.job);
+        }
+        let taken_here = || disk.guests.get(&run.job).is_some_and(|(guest, _)| guest.run == run);
+        disk.jobs.get(&run.job).is_none_or(|(_, standing)| standing.state.is_settled() && taken_here())
     }
 
     fn reply_leaves(&mut self, reply: &Reply, asked: Asked, disk: &Disk) -> Result<(), Broken> {
@@ -565,6 +618,9 @@ impl Checks {
             let left = disk.unsettled().count();
             let detail = format!("{left} jobs have not, the first is {}: {standing:?}", accepted.id);
             return Err(("after the last fault everything settles", detail));
+        }
+        if let Some((job, call)) = disk.calls.iter().find(|(_, call)| call.called.state == CallState::Pending) {
+            return Err(("who is to hear of an end hears of it", format!("{job}: {call:?}")));
         }
         for (id, (_, standing)) in &disk.jobs {
             self.see(*id, standing)?;

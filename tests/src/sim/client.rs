@@ -6,7 +6,9 @@ use std::ops::Range;
 use shoal_kernel::faults::Faults;
 use shoal_kernel::{Command, Group, NewJob, Principal, Reply, RequestId};
 use shoal_protocol::object::function::{Needs, RunLimits};
-use shoal_protocol::object::job::{After, Array, JobPatch, KeyId, Payload, Receipt, Retry, RetryOn, Terms, When};
+use shoal_protocol::object::job::{
+    After, Array, JobPatch, KeyId, Notify, OnDisconnect, Payload, Receipt, Retry, RetryOn, Terms, When,
+};
 use shoal_protocol::{BlobId, Kind, ObjectId, Problem, TraceId};
 
 use super::Violation;
@@ -319,7 +321,16 @@ impl<F: Faults> World<F> {
             Wants::Memory => needs.memory_mb = Some(1_500),
             Wants::WhatNobodyHas => drop(needs.capabilities.insert("gpu".into())),
         }
-        let (limits, terms) = patience(draft.patience, wall_ms);
+        let (limits, mut terms) = patience(draft.patience, wall_ms);
+        // By its id, not by lot: what is drawn after it stays what it was. Under a key a job is always the same.
+        terms.on_disconnect = match (draft.key, id.to_bytes()[5] % 6) {
+            (None, 0) => Some(OnDisconnect::Wait),
+            (None, 1) => Some(OnDisconnect::ReplaceAfterMs(20_000)),
+            _ => None,
+        };
+        terms.memo = draft.key.is_none() && array.is_none() && id.to_bytes()[5] % 6 == 2;
+        terms.notify = (draft.key.is_none() && id.to_bytes()[5] % 6 == 3)
+            .then(|| Box::new(Notify { url: "http://receiver.example/".into(), events: Default::default() }));
         // The edge lets nobody wait for what the store does not know.
         let (after, input_of) = match draft.patience {
             Patience::After(job, when, input) if self.disk.jobs.contains_key(&job) => {
@@ -340,6 +351,8 @@ impl<F: Faults> World<F> {
             version: None,
             input: match input_of {
                 Some(_) => Payload::empty(),
+                // All that one user has memoised of a function is equal.
+                None if terms.memo => Payload::Inline(b"memo".as_slice().into()),
                 None => Payload::Inline(
                     draft.key.map_or(id.to_bytes(), |key| u128::from(key).to_be_bytes()).as_slice().into(),
                 ),

@@ -8,6 +8,7 @@ use shoal_protocol::object::job::State;
 
 /// What the seeds together must have exercised at least once each.
 pub const REQUIRED: &[&str] = &[
+    "calls answered",
     "checkpoint restored",
     "checkpoints fenced",
     "checkpoints saved",
@@ -30,6 +31,7 @@ pub const REQUIRED: &[&str] = &[
     "duplicate key",
     "ends learned from the store",
     "jobs cancelled",
+    "jobs given the result of an equal one",
     "jobs held",
     "jobs out of time in all",
     "jobs out of time in the queue",
@@ -60,6 +62,7 @@ pub const REQUIRED: &[&str] = &[
     "runs handed ahead",
     "runs lost",
     "runs overdue",
+    "runs replaced",
     "runs requeued",
     "runs tried again after a failure of their own",
     "runs withdrawn",
@@ -175,6 +178,9 @@ impl Coverage {
         self.add("keys answered with their job", counters.same_key);
         self.add("jobs cancelled", counters.cancelled);
         self.add("jobs held", counters.held);
+        self.add("calls to URLs", counters.calls);
+        self.add("calls answered", counters.calls_delivered);
+        self.add("jobs given the result of an equal one", counters.memoised);
         self.add("jobs released", counters.released);
         self.add("elements of arrays begun", counters.elements_begun);
         self.add("jobs that waited for others", counters.unblocked);
@@ -189,6 +195,8 @@ impl Coverage {
         self.add("checkpoints fenced", counters.checkpoints_fenced);
         self.add("checkpoint restored", counters.resumed);
         self.add("leases ended", counters.leases_ended);
+        self.add("waits for a worker", counters.disconnected);
+        self.add("runs replaced", counters.replaced);
         self.add("runs offered", counters.offers);
         self.add("runs handed ahead", counters.prefetched);
         self.add("runs withdrawn", counters.withdrawn);

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use shoal_kernel::{
-    Accepted, Charge, ChargeState, Group, GuestEnd, GuestRun, Record, Reign, SWEEP_LEN_MAX, Saving, Standing, TakenJob,
+    Accepted, Call, Charge, ChargeState, Group, GuestEnd, GuestRun, Record, Reign, SWEEP_LEN_MAX, Saving, Standing,
+    TakenJob,
 };
 use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::object::job::{Checkpoint, KeyId, State};
@@ -52,6 +53,10 @@ pub struct Disk {
     pub swept: u64,
     /// Epochs that are durable, the highest of each job: kept when the job is swept.
     pub epochs: BTreeMap<ObjectId, u64>,
+    /// What is to be told of jobs that have ended.
+    pub calls: BTreeMap<ObjectId, Call>,
+    /// Jobs whose results may be given again, with their keys.
+    pub memos: BTreeMap<ObjectId, BlobId>,
     /// What runs of jobs of this home have saved last.
     pub saved: BTreeMap<ObjectId, Checkpoint>,
     /// What runs of other homes have saved last.
@@ -184,6 +189,8 @@ impl Disk {
                 self.note_epoch(id, epoch);
             }
             Record::Swept(id) => {
+                self.memos.remove(&id);
+                self.calls.remove(&id);
                 if let Some((accepted, standing)) = self.jobs.remove(&id) {
                     self.swept += u64::from(accepted.size());
                     if accepted.is_array() {
@@ -207,6 +214,9 @@ impl Disk {
                 other => return Err(format!("{run:?} ended and stood as {other:?}")),
             },
             Record::Retained(_) => {}
+            Record::Call(job, call) => drop(self.calls.insert(job, call)),
+            Record::Memo(job, Some(key)) => drop(self.memos.insert(job, key)),
+            Record::Memo(job, None) => drop(self.memos.remove(&job)),
             Record::Checkpoint(job, saving) => keep(&mut self.saved, job, *saving),
             Record::GuestCheckpoint(run, saving) => keep(&mut self.guest_saved, run.job, *saving),
             Record::GuestGone(run) => match self.guests.remove(&run.job) {

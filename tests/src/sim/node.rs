@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use shoal_kernel::faults::Faults;
 use shoal_kernel::machine::Machine;
 use shoal_kernel::{
-    Accepted, ChargeState, Command, Config, Effect, End, Group, GuestEnd, GuestRun, Input, Now, Principal, Recall,
-    Reign, RequestId, Standing, WorkerAttached,
+    Accepted, Call, CallEnd, ChargeState, Command, Config, Effect, End, Group, GuestEnd, GuestRun, Input, Now,
+    Principal, Recall, Reign, RequestId, Standing, WorkerAttached,
 };
 use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::id::IdSource;
@@ -55,6 +55,10 @@ pub struct Node<F> {
     restored_custody: (Vec<CustodianSet>, Vec<ChargeState>, Vec<Reign>),
     /// The keys that jobs had by then.
     restored_keys: Vec<(KeyId, ObjectId, BlobId)>,
+    /// And whose results may be given again.
+    restored_memos: BTreeMap<ObjectId, BlobId>,
+    /// And which URLs are to be called.
+    restored_calls: BTreeMap<ObjectId, Call>,
     /// How many jobs had settled by then.
     restored_settled: BTreeMap<Group, u64>,
     inputs: Vec<(Now, Input)>,
@@ -97,6 +101,8 @@ impl<F: Faults> World<F> {
             restored_saves: [self.disk.saved.clone(), self.disk.guest_saved.clone()],
             restored_custody: self.disk.custody(),
             restored_keys: self.disk.keys(),
+            restored_memos: self.disk.memos.clone(),
+            restored_calls: self.disk.calls.clone(),
             restored_settled: self.disk.settled(),
             inputs: Vec::new(),
             effects: Vec::new(),
@@ -106,7 +112,9 @@ impl<F: Faults> World<F> {
         let (sets, charges, reigns) = node.restored_custody.clone();
         node.kernel.restore_reigns(reigns.into_iter());
         node.kernel.restore_custody(node.started, sets.into_iter(), charges.into_iter());
+        node.kernel.restore_memos(node.restored_memos.clone().into_iter());
         node.kernel.restore(node.started, node.restored.iter().cloned(), &mut effects);
+        node.kernel.restore_calls(node.started, node.restored_calls.clone().into_iter());
         node.kernel.restore_guests(node.started, node.restored_guests.iter().cloned(), &mut effects);
         let [own, guests] = node.restored_saves.clone();
         node.kernel.restore_keys(node.restored_keys.iter().copied());
@@ -186,7 +194,9 @@ impl<F: Faults> World<F> {
         let (sets, charges, reigns) = node.restored_custody.clone();
         kernel.restore_reigns(reigns.into_iter());
         kernel.restore_custody(node.started, sets.into_iter(), charges.into_iter());
+        kernel.restore_memos(node.restored_memos.clone().into_iter());
         kernel.restore(node.started, node.restored.iter().cloned(), &mut effects);
+        kernel.restore_calls(node.started, node.restored_calls.clone().into_iter());
         kernel.restore_guests(node.started, node.restored_guests.iter().cloned(), &mut effects);
         let [own, guests] = node.restored_saves.clone();
         kernel.restore_keys(node.restored_keys.iter().copied());
@@ -359,6 +369,9 @@ impl<F: Faults> World<F> {
             Effect::Cancel { worker, run } => self.tell(worker, ToWorker::Cancel(run)),
             Effect::Settled { worker, run } => self.tell(worker, ToWorker::Settled(run)),
             Effect::Detach { worker, .. } => self.close(worker),
+            Effect::Call { job, attempt } => {
+                self.after(500 * u64::from(attempt), Event::Called { life, job, attempt });
+            }
             Effect::Learn { job } => {
                 let delay_ms = self.random.within(0..5);
                 self.after(delay_ms, Event::Learned { life, job });
@@ -517,6 +530,23 @@ impl<F: Faults> World<F> {
         });
         self.coverage.hit(if end.is_some() { "ends learned from the store" } else { "ends that nobody knows" });
         self.input(Input::Learned { job, end })
+    }
+
+    /// The receiver of a call has answered, or has not. Which it is is not drawn by lot: what is drawn elsewhere stays what it was.
+    pub(crate) fn called(&mut self, life: u64, job: ObjectId, attempt: u32) -> Result<(), Violation> {
+        if self.node.as_ref().is_none_or(|node| node.life != life) {
+            return Ok(());
+        }
+        // It may be forgotten by now.
+        if self.disk.jobs.get(&job).is_some_and(|(_, standing)| !standing.state.is_settled()) {
+            let detail = format!("somebody is told that {job} has ended");
+            return Err(self.violation(("nobody hears of an end that is not durable", detail)));
+        }
+        let end = match (attempt + u32::from(job.to_bytes()[4])) % 3 {
+            0 => CallEnd::Failed("503".into()),
+            _ => CallEnd::Delivered,
+        };
+        self.input(Input::Called { job, attempt, end })
     }
 
     /// The edge has looked into the store for a job that a custodian shall have.

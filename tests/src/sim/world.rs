@@ -7,7 +7,7 @@ use std::ops::Range;
 use shoal_kernel::faults::Faults;
 use shoal_kernel::{Group, Now, Recall, Reply, RequestId, Retention};
 use shoal_protocol::object::function::{Function, Grant, Needs, RunLimits, Version};
-use shoal_protocol::object::job::{Ending, FailureCode, KeyId, Outcome};
+use shoal_protocol::object::job::{CallState, Ending, FailureCode, KeyId, Outcome};
 use shoal_protocol::object::worker::Offer;
 use shoal_protocol::wire::custody::{Keep, KeepJob};
 use shoal_protocol::wire::worker::{FromWorker, Run, ToWorker};
@@ -92,35 +92,135 @@ impl Setting {
 /// What happens at some time.
 #[derive(Debug)]
 pub(crate) enum Event {
-    ToNode { connection: ConnectionId, life: u64, worker: usize, message: Box<FromWorker> },
-    ToWorker { connection: ConnectionId, worker: usize, incarnation: u64, message: Box<ToWorker> },
-    NodeNotices { connection: ConnectionId, life: u64, worker: usize, dead: bool },
-    WorkerNotices { connection: ConnectionId, worker: usize, incarnation: u64 },
-    WorkerConnects { worker: usize, incarnation: u64 },
-    WorkerStarts { worker: usize },
-    Heartbeat { connection: ConnectionId, worker: usize },
-    RunStarts { worker: usize, incarnation: u64, run: Run },
-    RunEnds { worker: usize, incarnation: u64, run: Run, run_ms: u64 },
-    Synced { life: u64, up_to: u64 },
-    Wake { life: u64, number: u64 },
-    Breaks { connection: ConnectionId, worker: usize, late: bool },
+    ToNode {
+        connection: ConnectionId,
+        life: u64,
+        worker: usize,
+        message: Box<FromWorker>,
+    },
+    ToWorker {
+        connection: ConnectionId,
+        worker: usize,
+        incarnation: u64,
+        message: Box<ToWorker>,
+    },
+    NodeNotices {
+        connection: ConnectionId,
+        life: u64,
+        worker: usize,
+        dead: bool,
+    },
+    WorkerNotices {
+        connection: ConnectionId,
+        worker: usize,
+        incarnation: u64,
+    },
+    WorkerConnects {
+        worker: usize,
+        incarnation: u64,
+    },
+    WorkerStarts {
+        worker: usize,
+    },
+    Heartbeat {
+        connection: ConnectionId,
+        worker: usize,
+    },
+    RunStarts {
+        worker: usize,
+        incarnation: u64,
+        run: Run,
+    },
+    RunEnds {
+        worker: usize,
+        incarnation: u64,
+        run: Run,
+        run_ms: u64,
+    },
+    Synced {
+        life: u64,
+        up_to: u64,
+    },
+    Wake {
+        life: u64,
+        number: u64,
+    },
+    Breaks {
+        connection: ConnectionId,
+        worker: usize,
+        late: bool,
+    },
     NodeStarts,
-    ClientActs { client: usize },
-    RequestArrives { client: usize, request: RequestId, life: u64 },
-    Answer { client: usize, request: RequestId, reply: Box<Result<Reply, Problem>> },
-    ClientGivesUp { client: usize, request: RequestId },
+    ClientActs {
+        client: usize,
+    },
+    RequestArrives {
+        client: usize,
+        request: RequestId,
+        life: u64,
+    },
+    Answer {
+        client: usize,
+        request: RequestId,
+        reply: Box<Result<Reply, Problem>>,
+    },
+    ClientGivesUp {
+        client: usize,
+        request: RequestId,
+    },
     Fault(Option<Fault>),
     Accepts,
-    WorkerRecovers { worker: usize },
-    HintDue { life: u64 },
-    Learned { life: u64, job: ObjectId },
-    Recalled { life: u64, recall: Recall },
-    Took { life: u64, home: NodeId, set: u32, jobs: Vec<ObjectId> },
-    Merged { life: u64, from: NodeId, told: Box<KeepJob> },
-    KeepFetched { life: u64, peer: NodeId, keep: Box<Keep> },
-    Oldest { life: u64, group: Group },
-    KeyTold { key: KeyId, job: ObjectId, body: BlobId },
-    Fetched { life: u64, peer: NodeId, run: Run, outcome: Box<Outcome> },
+    WorkerRecovers {
+        worker: usize,
+    },
+    HintDue {
+        life: u64,
+    },
+    Learned {
+        life: u64,
+        job: ObjectId,
+    },
+    /// A receiver has answered a call, or has not.
+    Called {
+        life: u64,
+        job: ObjectId,
+        attempt: u32,
+    },
+    Recalled {
+        life: u64,
+        recall: Recall,
+    },
+    Took {
+        life: u64,
+        home: NodeId,
+        set: u32,
+        jobs: Vec<ObjectId>,
+    },
+    Merged {
+        life: u64,
+        from: NodeId,
+        told: Box<KeepJob>,
+    },
+    KeepFetched {
+        life: u64,
+        peer: NodeId,
+        keep: Box<Keep>,
+    },
+    Oldest {
+        life: u64,
+        group: Group,
+    },
+    KeyTold {
+        key: KeyId,
+        job: ObjectId,
+        body: BlobId,
+    },
+    Fetched {
+        life: u64,
+        peer: NodeId,
+        run: Run,
+        outcome: Box<Outcome>,
+    },
 }
 
 /// The whole simulated world.
@@ -308,6 +408,7 @@ impl<F: Faults> World<F> {
             Event::Accepts => self.input(shoal_kernel::Input::Accept),
             Event::WorkerRecovers { worker } => self.worker_recovers(worker),
             Event::Learned { life, job } => self.learned(life, job),
+            Event::Called { life, job, attempt } => self.called(life, job, attempt),
             Event::Recalled { life, recall } => self.recalled(life, recall),
             Event::Took { life, home, set, jobs } => self.took(life, home, set, &jobs),
             Event::Merged { life, from, told } => self.merged(life, from, told),
@@ -325,6 +426,7 @@ impl<F: Faults> World<F> {
     /// Everything has settled, is durable, and is forgotten by the workers.
     pub(crate) fn is_quiet(&self) -> bool {
         self.disk.unsettled().next().is_none()
+            && self.disk.calls.values().all(|call| call.called.state != CallState::Pending)
             && self.disk.guests.is_empty()
             && self.disk.written == self.disk.durable
             && too_many(&RETENTION, self.disk.jobs.values()).is_none()

@@ -56,6 +56,8 @@ pub(crate) struct Extras {
     pub(crate) elements: Option<Box<Elements>>,
     /// It ends as a duplicate of this job.
     pub(crate) duplicate_of: Option<ObjectId>,
+    /// It ends with the result of this job.
+    pub(crate) memo_of: Option<Box<ObjectId>>,
     /// What it is called now, if that is not what it was submitted with.
     pub(crate) renamed: Option<Box<Names>>,
     /// Who decides it, if that is a regent.
@@ -81,6 +83,7 @@ impl Usual for Extras {
         total_until_ms: None,
         elements: None,
         duplicate_of: None,
+        memo_of: None,
         renamed: None,
         rule: None,
     };

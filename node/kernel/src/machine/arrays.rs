@@ -127,7 +127,9 @@ impl<F: Faults> Machine<F> {
         let Some(job) = self.jobs.get_mut(element).filter(|job| !job.is_stopping()) else { return };
         (job.cancelled, job.out_of_time) = (cancelled, out_of_time);
         let run = job.run();
-        let Some(placed) = job.placed_mut() else { return self.settle_stopped(now, element, None, effects) };
+        let Some(placed) = job.placed_mut().filter(|placed| placed.disconnected.is_none()) else {
+            return self.settle_stopped(now, element, None, effects);
+        };
         placed.cancel_ms = Some(now.mono_ms);
         let worker = placed.worker;
         self.write_standing(element, effects);

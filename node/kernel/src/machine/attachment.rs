@@ -75,6 +75,7 @@ impl<F: Faults> Machine<F> {
         self.placeable = true;
         let listed: BTreeSet<Run> = runs.into_iter().collect();
         let held = if reborn { BTreeSet::new() } else { self.reconcile(id, &listed) };
+        self.are_back(&held, effects);
         let drop = listed.iter().filter(|run| !held.contains(run)).copied().collect();
         effects.push(Effect::Attached { worker: id, connection, lease_ms: self.config.lease_ms, drop });
         self.lose_unlisted(now, id, &held, reborn, effects);
@@ -251,8 +252,7 @@ impl<F: Faults> Machine<F> {
             effects.push(Effect::Detach { worker: id, problem: Problem::new(Kind::Unavailable, detail) });
         }
         if worker.has_runs() {
-            self.counters.leases_ended += 1;
-            self.lose_all(now, id, "the worker was out of reach until its lease ended", effects);
+            self.out_of_reach(now, id, effects);
         }
         let Some(worker) = self.workers.get(id) else { return };
         let remembered_ms = if worker.peer.is_some() { 0 } else { REMEMBERED_MS };
@@ -279,7 +279,7 @@ impl<F: Faults> Machine<F> {
     }
 
     /// The current runs at a worker, of this home and of others, and whether it has shown that it holds them.
-    fn runs_of(&self, id: WorkerId) -> Vec<(ObjectId, Run, bool)> {
+    pub(super) fn runs_of(&self, id: WorkerId) -> Vec<(ObjectId, Run, bool)> {
         let jobs = self.workers.get(id).into_iter().flat_map(Worker::runs);
         let run = |job| {
             let own = self.jobs.get(job).map(|job| job.run());
@@ -294,6 +294,15 @@ impl<F: Faults> Machine<F> {
             Some(job) if job.phase != Phase::Yielded => job.placed(),
             // Of a job of this home a regent may have a run here.
             _ => self.guests.get(job).and_then(|guest| guest.placed()),
+        }
+    }
+
+    /// The same, to be changed.
+    pub(super) fn placed_of_mut(&mut self, job: ObjectId) -> Option<&mut Placed> {
+        let own = self.jobs.get(job).is_some_and(|job| job.phase != Phase::Yielded);
+        match own {
+            true => self.jobs.get_mut(job).and_then(|job| job.placed_mut()),
+            false => self.guests.get_mut(job).and_then(|guest| guest.placed_mut()),
         }
     }
 

@@ -76,7 +76,8 @@ impl<F: Faults> Machine<F> {
         }
         job.cancelled = true;
         let run = job.run();
-        let Some(placed) = job.placed_mut() else {
+        // One that waits for a worker that may never come back ends at once.
+        let Some(placed) = job.placed_mut().filter(|placed| placed.disconnected.is_none()) else {
             self.counters.cancelled += 1;
             let mut view = self.reply_view(now, id)?;
             self.settle(now, id, State::Cancelled, None, effects);
@@ -238,6 +239,7 @@ impl<F: Faults> Machine<F> {
             Phase::Blocked => Some(reason::blocked(&job.extras.unmet)),
             Phase::Keeping => Some(reason::keeping()),
             Phase::Begun => Some(reason::begun(job)),
+            Phase::Alike(first) => Some(reason::alike(**first)),
             Phase::Yielded => Some(reason::yielded(job)),
             Phase::Later { until_ms } => Some(reason::later(*until_ms, now.mono_ms)),
             Phase::Queued { .. } => {
@@ -253,7 +255,7 @@ impl<F: Faults> Machine<F> {
                 if placed.started_ms.is_some() {
                     view.state = State::Running;
                 }
-                reason::placed(placed, self.workers.get(placed.worker))
+                reason::placed(placed, self.workers.get(placed.worker), now)
             }
         };
         view

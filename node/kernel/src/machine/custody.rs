@@ -226,6 +226,8 @@ impl<F: Faults> Machine<F> {
         for id in &jobs {
             self.counters.swept += 1;
             self.keys.remove(*id);
+            self.memos.forget(*id);
+            self.forget_call(*id);
             effects.push(Effect::Write(Record::Swept(*id)));
             if self.is_foreign(*id) {
                 self.drop_charge(*id, effects);

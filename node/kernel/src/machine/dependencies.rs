@@ -28,6 +28,7 @@ impl<F: Faults> Machine<F> {
     /// The edge says how a job ended that is not in memory.
     pub(super) fn learned(&mut self, job: ObjectId, end: Option<End>) {
         if !self.jobs.contains(job) {
+            self.memos.learned(job, end.as_ref());
             self.dependents.ended(job, || end);
         }
     }

@@ -67,7 +67,9 @@ impl<F: Faults> Machine<F> {
             return self.stop_array(now, id, effects);
         }
         let (run, outcome) = (job.run(), duplicate_outcome(job, None));
-        let Some(placed) = job.placed_mut() else { return self.settle(now, id, State::Cancelled, outcome, effects) };
+        let Some(placed) = job.placed_mut().filter(|placed| placed.disconnected.is_none()) else {
+            return self.settle(now, id, State::Cancelled, outcome, effects);
+        };
         placed.cancel_ms = Some(now.mono_ms);
         let worker = placed.worker;
         self.write_standing(id, effects);

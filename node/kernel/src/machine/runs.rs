@@ -227,6 +227,7 @@ impl<F: Faults> Machine<F> {
 
     /// Gives a run up that may still be under way: it is stopped, and occupies its slot until the worker has let go.
     pub(super) fn abandon(&mut self, id: ObjectId, effects: &mut Vec<Effect>) {
+        self.waits_no_more(id);
         let job = self.jobs.get(id).filter(|job| job.phase != Phase::Yielded);
         let run = job.map(|job| job.run()).or_else(|| self.guests.get(id).map(|guest| guest.run));
         let (Some(run), Some(at)) = (run, self.placed(id).map(|placed| placed.worker)) else { return };
@@ -238,6 +239,7 @@ impl<F: Faults> Machine<F> {
 
     /// Takes a run off its worker's books.
     pub(super) fn release(&mut self, id: ObjectId) {
+        self.waits_no_more(id);
         let worker = self.placed(id).map(|placed| placed.worker);
         if let Some(worker) = worker.and_then(|worker| self.workers.get_mut(worker)) {
             worker.release(id);
@@ -326,7 +328,12 @@ impl<F: Faults> Machine<F> {
         if let Some(elements) = &mut standing.elements {
             elements.cut = accepted.size().saturating_sub(elements.begun);
         }
+        let (id, memo) = (accepted.id, Self::memo_key(&accepted, &standing));
+        self.note_call(now, &accepted, &standing, effects);
         let array = self.put_away(now, accepted, standing, effects);
+        if let Some(key) = memo {
+            self.remember(id, key, effects);
+        }
         Some((told, array))
     }
 
@@ -365,6 +372,10 @@ impl<F: Faults> Machine<F> {
             self.timers.remove(until_ms, Timer::TotalLimit(id));
         }
         job.extras.unmet.iter().for_each(|earlier| self.dependents.remove(*earlier, id));
+        self.memos.ended(id, || {
+            let output = outcome.map_or_else(Payload::empty, |outcome| outcome.output.clone());
+            Some(End { state, output })
+        });
         if !F::has(Fault::DependentsUntold) {
             self.dependents.ended(id, || {
                 let output = outcome.map_or_else(Payload::empty, |outcome| outcome.output.clone());

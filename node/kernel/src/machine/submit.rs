@@ -12,6 +12,7 @@ use shoal_protocol::{Kind, ObjectId, Problem};
 
 use super::Machine;
 use super::keys::body_of;
+use super::memo::check_memo;
 use crate::effect::{Effect, Reply};
 use crate::faults::{Fault, Faults};
 use crate::input::{NewJob, Now, Principal, RequestId};
@@ -139,6 +140,8 @@ impl<F: Faults> Machine<F> {
         }
         check_texts(&job.name, &job.labels, &job.input, &job.args, &job.env)?;
         job.terms.check()?;
+        check_memo(function, &job)?;
+        self.check_calls(&job)?;
         job.array.map_or(Ok(()), |array| array.check())?;
         job.key.as_deref().map_or(Ok(()), check_key)?;
         self.check_after(principal, &job)?;

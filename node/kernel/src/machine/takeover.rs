@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use shoal_protocol::custody::CustodianSet;
-use shoal_protocol::object::job::{Ending, Failure, FailureCode, State};
+use shoal_protocol::object::job::{Ending, Failure, FailureCode, OnDisconnect, State};
 use shoal_protocol::regency::{Regent, SignedVote, Vote, first_of_term};
 use shoal_protocol::wire::custody::KeepJob;
 use shoal_protocol::{NodeId, ObjectId};
@@ -205,9 +205,9 @@ impl<F: Faults> Machine<F> {
             return;
         }
         self.drop_guest(now, id, effects);
-        let (state, retry_ms) = (before.state, before.retry_ms);
         let epoch = ended.as_ref().map_or(first_of_term(reign.regent.term), |(epoch, _)| *epoch);
-        let standing = self.taken_standing(now, reign, before, epoch);
+        let standing = self.taken_standing(now, reign, before, epoch, accepted.terms.on_disconnect);
+        let (state, retry_ms) = (standing.state, standing.retry_ms);
         let record = TakenJob {
             version: VERSION,
             home: reign.regent.home,
@@ -228,7 +228,7 @@ impl<F: Faults> Machine<F> {
         }
         let stopping = job.is_stopping();
         self.take_in(now, job);
-        self.wait_as(now, id, if state == State::Offered { State::Queued } else { state }, retry_ms);
+        self.wait_as(now, id, state, retry_ms);
         self.depend(id, effects);
         self.tell_members(id, effects);
         match ended {
@@ -242,15 +242,23 @@ impl<F: Faults> Machine<F> {
     }
 
     /// Whether only its home can go on with a job: no further run of it is allowed, and what became of the last that one knows; it
-    /// waits for jobs that are not kept here; or its function is not known here.
+    /// waits for who runs it, or for jobs that are not kept here; or its function is not known here.
     fn is_left_to_its_home(&self, accepted: &Accepted, before: &Standing) -> bool {
         let last = before.state == State::Offered && before.attempts_total >= accepted.spec.limits.attempts();
         let here = |job: &ObjectId| self.jobs.contains(*job) || self.charges.get(*job).is_some();
-        last || !before.unmet.iter().all(here) || self.functions.get(accepted.spec.function).is_none()
+        let waits = before.state == State::Offered && accepted.terms.on_disconnect == Some(OnDisconnect::Wait);
+        last || waits || !before.unmet.iter().all(here) || self.functions.get(accepted.spec.function).is_none()
     }
 
     /// Where a job stands that is taken over: what became of its run went with its home.
-    fn taken_standing(&self, now: Now, reign: &Reign, before: Standing, epoch: u64) -> Standing {
+    fn taken_standing(
+        &self,
+        now: Now,
+        reign: &Reign,
+        before: Standing,
+        epoch: u64,
+        on_disconnect: Option<OnDisconnect>,
+    ) -> Standing {
         let mut standing = before;
         if let Some(last) = standing.attempts.last_mut().filter(|last| last.ended_ms.is_none()) {
             let message = "its home was away, and with it what became of the run".to_owned();
@@ -259,7 +267,10 @@ impl<F: Faults> Machine<F> {
         }
         if standing.state == State::Offered {
             standing.state = State::Queued;
+            let patience_ms = on_disconnect.and_then(OnDisconnect::patience_ms);
+            standing.retry_ms = patience_ms.map(|ms| now.wall_ms.saturating_add(ms));
         }
+        standing.disconnected_ms = None;
         if !F::has(Fault::TermUnused) {
             standing.epoch = standing.epoch.max(epoch);
             standing.revision = standing.revision.saturating_add(1).max(first_of_term(reign.regent.term));

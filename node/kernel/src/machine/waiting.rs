@@ -4,7 +4,7 @@
 //! when a job is taken in or back; from there on the deciding clock counts, whatever happens to the other.
 
 use shoal_protocol::limits::PAUSE_TOP_MS_DEFAULT;
-use shoal_protocol::object::job::{Ending, Failure, FailureCode, Outcome, State};
+use shoal_protocol::object::job::{Ending, Failure, FailureCode, OnDisconnect, Outcome, State};
 use shoal_protocol::{Kind, ObjectId, Problem};
 
 use super::Machine;
@@ -19,7 +19,7 @@ use crate::timers::Timer;
 
 /// What is left of a length that began at a time of the wall clock, in milliseconds: never more than all of it, should
 /// that clock have been set back.
-fn left_ms(begun_wall_ms: u64, length_ms: u64, now: Now) -> u64 {
+pub(super) fn left_ms(begun_wall_ms: u64, length_ms: u64, now: Now) -> u64 {
     begun_wall_ms.saturating_add(length_ms).saturating_sub(now.wall_ms).min(length_ms)
 }
 
@@ -46,7 +46,9 @@ impl<F: Faults> Machine<F> {
     pub(super) fn wait_as(&mut self, now: Now, id: ObjectId, state: State, retry_ms: Option<u64>) {
         let Some(job) = self.jobs.get(id) else { return };
         // No longer than a pause of it can be, should the wall clock have been set back.
-        let pause_max_ms = job.accepted.terms.retry.as_ref().map_or(0, |retry| retry.pause_max_ms());
+        let terms = &job.accepted.terms;
+        let replaced_ms = terms.on_disconnect.and_then(OnDisconnect::patience_ms).unwrap_or(0);
+        let pause_max_ms = terms.retry.as_ref().map_or(0, |retry| retry.pause_max_ms()).max(replaced_ms);
         let pause_ms = retry_ms.map_or(0, |at_ms| at_ms.saturating_sub(now.wall_ms));
         let pause_ms = pause_ms.min(pause_max_ms.max(PAUSE_TOP_MS_DEFAULT));
         if state == State::Held {
@@ -66,7 +68,7 @@ impl<F: Faults> Machine<F> {
         }
         let until_ms = job.extras.earliest_ms;
         if until_ms <= now.mono_ms {
-            return self.enqueue(now, id);
+            return self.enter_queue(now, id);
         }
         self.timers.set(until_ms, Timer::Backoff(id));
         self.set_aside(id, Phase::Later { until_ms });
@@ -95,9 +97,16 @@ impl<F: Faults> Machine<F> {
     /// Lets a job that is new wait for its custodians. That counts as waiting in the queue, if nothing else keeps it from that.
     pub(super) fn wait_for_custodians(&mut self, now: Now, id: ObjectId) {
         self.set_aside(id, Phase::Keeping);
+        let would_queue = |job: &Job| !job.accepted.terms.hold && job.extras.unmet.is_empty();
+        if self.jobs.get(id).is_some_and(would_queue) {
+            self.limit_wait(now, id);
+        }
+    }
+
+    /// Bounds how long a job waits that is not in the queue, as if it were.
+    pub(super) fn limit_wait(&mut self, now: Now, id: ObjectId) {
         let Some(job) = self.jobs.get_mut(id) else { return };
-        let would_queue = !job.accepted.terms.hold && job.extras.unmet.is_empty();
-        if let Some(until_ms) = job.queue_limit(now).filter(|_| would_queue) {
+        if let Some(until_ms) = job.queue_limit(now) {
             job.extras.queue_until_ms = Some(until_ms);
             self.timers.set(until_ms, Timer::QueueLimit(id));
         }
@@ -106,6 +115,10 @@ impl<F: Faults> Machine<F> {
     /// Lets a job wait beside the queue.
     pub(super) fn set_aside(&mut self, id: ObjectId, phase: Phase) {
         let Some(job) = self.jobs.get_mut(id) else { return };
+        if matches!(phase, Phase::Held | Phase::Yielded) {
+            // Nobody knows when it goes on: those that are equal are tried themselves.
+            self.memos.ended(id, || None);
+        }
         self.queue.reserve(&job.accepted.spec.needs);
         job.phase = phase;
     }
@@ -117,6 +130,10 @@ impl<F: Faults> Machine<F> {
             Phase::Placed(_) => {}
             Phase::Queued { .. } => self.queue.remove(&job.accepted.spec.needs, job.rank()),
             Phase::Held | Phase::Keeping | Phase::Blocked | Phase::Begun | Phase::Yielded => {
+                self.queue.give_back(&job.accepted.spec.needs);
+            }
+            Phase::Alike(first) => {
+                self.memos.leave(**first, id);
                 self.queue.give_back(&job.accepted.spec.needs);
             }
             Phase::Later { until_ms } => {
@@ -147,12 +164,13 @@ impl<F: Faults> Machine<F> {
             | Phase::Keeping
             | Phase::Blocked
             | Phase::Begun
+            | Phase::Alike(_)
             | Phase::Yielded
             | Phase::Queued { .. }
             | Phase::Placed(_) => return,
         }
         self.take_out(id);
-        self.enqueue(now, id);
+        self.enter_queue(now, id);
         effects.push(Effect::Changed { job: id, settled: false });
     }
 
@@ -177,7 +195,12 @@ impl<F: Faults> Machine<F> {
             }
             // Nobody changes here what has been yielded (`changeable`).
             Phase::Yielded => return self.reply_job(now, id),
-            Phase::Blocked | Phase::Begun | Phase::Later { .. } | Phase::Queued { .. } | Phase::Backoff(_) => {}
+            Phase::Blocked
+            | Phase::Begun
+            | Phase::Alike(_)
+            | Phase::Later { .. }
+            | Phase::Queued { .. }
+            | Phase::Backoff(_) => {}
         }
         self.take_out(id);
         self.set_aside(id, Phase::Held);
@@ -249,6 +272,9 @@ impl<F: Faults> Machine<F> {
         }
         let (run, failure) = (job.run(), out_of_time(job));
         let Some(placed) = job.placed_mut() else { return self.expire(now, id, failure, effects) };
+        if placed.disconnected.is_some() {
+            return self.settle_stopped(now, id, None, effects);
+        }
         placed.cancel_ms = Some(now.mono_ms);
         let worker = placed.worker;
         self.write_standing(id, effects);

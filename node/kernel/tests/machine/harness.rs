@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use shoal_kernel::{
-    Accepted, Charge, ChargeState, Command, Config, Effect, Group, GuestEnd, GuestRun, Input, Kernel, NewJob, Now,
-    PeerAttached, Principal, Record, Reign, Reply, Saving, Standing, WorkerAttached,
+    Accepted, Call, Charge, ChargeState, Command, Config, Effect, Group, GuestEnd, GuestRun, Input, Kernel, NewJob,
+    Now, PeerAttached, Principal, Record, Reign, Reply, Saving, Standing, WorkerAttached,
 };
 use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::object::function::{Function, Needs, RunLimits, Version};
@@ -117,6 +117,8 @@ pub(crate) struct Node {
     pub(crate) jobs: BTreeMap<ObjectId, (Accepted, Standing)>,
     pub(crate) guests: BTreeMap<ObjectId, (GuestRun, Option<GuestEnd>)>,
     /// Of the home's jobs, and of guest runs.
+    pub(crate) calls: BTreeMap<ObjectId, Call>,
+    pub(crate) memos: BTreeMap<ObjectId, BlobId>,
     pub(crate) saved: [BTreeMap<ObjectId, Checkpoint>; 2],
     pub(crate) sets: BTreeMap<(NodeId, u32), CustodianSet>,
     /// The jobs of other homes that are kept here, with their sets.
@@ -153,6 +155,8 @@ impl Node {
             kernel: Kernel::new(config.clone()),
             config,
             guests: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            memos: BTreeMap::new(),
             saved: Default::default(),
             sets: BTreeMap::new(),
             charges: BTreeMap::new(),
@@ -172,6 +176,8 @@ impl Node {
         node.jobs = self.jobs.clone();
         node.guests = self.guests.clone();
         node.saved = self.saved.clone();
+        node.memos = self.memos.clone();
+        node.calls = self.calls.clone();
         node.sets = self.sets.clone();
         node.charges = self.charges.clone();
         node.reigns = self.reigns.clone();
@@ -195,7 +201,9 @@ impl Node {
         });
         node.kernel.restore_reigns(self.reigns.values().cloned());
         node.kernel.restore_custody(node.now, self.sets.values().cloned(), charges);
+        node.kernel.restore_memos(self.memos.clone().into_iter());
         node.kernel.restore(node.now, self.jobs.values().cloned(), &mut effects);
+        node.kernel.restore_calls(node.now, self.calls.clone().into_iter());
         node.kernel.restore_guests(node.now, self.guests.values().cloned(), &mut effects);
         let mut counts: BTreeMap<Group, u64> = BTreeMap::new();
         for (accepted, standing) in self.kept() {
@@ -240,7 +248,12 @@ impl Node {
                     self.jobs.get_mut(array).unwrap().1 = (**far).clone();
                 }
                 Record::Retained(_) => {}
+                Record::Call(job, call) => drop(self.calls.insert(*job, call.clone())),
+                Record::Memo(job, Some(key)) => drop(self.memos.insert(*job, *key)),
+                Record::Memo(job, None) => drop(self.memos.remove(job)),
                 Record::Swept(job) => {
+                    self.memos.remove(job);
+                    self.calls.remove(job);
                     self.jobs.remove(job);
                     self.jobs.retain(|_, (element, _)| element.array_id() != Some(*job));
                 }

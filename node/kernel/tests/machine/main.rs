@@ -2,14 +2,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod arrays;
+mod calling;
 mod charges;
 mod checkpoints;
 mod custody;
 mod dependencies;
+mod disconnect;
 mod guests;
 mod harness;
 mod homes;
 mod keys;
+mod memo;
 mod pair;
 mod peers;
 mod placing;

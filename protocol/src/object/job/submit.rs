@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::terms::is_zero;
-use super::{After, Array, Retry, Terms};
+use super::{After, Array, Notify, OnDisconnect, Retry, Terms};
 use crate::Octets;
 use crate::id::{BlobId, ObjectId};
 use crate::limits::SUBMIT_BATCH_LEN_MAX;
@@ -87,6 +87,19 @@ pub struct Submit {
     /// was asked for and cannot be had is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<u8>,
+    /// What becomes of its run when the worker or the node that runs it is out of reach: `"wait"` for it, or
+    /// `{"replace_after_ms": N}`. Unless said otherwise the job is run again once the lease of 15 s has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_disconnect: Option<OnDisconnect>,
+    /// Whether an equal job that has succeeded gives its result to this one, which is then not run: one of the same submitter
+    /// at this node that was submitted in the same way, for as long as it is kept. Equal are function, version, grants, input,
+    /// arguments and environment. For functions that may not use KV, and not for arrays.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub memo: bool,
+    /// Whom the node calls when the job has ended, an array once as a whole: at least once, again and again for a day where
+    /// the receiver does not answer with 2xx.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notify: Option<Notify>,
 }
 
 impl Submit {
@@ -97,6 +110,9 @@ impl Submit {
             not_before_ms: self.not_before_ms,
             priority: self.priority,
             retry: self.retry.clone().map(Box::new),
+            on_disconnect: self.on_disconnect,
+            memo: self.memo,
+            notify: self.notify.clone().map(Box::new),
         }
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Ending, FailureCode};
-use crate::limits::{PAUSE_MS_DEFAULT, PAUSE_MS_MAX, PAUSE_TOP_MS_DEFAULT, PRIORITY_MAX};
+use super::{Ending, FailureCode, Notify};
+use crate::limits::{JOB_MS_MAX, PAUSE_MS_DEFAULT, PAUSE_MS_MAX, PAUSE_TOP_MS_DEFAULT, PRIORITY_MAX};
 use crate::object::function::within;
 use crate::{Kind, Problem};
 
@@ -25,6 +25,15 @@ pub struct Terms {
     /// What is done after a failure. Boxed, since few jobs say it and a million may wait.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<Box<Retry>>,
+    /// What becomes of its run when the worker is out of reach; none: the job is run again once the worker's lease has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_disconnect: Option<OnDisconnect>,
+    /// An equal job that has succeeded gives its result to this one, which is then not run.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub memo: bool,
+    /// Whom the node calls when it has ended. Boxed, since few jobs say it and a million may wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notify: Option<Box<Notify>>,
 }
 
 impl Terms {
@@ -36,6 +45,8 @@ impl Terms {
     /// Checks the bounds.
     pub fn check(&self) -> Result<(), Problem> {
         check_priority(self.priority)?;
+        self.on_disconnect.map_or(Ok(()), OnDisconnect::check)?;
+        self.notify.as_ref().map_or(Ok(()), |notify| notify.check())?;
         self.retry.as_ref().map_or(Ok(()), |retry| retry.check())
     }
 }
@@ -52,6 +63,31 @@ pub fn check_priority(priority: i8) -> Result<(), Problem> {
 /// For serde: what is usual is not written.
 pub(crate) fn is_zero(number: &i8) -> bool {
     *number == 0
+}
+
+/// What becomes of the run of a job when whoever runs it, a worker or another node, is out of reach and its lease has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDisconnect {
+    /// The job waits for it, however long that takes, and is run nowhere else until somebody cancels it.
+    Wait,
+    /// The job waits for it for so many milliseconds more, and is then run again.
+    ReplaceAfterMs(u64),
+}
+
+impl OnDisconnect {
+    /// For how long the job waits, in milliseconds; none: for ever.
+    pub fn patience_ms(self) -> Option<u64> {
+        match self {
+            Self::Wait => None,
+            Self::ReplaceAfterMs(ms) => Some(ms),
+        }
+    }
+
+    /// Checks the bounds.
+    pub fn check(self) -> Result<(), Problem> {
+        self.patience_ms().map_or(Ok(()), |ms| within("on_disconnect.replace_after_ms", 1, JOB_MS_MAX, ms))
+    }
 }
 
 /// After which failures a job is tried again, and after which pause. A worker that is lost or at fault is always such a
@@ -159,7 +195,15 @@ mod tests {
         assert_eq!(empty.len(), 1, "an empty map");
         assert_eq!(codec::decode::<Terms>(&empty), Ok(Terms::default()));
         let retry = Retry { on: RetryOn::ALL.into(), pause_ms: Some(5), pause_max_ms: Some(9) };
-        let all = Terms { hold: true, not_before_ms: Some(7), priority: -3, retry: Some(Box::new(retry)) };
+        let all = Terms {
+            hold: true,
+            not_before_ms: Some(7),
+            priority: -3,
+            retry: Some(Box::new(retry)),
+            on_disconnect: Some(OnDisconnect::ReplaceAfterMs(3)),
+            memo: true,
+            notify: Some(Box::new(Notify { url: "http://a".into(), events: [super::super::NotifyOn::Failed].into() })),
+        };
         assert_eq!(codec::decode::<Terms>(&codec::encode(&all)), Ok(all));
     }
 
@@ -174,6 +218,9 @@ mod tests {
         assert!(says(retry(Some(0), None)).contains("retry.pause_ms"));
         assert!(says(retry(Some(50), Some(20))).contains("less than the first pause of 50"));
         assert!(says(retry(None, Some(u64::MAX))).contains("retry.pause_max_ms"));
+        let replaced = |ms| Terms { on_disconnect: Some(OnDisconnect::ReplaceAfterMs(ms)), ..Terms::default() };
+        assert!(says(replaced(0)).contains("on_disconnect.replace_after_ms"));
+        assert_eq!(replaced(1).check(), Ok(()));
         assert_eq!(retry(Some(20_000), None).check(), Ok(()), "the longest is no shorter than the first");
     }
 

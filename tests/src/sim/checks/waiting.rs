@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use shoal_kernel::{Accepted, Now, Standing};
 use shoal_protocol::ObjectId;
-use shoal_protocol::object::job::{Attempt, Ending, Job, State};
+use shoal_protocol::object::job::{Attempt, Ending, Job, OnDisconnect, State};
 
 use super::Broken;
 
@@ -23,6 +23,8 @@ struct Times {
 #[derive(Debug, Default)]
 pub(super) struct Waits {
     times: BTreeMap<ObjectId, Times>,
+    /// Until when no other run begins of jobs that wait for their workers, for a time.
+    replaced: BTreeMap<ObjectId, u64>,
 }
 
 /// What is left of a length that began at a time of the wall clock.
@@ -34,6 +36,7 @@ impl Waits {
     /// A life of the node begins: what is left of each time is read from the wall clock, once.
     pub(super) fn restarted<'a>(&mut self, now: Now, jobs: impl Iterator<Item = &'a (Accepted, Standing)>) {
         self.times.clear();
+        self.replaced.clear();
         jobs.for_each(|(accepted, standing)| self.begins(now, accepted, standing));
     }
 
@@ -52,6 +55,10 @@ impl Waits {
         });
         let total_ms = accepted.spec.limits.total_ms;
         let total_until_ms = total_ms.map(|total_ms| now.mono_ms + left_ms(accepted.accepted_ms, total_ms, now));
+        let patience_ms = accepted.terms.on_disconnect.and_then(OnDisconnect::patience_ms);
+        if let Some((since_ms, patience_ms)) = standing.disconnected_ms.zip(patience_ms) {
+            self.replaced.insert(accepted.id, now.mono_ms + left_ms(since_ms, patience_ms, now));
+        }
         self.times.insert(accepted.id, Times { earliest_ms, queue_until_ms, total_until_ms });
     }
 
@@ -70,6 +77,10 @@ impl Waits {
         if last.state == State::Offered && next.state == State::Queued {
             again(accepted, next)?;
         }
+        if last.disconnected_ms.is_none() && next.disconnected_ms.is_some() {
+            let patience_ms = accepted.terms.on_disconnect.and_then(OnDisconnect::patience_ms);
+            self.replaced.extend(patience_ms.map(|ms| (id, now.mono_ms + ms)));
+        }
         let Some(times) = self.times.get_mut(&id) else { return Ok(()) };
         if next.state == State::Offered && now.mono_ms < times.earliest_ms {
             return Err(("nothing runs before its time", format!("{id}: {times:?} at {now:?}")));
@@ -86,6 +97,21 @@ impl Waits {
             self.times.remove(&id);
         }
         Ok(())
+    }
+
+    /// A job that was handed over is not any more, although nothing was heard of who had its run: the lease has ended.
+    pub(super) fn given_up(&self, now: Now, accepted: &Accepted, last: &Standing) -> Result<(), Broken> {
+        let until_ms = self.replaced.get(&accepted.id).filter(|_| last.disconnected_ms.is_some());
+        let may = match accepted.terms.on_disconnect {
+            None => true,
+            Some(OnDisconnect::Wait) => false,
+            Some(OnDisconnect::ReplaceAfterMs(_)) => until_ms.is_some_and(|until_ms| *until_ms <= now.mono_ms),
+        };
+        if may {
+            return Ok(());
+        }
+        let detail = format!("{} is given up at {now:?}, and waits until {until_ms:?}: {last:?}", accepted.id);
+        Err(("a job that waits for its worker is not run elsewhere", detail))
     }
 
     /// Everything that is due has happened.
