@@ -52,12 +52,12 @@ mod workers;
 
 pub use config::{Config, Keep, Prefetch, Retention};
 pub use counters::Counters;
-pub use effect::{Effect, Load, Noted, PeerView, Reply};
-pub use input::{Command, End, Input, NewJob, Now, PeerAttached, Principal, Recall, RequestId, WorkerAttached};
+pub use effect::{Effect, Leaving, Load, Noted, PeerView, Reply};
+pub use input::{Command, End, Inheritance, Input, NewJob, Now, PeerAttached, Principal, Recall, RequestId, WorkerAttached};
 pub use jobs::JOB_BYTES;
 pub use machine::SWEEP_LEN_MAX;
 pub use record::{
-    Accepted, Charge, ChargeState, Custodians, Group, GuestEnd, GuestRun, Record, Reign, Retained, Saving, Spec,
+    Accepted, Charge, ChargeState, Custodians, Drain, Group, GuestEnd, GuestRun, Record, Reign, Retained, Saving, Spec,
     Standing, TakenJob,
 };
 

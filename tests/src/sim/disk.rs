@@ -223,6 +223,8 @@ impl Disk {
             Record::Charge(charge) => return self.keep(*charge),
             Record::Reign(reign) => return self.reign(*reign),
             Record::Taken(taken) => return self.take(*taken),
+            // No node of a simulated mesh leaves.
+            Record::Drain(_) => {}
             Record::Merged(id, standing) => match self.jobs.get_mut(&id) {
                 Some((_, current))
                     if current.state.is_settled()

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use shoal_kernel::{
-    Accepted, Charge, ChargeState, Command, Config, Effect, Group, GuestEnd, GuestRun, Input, Kernel, NewJob, Now,
+    Accepted, Charge, ChargeState, Command, Config, Drain, Effect, Group, GuestEnd, GuestRun, Input, Kernel, NewJob, Now,
     PeerAttached, Principal, Record, Reign, Reply, Saving, Standing, WorkerAttached,
 };
 use shoal_protocol::custody::CustodianSet;
@@ -122,6 +122,7 @@ pub(crate) struct Node {
     /// The jobs of other homes that are kept here, with their sets.
     pub(crate) charges: BTreeMap<ObjectId, (u32, Accepted, Standing)>,
     pub(crate) reigns: BTreeMap<(NodeId, u32, bool), Reign>,
+    pub(crate) drain: Option<Drain>,
     config: Config,
     connections: u64,
     /// The connection to each peer.
@@ -157,6 +158,7 @@ impl Node {
             sets: BTreeMap::new(),
             charges: BTreeMap::new(),
             reigns: BTreeMap::new(),
+            drain: None,
             now: Now { mono_ms: 10_000, wall_ms: 1_000_000 },
             journal: Vec::new(),
             jobs: BTreeMap::new(),
@@ -175,6 +177,7 @@ impl Node {
         node.sets = self.sets.clone();
         node.charges = self.charges.clone();
         node.reigns = self.reigns.clone();
+        node.drain = self.drain;
         node.connections = self.connections;
         let mut effects = Vec::new();
         let charges = self.charges.iter().map(|(job, (set, accepted, standing))| {
@@ -207,6 +210,7 @@ impl Node {
         node.kernel.restore_keys(keyed);
         let [own, guests] = self.saved.clone();
         node.kernel.restore_checkpoints(own.into_iter(), guests.into_iter());
+        node.kernel.restore_drain(self.drain);
         node.apply(&effects);
         node.handle(Input::Function(Box::new(function(FUNCTION))));
         (node, effects)
@@ -267,7 +271,10 @@ impl Node {
                 Record::Taken(taken) => {
                     let before = self.jobs.insert(taken.accepted.id, (taken.accepted.clone(), taken.standing.clone()));
                     assert!(before.is_none(), "it is taken over once");
+                    let (accepted, standing) = (taken.accepted.clone(), taken.standing.clone());
+                    self.charges.entry(accepted.id).or_insert((taken.set, accepted, standing));
                 }
+                Record::Drain(drain) => self.drain = *drain,
                 Record::Merged(job, standing) => self.jobs.get_mut(job).unwrap().1 = (**standing).clone(),
             }
         }

@@ -6,6 +6,7 @@ mod charges;
 mod checkpoints;
 mod custody;
 mod dependencies;
+mod drain;
 mod guests;
 mod harness;
 mod homes;

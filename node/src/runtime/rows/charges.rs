@@ -69,8 +69,10 @@ pub(super) fn reign(reign: &Reign, rows: &mut Vec<Mutation>) {
 /// A job of another home is taken over: where it stands is kept as of a job of this one.
 pub(super) fn taken(taken: &TakenJob, rows: &mut Vec<Mutation>) {
     let job = taken.accepted.id;
-    let row =
-        Row { home: taken.home, set: taken.set, accepted: Some(taken.accepted.clone()), array: None, taken: true };
+    // Of an element the array's row has what it was accepted with.
+    let array = taken.accepted.array_id();
+    let accepted = array.is_none().then(|| taken.accepted.clone());
+    let row = Row { home: taken.home, set: taken.set, accepted, array, taken: true };
     rows.push(Mutation::put(Table::Charges, key_of(job), codec::encode(&row)));
     rows.push(Mutation::delete(Table::ChargeStandings, key_of(job)));
 }
