@@ -23,7 +23,9 @@ use crate::store::{Mutation, Store, Table};
 pub(crate) use arrays::begun_before;
 pub(super) use arrays::clear_some;
 pub(super) use charges::{Custody, read_custody};
-pub(crate) use charges::{KeptJob, charges_before, charges_begun_before, read_charge, read_custodians, read_right};
+pub(crate) use charges::{
+    KeptJob, charges_before, charges_begun_before, read_acting, read_charge, read_custodians, read_right,
+};
 pub(super) use checkpoints::read_checkpoints;
 pub(crate) use checkpoints::{CHECKPOINT_PLACE, read_checkpoint, read_guest_checkpoint};
 pub(crate) use drain::{Place, read_drain, settled_behind};

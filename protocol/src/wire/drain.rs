@@ -40,6 +40,9 @@ pub struct HandedJobs {
     pub vote: SignedVote,
     /// At most [`HAND_OVER_MAX`], an array before its elements.
     pub jobs: Vec<HandedJob>,
+    /// Blobs to which they refer and that the home does not have itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<BlobId>,
 }
 
 /// One job: all that its home has of it.

@@ -76,8 +76,16 @@ impl<F: Faults> Machine<F> {
         if before != Some(drain) {
             effects.push(Effect::Write(Record::Drain(Some(drain))));
         }
+        self.take_back_prefetched(now, effects);
         self.restore_drain(Some(drain));
         Ok(Reply::Done)
+    }
+
+    /// What waits at a busy worker need not be waited for.
+    fn take_back_prefetched(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let own = self.workers.own().filter(|worker| worker.attached());
+        let ahead: Vec<ObjectId> = own.flat_map(|worker| self.waiting_at(worker)).map(|(_, id)| id).collect();
+        ahead.into_iter().for_each(|id| self.stop_run(now, id, effects));
     }
 
     /// The set under which jobs go that none keeps.

@@ -1,13 +1,10 @@
 //! That this node leaves, as it stands in the store, and what it has that is settled.
 
-use std::ops::Bound;
-
-use bytes::Bytes;
 use shoal_kernel::{Accepted, Drain, Standing};
 use shoal_protocol::{ObjectId, Problem, codec};
 
 use super::arrays::begun_before;
-use super::{decode, jobs_before, object_id, read_job};
+use super::{decode, jobs_before, read_job};
 use crate::store::{Mutation, Store, Table};
 
 /// The only row of its table.
