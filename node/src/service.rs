@@ -224,7 +224,10 @@ impl Service {
         caller.check(operation, class)?;
         caller.user()?;
         match self.stands_in_for(job).await? {
-            true => self.call_here(caller, call, body).await,
+            true => match self.acting_for(job, operation).await? {
+                Some(regent) => self.0.peers.call(regent, caller, call, body).await,
+                None => self.call_here(caller, call, body).await,
+            },
             false => self.call_elsewhere(caller, job, call, body).await,
         }
     }

@@ -53,7 +53,9 @@ mod workers;
 pub use config::{Config, Keep, Prefetch, Retention};
 pub use counters::Counters;
 pub use effect::{Effect, Leaving, Load, Noted, PeerView, Reply};
-pub use input::{Command, End, Inheritance, Input, NewJob, Now, PeerAttached, Principal, Recall, RequestId, WorkerAttached};
+pub use input::{
+    Command, End, Inheritance, Input, NewJob, Now, PeerAttached, Principal, Recall, RequestId, WorkerAttached,
+};
 pub use jobs::JOB_BYTES;
 pub use machine::SWEEP_LEN_MAX;
 pub use record::{

@@ -50,7 +50,8 @@ pub(crate) async fn run(context: &Context, client: &Client, command: Drain) -> R
     }
     match last.phase {
         DrainPhase::Done => Ok(()),
-        _ => Err(Failure::new("the node has not stopped: it goes on handing over").next("follow it with `shoal status`, or with this command again")),
+        _ => Err(Failure::new("the node has not stopped: it goes on handing over")
+            .next("follow it with `shoal status`, or with this command again")),
     }
 }
 
@@ -67,7 +68,9 @@ async fn follow(client: &Client, begun: Draining, until: Option<Instant>) -> Res
         sleep(LOOK_EVERY).await;
         match client.node().await {
             Ok(Node { draining: Some(draining), .. }) => last = draining,
-            Ok(_) => return Err(Failure::new("the node does not leave any more: it was started anew after it had left")),
+            Ok(_) => {
+                return Err(Failure::new("the node does not leave any more: it was started anew after it had left"));
+            }
             Err(error) => {
                 let what = format!("the node was lost while it handed over {}: {error}", last.phase.text());
                 let next = "it goes on when it is started again";
@@ -81,7 +84,9 @@ async fn follow(client: &Client, begun: Draining, until: Option<Instant>) -> Res
 pub(super) fn text(draining: &Draining) -> String {
     let Draining { phase, waiting, running, guests, jobs, settled, blobs, keys, .. } = draining;
     let what = match phase {
-        DrainPhase::Jobs => format!("{jobs} jobs handed over, {waiting} left, {running} running, {guests} runs of other homes"),
+        DrainPhase::Jobs => {
+            format!("{jobs} jobs handed over, {waiting} left, {running} running, {guests} runs of other homes")
+        }
         DrainPhase::Settled => format!("{settled} settled jobs handed over"),
         DrainPhase::Blobs => format!("{blobs} blobs handed over"),
         DrainPhase::Keys => format!("{keys} keys of local KV handed over"),
@@ -95,7 +100,9 @@ fn summary(draining: &Draining) -> Vec<String> {
     let Draining { to, jobs, settled, blobs, keys, differ, .. } = draining;
     let first = match draining.phase {
         DrainPhase::Done => {
-            format!("node {to} has all of it: {jobs} jobs, {settled} settled ones, {blobs} blobs, {keys} keys of local KV")
+            format!(
+                "node {to} has all of it: {jobs} jobs, {settled} settled ones, {blobs} blobs, {keys} keys of local KV"
+            )
         }
         _ => text(draining),
     };

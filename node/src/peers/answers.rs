@@ -73,12 +73,7 @@ async fn unless_gone(
     }
 }
 
-async fn take_over(
-    service: &Service,
-    from: NodeId,
-    handed: HandOver,
-    stream: &mut Writer,
-) -> Result<(), FrameError> {
+async fn take_over(service: &Service, from: NodeId, handed: HandOver, stream: &mut Writer) -> Result<(), FrameError> {
     let reply: Reply<HandedOver> = service.inherit(from, handed).await;
     frames::write(stream, &reply, CLIENT_FRAME_LEN_MAX).await?;
     Ok(stream.shutdown().await?)

@@ -212,7 +212,8 @@ impl Service {
         let found = self.0.blobs.list(after, limit).await.map_err(|error| problem(&error))?;
         let handed = found.into_iter().map(|(id, size)| {
             let info = self.info(id)?;
-            let (owner, keep) = (info.as_ref().and_then(|info| info.owner), info.as_ref().is_some_and(|info| info.keep));
+            let (owner, keep) =
+                (info.as_ref().and_then(|info| info.owner), info.as_ref().is_some_and(|info| info.keep));
             let uploaded_ms = info.as_ref().map_or_else(|| now().wall_ms, |info| info.uploaded_ms);
             Ok(HandedBlob { id, size, owner, uploaded_ms, keep, name: info.map(|info| info.name).unwrap_or_default() })
         });

@@ -118,7 +118,9 @@ impl Service {
             (Ok(id), _) => Ok(id),
             (Err(_), [only]) => Ok(*only),
             (Err(_), []) => {
-                let detail = format!("to: {text:?} is no id of a node, nor the name of one that this node knows: see `shoal peers`");
+                let detail = format!(
+                    "to: {text:?} is no id of a node, nor the name of one that this node knows: see `shoal peers`"
+                );
                 Err(Problem::new(Kind::InvalidField, detail))
             }
             (Err(_), _) => {

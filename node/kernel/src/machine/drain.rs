@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroU8;
 
-use shoal_protocol::custody::{Custody, CustodianSet};
+use shoal_protocol::custody::{CustodianSet, Custody};
 use shoal_protocol::regency::Regent;
 use shoal_protocol::wire::drain::HandedJob;
 use shoal_protocol::{Kind, NodeId, ObjectId, Problem};

@@ -12,7 +12,9 @@ use crate::effect::{Effect, Reply};
 use crate::faults::Faults;
 use crate::input::{Inheritance, Now, Principal};
 use crate::jobs::Job;
-use crate::record::{Accepted, ChargeState, Custodians, Group, Record, Reign, Retained, Saving, Standing, TakenJob, VERSION};
+use crate::record::{
+    Accepted, ChargeState, Custodians, Group, Record, Reign, Retained, Saving, Standing, TakenJob, VERSION,
+};
 use crate::rights;
 
 /// When to try again where there is no room, in milliseconds.
@@ -64,14 +66,16 @@ impl<F: Faults> Machine<F> {
             return Err(problem.clone());
         }
         if self.jobs.bytes() >= self.config.jobs_bytes_max || self.charges.is_full() {
-            let detail = "this node has as many jobs as it has room for: let some of them end, or hand over to another one";
+            let detail =
+                "this node has as many jobs as it has room for: let some of them end, or hand over to another one";
             return Err(Problem::new(Kind::Full, detail).retry_after(RETRY_FULL_MS));
         }
         let regent = inheritance.regent;
         let later = self.regents.get((regent.home, regent.set)).and_then(|known| known.acting.as_ref());
         match later.filter(|reign| reign.regent.regent != regent.regent && reign.regent.term >= regent.term) {
             Some(reign) => {
-                let detail = format!("node {} acts for that home already, in a later term", reign.regent.regent.short());
+                let detail =
+                    format!("node {} acts for that home already, in a later term", reign.regent.regent.short());
                 Err(Problem::new(Kind::Conflict, detail))
             }
             None => Ok(()),
@@ -98,8 +102,7 @@ impl<F: Faults> Machine<F> {
         let array = accepted.extras.array.filter(|_| accepted.is_array());
         let (revision, settled) = (standing.revision, standing.state.is_settled());
         let (home, set) = (reign.regent.home, reign.regent.set);
-        self.charges
-            .put(ChargeState { job: id, home, set, revision, lacks_input: false, array, settled, taken: true });
+        self.charges.put(ChargeState { job: id, home, set, revision, lacks_input: false, array, settled, taken: true });
         self.counters.taken += 1;
         self.counters.accepted += if accepted.array_id().is_some() { 0 } else { u64::from(accepted.size()) };
         self.note_key(&accepted);

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use shoal_kernel::{
-    Accepted, Charge, ChargeState, Command, Config, Drain, Effect, Group, GuestEnd, GuestRun, Input, Kernel, NewJob, Now,
-    PeerAttached, Principal, Record, Reign, Reply, Saving, Standing, WorkerAttached,
+    Accepted, Charge, ChargeState, Command, Config, Drain, Effect, Group, GuestEnd, GuestRun, Input, Kernel, NewJob,
+    Now, PeerAttached, Principal, Record, Reign, Reply, Saving, Standing, WorkerAttached,
 };
 use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::object::function::{Function, Needs, RunLimits, Version};
