@@ -14,6 +14,7 @@ mod blob;
 mod connect;
 mod deploy;
 mod document;
+mod drain;
 mod failure;
 mod function;
 mod history;
@@ -118,6 +119,8 @@ enum ClientCommand {
     Peers,
     /// Print a text with which another machine joins this mesh: `shoal up --join TEXT`
     Invite,
+    /// Let a node hand over its jobs, blobs and local KV to another one, and stop then
+    Drain(drain::Drain),
     /// Hand over a job; prints its id
     Submit(Box<submit::Submit>),
     /// Jobs: look, wait, collect, cancel
@@ -234,6 +237,7 @@ async fn dispatch(action: ClientAction) -> Result<(), Failure> {
         ClientCommand::Status => status::run(&context, &client).await,
         ClientCommand::Peers => peers::run(&context, &client).await,
         ClientCommand::Invite => invite::run(&context, &client).await,
+        ClientCommand::Drain(command) => drain::run(&context, &client, command).await,
         ClientCommand::Submit(command) => submit::run(&context, &client, *command).await,
         ClientCommand::Job(command) => job::run(&context, &client, command).await,
         ClientCommand::Blob(command) => blob::run(&context, &client, command).await,

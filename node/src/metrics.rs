@@ -329,6 +329,7 @@ impl Metrics {
             | Record::Custodians(_)
             | Record::ChargeGone(_)
             | Record::Reign(_)
+            | Record::Drain(_)
             | Record::Merged(..)
             | Record::Memo(..)
             | Record::Call(..) => {}

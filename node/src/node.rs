@@ -35,7 +35,7 @@ use crate::notify;
 use crate::peers::{self, DirectPaths, Peers};
 use crate::replication::Sets;
 use crate::runtime::{Runtime, Started, current_runs, now};
-use crate::service::{self, GlobalKv, NodeFacts, NodeSettings, Service};
+use crate::service::{self, GlobalKv, Leaving, NodeFacts, NodeSettings, Service};
 use crate::store::{self, Store};
 use crate::supervisor::{self, Supervisor};
 
@@ -108,6 +108,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         settings: RwLock::new(service::node_settings(&store, configured)?),
         stopping: AtomicBool::new(false),
         stop: Arc::new(Notify::new()),
+        leaving: Leaving::default(),
         replace_worker: config.worker.then_some(replace_worker),
     };
     let own_worker = identity.workers.local();
@@ -157,6 +158,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let door = notify::Door::new(config.notify_allow.clone());
     tasks.spawn(notify::serve(calls, runtime.clone(), signer, door, stop_edges.clone()));
     tasks.spawn(sweep(service.clone(), stop_edges.clone()));
+    tasks.spawn(service.clone().leave(stop_edges.clone()));
     let parts = peers::Parts {
         service: service.clone(),
         runtime: runtime.clone(),

@@ -7,10 +7,12 @@ mod answer;
 mod blob;
 mod custody;
 mod document;
+mod drain;
 mod elements;
 mod events;
 mod everywhere;
 mod function;
+mod inherit;
 mod job;
 mod kv;
 mod life;
@@ -49,6 +51,7 @@ use crate::store::Store;
 
 pub(crate) use answer::{Answer, Body, Format};
 pub(crate) use blob::Door as BlobDoor;
+pub(crate) use drain::Leaving;
 pub(crate) use events::EventStream;
 pub(crate) use kv::GlobalKv;
 pub(crate) use log::{LogPiece, LogStream, framed, raw};
@@ -221,7 +224,10 @@ impl Service {
         caller.check(operation, class)?;
         caller.user()?;
         match self.stands_in_for(job).await? {
-            true => self.call_here(caller, call, body).await,
+            true => match self.acting_for(job, operation).await? {
+                Some(regent) => self.0.peers.call(regent, caller, call, body).await,
+                None => self.call_here(caller, call, body).await,
+            },
             false => self.call_elsewhere(caller, job, call, body).await,
         }
     }
@@ -366,6 +372,7 @@ impl Service {
             (Class::Blob, "keep") => self.keep_blob(caller, object, true, body.format).await,
             (Class::Blob, "release") => self.keep_blob(caller, object, false, body.format).await,
             (Class::Kv, _) => self.kv_method(caller, object, method, query, body).await,
+            (Class::Node, "drain") => self.drain_node(caller, object, body).await,
             (Class::Node, "stop") => self.stop_node(caller, object, body.format),
             _ => Err(Problem::new(Kind::UnknownMethod, format!("a {class} has no method {method:?}"))),
         }

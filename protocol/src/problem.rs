@@ -74,6 +74,8 @@ kinds! {
     StorageUnavailable = "storage-unavailable", 507, "The node cannot store anything at the moment";
     /// The node is stopping or starting.
     Unavailable = "unavailable", 503, "The node does not take requests at the moment";
+    /// The node leaves the mesh; `detail` names the node to which all that it has goes.
+    Draining = "draining", 503, "The node hands over all that it has, and leaves";
     /// Our own fault.
     Internal = "internal", 500, "The node failed at this; the fault is its own";
 }

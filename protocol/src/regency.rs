@@ -4,6 +4,9 @@
 //! them; in a set of two there is none without the home, and it acts by its own word, *unconfirmed*. Terms rise, and what is
 //! decided in a higher one stands above everything of a lower one: epochs and revisions of a job begin with the term
 //! ([`first_of_term`]). A home itself acts in term 0.
+//!
+//! A home that leaves hands over: its own word makes any node regent, also one that is no member. It decides nothing of what it
+//! has given away, so that nobody else has to be asked.
 
 use std::collections::BTreeSet;
 
@@ -109,12 +112,13 @@ pub struct Regency {
 }
 
 impl Regency {
-    /// Checks the votes against the set. Whether a majority of it has voted; without one the set has two members.
+    /// Checks the votes against the set. Whether a majority of it has voted, or the home itself; without either the set has two
+    /// members.
     pub fn verify(&self, set: &CustodianSet) -> Result<bool, Problem> {
         let refused = |detail: &str| Err(Problem::new(Kind::Forbidden, format!("regent: {detail}")));
         let Regent { home, set: number, regent, .. } = self.regent;
-        if (home, number) != (set.home, set.number) || !set.has_custodian(regent) {
-            return refused("it is no custodian of this set");
+        if (home, number) != (set.home, set.number) || regent == home {
+            return refused("it is for another set, or its home");
         }
         if self.votes.len() > MEMBERS_MAX {
             return refused("more votes than members");
@@ -122,12 +126,19 @@ impl Regency {
         let mut voters = BTreeSet::new();
         for vote in &self.votes {
             let vote = vote.verify()?;
-            if vote.regent != self.regent || !set.members.contains(&vote.voter) || !voters.insert(vote.voter) {
+            let may_vote = set.members.contains(&vote.voter) || vote.voter == regent;
+            if vote.regent != self.regent || !may_vote || !voters.insert(vote.voter) {
                 return refused("a vote is for another one, of no member, or there twice");
             }
         }
         if !voters.contains(&regent) {
             return refused("its own vote is missing");
+        }
+        if voters.contains(&home) {
+            return Ok(true);
+        }
+        if !set.has_custodian(regent) {
+            return refused("it is no custodian of this set, and the home has not handed over to it");
         }
         match voters.len() >= set.majority() {
             false if set.members.len() > 2 => refused("no majority of the set has voted for it"),
@@ -175,6 +186,15 @@ mod tests {
         assert!(regency(&[2, 3]).verify(&CustodianSet { number: 8, ..three.clone() }).is_err());
         let home = Regency { regent: Regent { regent: node(1), ..regent() }, votes: Vec::new() };
         assert!(home.verify(&three).is_err(), "a home is no regent of itself");
+    }
+
+    #[test]
+    fn a_home_hands_over_to_any_node_and_nobody_else_does() {
+        let others = set(&[1, 3, 4]);
+        assert_eq!(regency(&[1, 2]).verify(&others), Ok(true));
+        for short in [&[2][..], &[2, 3], &[2, 3, 4], &[1], &[1, 3]] {
+            assert!(regency(short).verify(&others).is_err(), "{short:?}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod custody;
+pub mod drain;
 pub mod peer;
 pub mod sync;
 pub mod worker;

@@ -2,9 +2,13 @@
 //!
 //! A node ends by itself, as if killed, at a point that it was given at its start (`SHOAL_CRASH`): that is how a kill falls
 //! between the moment when a job is durable and the one when its client hears of it. Workers are killed from outside.
+//!
+//! With `--wipe` jobs are on two disks before they are acknowledged, and after the kills a home is killed together with its disk,
+//! under load, as often as was said: what it had acknowledged is found and ends at the other nodes.
 
 mod load;
 mod torment;
+mod wipe;
 
 use std::net::UdpSocket;
 use std::path::Path;
@@ -33,6 +37,9 @@ pub(crate) struct Args {
     /// Chance: the same seed chooses the same points
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Keep each job on two disks, and delete those of homes as well, so often: needs three nodes
+    #[arg(long, value_name = "TIMES", num_args = 0..=1, default_missing_value = "3")]
+    wipe: Option<usize>,
     /// Write the report to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<std::path::PathBuf>,
@@ -40,14 +47,16 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(shoal: &Path, args: &Args) -> anyhow::Result<Report> {
     ensure!(args.nodes > 0 && args.clients > 0, "there is nothing without nodes and clients");
+    ensure!(args.wipe.is_none() || args.nodes > 2, "--wipe needs three nodes: --nodes 3");
     let begun = Instant::now();
-    let mut nodes = started(shoal, args.nodes).await?;
-    let load = Load::begin(&nodes, args.clients).await?;
+    let mut nodes = started(shoal, args.nodes, args.wipe.is_some()).await?;
+    let load = Load::begin(&nodes, args.clients, args.wipe.map(|_| 2)).await?;
     let killing = nodes.iter_mut().enumerate().map(|(place, node)| {
         let torment = Torment::new(place, args.nodes, args.kills, args.seed);
         torment.run(node, load.home(place))
     });
     let killed = try_join_all(killing).await?;
+    let wiped = wipe::wipe(&mut nodes, &load, args.wipe.unwrap_or_default(), args.seed).await?;
     load.stop_submitting().await;
     // Once more, all at once: what was acknowledged is durable, wherever it stands.
     for (place, node) in nodes.iter_mut().enumerate() {
@@ -60,15 +69,20 @@ pub(crate) async fn run(shoal: &Path, args: &Args) -> anyhow::Result<Report> {
         load.home(place).is_back(node).await?;
     }
     let outcome = load.check().await?;
-    let lines = lines(&killed, &outcome);
+    let found = wiped.lines();
+    let mut lines = lines(&killed, &wiped.outcome.and(outcome));
+    lines.extend(found);
     Ok(Report::new("kill", args.nodes, begun.elapsed(), lines, None))
 }
 
-async fn started(shoal: &Path, count: usize) -> anyhow::Result<Vec<Node>> {
+async fn started(shoal: &Path, count: usize, takes_over: bool) -> anyhow::Result<Vec<Node>> {
     let mut nodes: Vec<Node> = Vec::with_capacity(count);
     for place in 0..count {
         // The same port in every life: others come back to the address that they know.
         let mut node = Node::new(shoal)?.with_name(&format!("n{place}")).with_mesh(&free_address()?, false);
+        if takes_over {
+            node = node.with_arguments(&["--takeover-after", wipe::TAKEOVER_AFTER]);
+        }
         if let Some(first) = nodes.first() {
             node = node.with_arguments(&["--join", &first.mesh_address()?]);
         }

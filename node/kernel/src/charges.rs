@@ -77,6 +77,12 @@ impl Charges {
         self.homes.values().filter(|home| !home.jobs.is_empty()).map(|home| home.node)
     }
 
+    /// A home whose jobs, or some of them, this node decides.
+    pub(crate) fn taken_of(&self) -> Option<NodeId> {
+        let home = self.homes.values().find(|home| home.jobs.values().any(|known| known.taken));
+        home.map(|home| home.node)
+    }
+
     pub(crate) fn keeps_for(&self, home: NodeId) -> bool {
         self.homes.get(&home.tag()).is_some_and(|home| !home.jobs.is_empty())
     }

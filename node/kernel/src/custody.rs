@@ -159,6 +159,16 @@ impl Custody {
         self.sets.last_key_value().map(|(_, set)| set)
     }
 
+    /// All sets of this home.
+    pub(crate) fn numbers(&self) -> Vec<u32> {
+        self.sets.keys().copied().collect()
+    }
+
+    /// No other set is to be begun: the last one was.
+    pub(crate) fn drop_proposal(&mut self) {
+        self.proposal = None;
+    }
+
     /// Whether a node keeps jobs of this home, of whichever set.
     pub(crate) fn is_custodian(&self, node: NodeId) -> bool {
         self.custodians.contains(&node)

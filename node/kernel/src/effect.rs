@@ -14,14 +14,15 @@ use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::object::function::Needs;
 use shoal_protocol::object::job::{Event, Job, Receipt};
 use shoal_protocol::object::worker::Worker;
-use shoal_protocol::regency::Vote;
+use shoal_protocol::regency::{Regent, Vote};
 use shoal_protocol::wire::custody::KeepJob;
+use shoal_protocol::wire::drain::HandedJob;
 use shoal_protocol::wire::peer::{PeerMessage, RunOffer};
 use shoal_protocol::wire::worker::{Run, Start};
 use shoal_protocol::{NodeId, ObjectId, Problem, WorkerId};
 
 use crate::input::{Recall, RequestId};
-use crate::record::{Group, Record, Reign};
+use crate::record::{Drain, Group, Record, Reign};
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -249,6 +250,26 @@ pub enum Reply {
         /// One of the two keeps jobs of the other.
         keeps: bool,
     },
+    /// What is left of a node that leaves.
+    Leaving(Box<Leaving>),
+    /// These jobs are durable here, and this node's to decide.
+    Inherited(Vec<ObjectId>),
+}
+
+/// What a node has that leaves.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Leaving {
+    /// To whom it goes; none: this node does not leave.
+    pub drain: Option<Drain>,
+    /// Some of the jobs that can be handed over now, in the order of their ids, each with the right under which the other node
+    /// decides it.
+    pub jobs: Vec<(Regent, HandedJob)>,
+    /// Jobs that wait, these among them.
+    pub waiting: u64,
+    /// Jobs that run, or are on their way to their custodians.
+    pub running: u64,
+    /// Runs of other homes that are under way here.
+    pub guests: u64,
 }
 
 /// A peer, as the kernel knows it.

@@ -15,8 +15,9 @@ use shoal_protocol::object::job::{
 };
 use shoal_protocol::object::project::Project;
 use shoal_protocol::object::worker::{Offer, WorkerPatch};
-use shoal_protocol::regency::{SignedVote, Vote};
+use shoal_protocol::regency::{Regent, SignedVote, Vote};
 use shoal_protocol::wire::custody::{Holding, KeepJob, Kept};
+use shoal_protocol::wire::drain::HandedJob;
 use shoal_protocol::wire::peer::{Hint, RunOffer};
 use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{BlobId, NodeId, ObjectId, Problem, TraceId, Traceparent, WorkerId};
@@ -462,6 +463,35 @@ pub enum Command {
     RunsWith(NodeId),
     /// How many jobs there are. Answered by [`crate::Reply::Load`].
     Load,
+    /// Hand all jobs over to another node: nothing new is accepted from now on, and nothing is begun. Operators only. Answered by
+    /// [`crate::Reply::Done`]; `Conflict` where this node acts for other homes.
+    Drain {
+        /// To whom.
+        to: NodeId,
+        /// Runs are not waited for.
+        hasten: bool,
+    },
+    /// What is to be handed over next. Answered by [`crate::Reply::Leaving`].
+    HandOver,
+    /// All is handed over. Answered by [`crate::Reply::Done`].
+    Drained,
+    /// A node that leaves hands jobs over. Answered by [`crate::Reply::Inherited`] when they are durable here.
+    Inherit(Box<Inheritance>),
+}
+
+/// Jobs that a node which leaves hands over to this one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inheritance {
+    /// The set under which they are kept.
+    pub set: CustodianSet,
+    /// The same, as the home has signed it.
+    pub signed: SignedCustodians,
+    /// This node, for the home and its set.
+    pub regent: Regent,
+    /// The home's vote for that.
+    pub vote: SignedVote,
+    /// The jobs, an array before its elements. What they refer to is here and held until the reply.
+    pub jobs: Vec<HandedJob>,
 }
 
 /// A job that somebody wants to hand over.

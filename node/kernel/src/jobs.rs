@@ -409,6 +409,10 @@ fn begun(job: &Job) -> impl Iterator<Item = ObjectId> {
     (0..begun).filter_map(|place| job.id().element(job.accepted.extras.array?.index(place)?))
 }
 
+/// Jobs of other homes that may stand between those of one. Why 4,096: as many come within the milliseconds that the elements of an
+/// array take up.
+const NEAR_MAX: usize = 4_096;
+
 /// All unsettled jobs, by id.
 #[derive(Debug, Default)]
 pub(crate) struct Jobs {
@@ -469,10 +473,17 @@ impl Jobs {
         within.map(|(id, _)| *id).collect()
     }
 
+    /// The job of the same home with this id, or the last before it: no other one has an id between that of an array and those of
+    /// its elements.
+    fn near(&self, id: ObjectId) -> Option<&Job> {
+        let before = self.table.range(..=id).rev().take(NEAR_MAX);
+        before.map(|(_, job)| &**job).find(|job| job.id().tag() == id.tag())
+    }
+
     /// The array whose element this is, if that has not begun.
     pub(crate) fn array_ahead(&self, element: ObjectId) -> Option<&Job> {
-        let (_, near) = self.table.range(..=element).next_back()?;
-        let array = near.accepted.array_id().map_or(Some(&**near), |array| self.get(array))?;
+        let near = self.near(element)?;
+        let array = near.accepted.array_id().map_or(Some(near), |array| self.get(array))?;
         let index = array.id().index_of(element).filter(|_| array.extras.elements.is_some())?;
         let place = array.accepted.extras.array?.place(index)?;
         (place >= array.extras.elements.as_ref()?.begun).then_some(array)
@@ -499,15 +510,19 @@ impl Jobs {
     /// memory any more.
     pub(crate) fn begun_behind(&self, after: Option<ObjectId>) -> impl Iterator<Item = (ObjectId, &Job)> {
         let first = after.map_or(Bound::Unbounded, Bound::Excluded);
-        // No other job has an id between that of an array and those of its elements.
-        let near = after.and_then(|after| self.table.range(..=after).next_back());
-        let open = near.and_then(|(_, near)| near.accepted.array_id().map_or(Some(&**near), |array| self.get(array)));
+        let open = after.and_then(|after| self.near(after));
+        let open = open.and_then(|near| near.accepted.array_id().map_or(Some(near), |array| self.get(array)));
         let heads = self.table.range((first, Bound::Unbounded)).map(|(_, job)| &**job);
         let heads = heads.filter(|job| job.accepted.extras.index.is_none());
         open.into_iter().chain(heads).flat_map(move |head| {
             let all = std::iter::once(head.id()).chain(begun(head)).filter(move |id| Some(*id) > after);
             all.map(move |id| (id, head))
         })
+    }
+
+    /// Every job, by id: only for what happens rarely.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Job> {
+        self.table.values().map(Box::as_ref)
     }
 
     /// The jobs whose ids have this tag: only for what happens rarely.

@@ -56,15 +56,15 @@ mod workers;
 
 pub use config::{Config, Keep, Prefetch, Retention};
 pub use counters::Counters;
-pub use effect::{Effect, Load, Noted, PeerView, Reply};
+pub use effect::{Effect, Leaving, Load, Noted, PeerView, Reply};
 pub use input::{
-    CallEnd, Command, End, Input, NewJob, Now, PeerAttached, Principal, Recall, RequestId, WorkerAttached,
+    CallEnd, Command, End, Inheritance, Input, NewJob, Now, PeerAttached, Principal, Recall, RequestId, WorkerAttached,
 };
 pub use jobs::JOB_BYTES;
 pub use machine::SWEEP_LEN_MAX;
 pub use record::{
-    Accepted, Call, Charge, ChargeState, Custodians, Group, GuestEnd, GuestRun, Record, Reign, Retained, Saving, Spec,
-    Standing, TakenJob,
+    Accepted, Call, Charge, ChargeState, Custodians, Drain, Group, GuestEnd, GuestRun, Record, Reign, Retained, Saving,
+    Spec, Standing, TakenJob,
 };
 
 /// The kernel that production runs: the machine without any of the faults that the simulator can put in.

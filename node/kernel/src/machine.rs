@@ -1,6 +1,7 @@
 //! What each input does. The parts: [`submit`] takes jobs in, [`keys`] none twice, [`schedule`] hands them to workers and peers, [`runs`]
 //! follows a run to its end, [`custody`] brings jobs to those who keep them with this home, [`charges`] keeps those of others,
-//! [`takeover`] goes on with them when their home is away, and [`merging`] joins both sides when it is back,
+//! [`takeover`] goes on with them when their home is away, and [`merging`] joins both sides when it is back, [`drain`] gives all
+//! of them away when this node leaves, and [`inheriting`] takes those of one that does,
 //! [`waiting`] what waits before and between runs, [`dependencies`] what waits for others, [`memo`] what is not run again, [`arrays`] jobs that stand for many, [`sweeping`] what has settled, [`calling`] tells others of it, [`telling`] tells subscribers, [`attachment`] follows workers, [`disconnect`] jobs that wait for one of them, [`peers`] what peers do beyond that, [`seek`] looks for more
 //! of them, [`checkpoints`] keeps what runs save for the next, [`guests`] runs what other homes offer, [`homes`] talks with these homes, [`commands`] answers everything else.
 //!
@@ -21,8 +22,10 @@ mod commands;
 mod custody;
 mod dependencies;
 mod disconnect;
+mod drain;
 mod guests;
 mod homes;
+mod inheriting;
 mod keys;
 mod memo;
 mod merging;
@@ -60,7 +63,7 @@ use crate::jobs::{Job, Jobs, Phase, Placed};
 use crate::keys::Keys;
 use crate::memos::Memos;
 use crate::queue::Queue;
-use crate::record::{Accepted, Standing};
+use crate::record::{Accepted, Drain, Standing};
 use crate::regents::Regents;
 use crate::retention::Shelves;
 use crate::specs::Specs;
@@ -89,6 +92,8 @@ pub struct Machine<F> {
     counters: Counters,
     /// Why nothing is accepted at the moment.
     refusing: Option<Problem>,
+    /// This node leaves.
+    drain: Option<Drain>,
     /// Offers so far.
     turn: u64,
     /// The worker that the last step kept free for a job that has waited for long.
@@ -124,6 +129,7 @@ impl<F: Faults> Machine<F> {
             timers: Timers::default(),
             counters: Counters::default(),
             refusing: None,
+            drain: None,
             turn: 0,
             reserved: None,
             seeks: BTreeMap::new(),
@@ -218,7 +224,7 @@ impl<F: Faults> Machine<F> {
             Input::Oldest { group, jobs } => self.oldest(now, group, &jobs, effects),
             Input::Refuse(problem) => self.refusing = Some(problem),
             Input::Accept => {
-                self.refusing = None;
+                self.refusing = self.drain.as_ref().map(drain::refusal);
                 self.placeable = true;
             }
             other => self.handle_peer(now, other, effects),

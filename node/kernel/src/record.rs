@@ -62,8 +62,11 @@ pub enum Record {
     ChargeGone(ObjectId),
     /// Who acts for a home, or for whom this node has voted.
     Reign(Box<Reign>),
-    /// A job of another home that was kept here is this node's to decide from now on. Counts one accepted.
+    /// A job of another home is this node's to decide from now on. Counts as accepted, and what of it has ended as settled; an
+    /// element of an array counts with that.
     Taken(Box<TakenJob>),
+    /// This node hands over all that it has to another one, or no longer does: that is done, and it stops.
+    Drain(Option<Drain>),
     /// A settled job stands otherwise: the other side of a cut has settled it as well, in a higher epoch. Counts nothing.
     Merged(ObjectId, Box<Standing>),
 }
@@ -162,6 +165,19 @@ pub struct Reign {
     /// The votes, where it is this node: those of the others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub votes: Vec<SignedVote>,
+}
+
+/// This node leaves: to whom it hands over what it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// The other node.
+    pub to: NodeId,
+    /// The number of the set, of this node and the other one, under which jobs go that no set keeps.
+    pub set: u32,
+    /// Runs are not waited for: they begin anew at the other node.
+    pub hasten: bool,
+    /// Since when, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
 }
 
 /// A job of another home that a regent takes over.

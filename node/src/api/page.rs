@@ -199,6 +199,7 @@ mod tests {
             blobs: Some(BlobTotals { count: 9, bytes: 3 << 20 }),
             resident_bytes: Some(50 << 20),
             stopping: false,
+            draining: None,
             peer: None,
         }
     }

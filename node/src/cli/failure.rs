@@ -90,7 +90,7 @@ impl From<Problem> for Failure {
         let code = match problem.kind {
             Kind::NotFound | Kind::BlobUnavailable => NOT_FOUND,
             Kind::Unauthenticated | Kind::Forbidden => REFUSED,
-            Kind::Unavailable => UNREACHABLE,
+            Kind::Unavailable | Kind::Draining => UNREACHABLE,
             _ => FAILED,
         };
         let next = match problem.kind {
@@ -104,6 +104,7 @@ impl From<Problem> for Failure {
             Kind::ImportNotGranted => "grant it with --grant, or take the import out",
             Kind::Full => "wait until some of it is done, then try again",
             Kind::StorageUnavailable => "free space on the node's disk, then try again; nothing was accepted",
+            Kind::Draining => "speak to that node, with --node ADDRESS",
             Kind::Unavailable => "try again when the node has started",
             Kind::Conflict | Kind::PreconditionFailed => "look at it again, then decide",
             Kind::Internal => "the node's log says more",

@@ -62,6 +62,7 @@ pub(crate) fn node_text(node: &Node) -> String {
     rows.extend(node.http.clone().map(|http| ("http", http)));
     let stopping = if node.stopping { ", stopping" } else { "" };
     rows.extend(node.started_ms.map(|started_ms| ("up", format!("{}{stopping}", age(started_ms)))));
+    rows.extend(node.draining.as_ref().map(|draining| ("draining", super::drain::text(draining))));
     rows.extend(node.resident_bytes.map(|bytes| ("memory", size(bytes))));
     rows.push(("workers", format!("{} with {} slots", node.workers, node.slots)));
     rows.extend(node.jobs.map(|jobs| {

@@ -10,6 +10,7 @@ use shoal_mesh::Stream;
 use shoal_protocol::limits::CLIENT_FRAME_LEN_MAX;
 use shoal_protocol::object::job::{LogPlace, Payload};
 use shoal_protocol::wire::client::{Call, Reply};
+use shoal_protocol::wire::drain::{HandOver, HandedOver};
 use shoal_protocol::wire::peer::{self, Answered, Ask, BodyFormat, Forwarded};
 use shoal_protocol::{Kind, NodeId, ObjectId, Problem, Traceparent};
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
@@ -44,6 +45,10 @@ pub(super) async fn answer(
             frames::write(&mut stream, &reply, CLIENT_FRAME_LEN_MAX).await?;
             Ok(stream.shutdown().await?)
         }
+        Ask::HandOver(handed) => {
+            let (reader, mut writer) = tokio::io::split(stream);
+            unless_gone(reader, take_over(service, from, *handed, &mut writer)).await
+        }
         Ask::Call { call, format, body } => {
             let (reader, mut writer) = tokio::io::split(stream);
             unless_gone(reader, carry_out(service, &caller, call, format, body.0, &mut writer)).await
@@ -66,6 +71,12 @@ async fn unless_gone(
         answered = answering => answered,
         _ = reader.read_u8() => Ok(()),
     }
+}
+
+async fn take_over(service: &Service, from: NodeId, handed: HandOver, stream: &mut Writer) -> Result<(), FrameError> {
+    let reply: Reply<HandedOver> = service.inherit(from, handed).await;
+    frames::write(stream, &reply, CLIENT_FRAME_LEN_MAX).await?;
+    Ok(stream.shutdown().await?)
 }
 
 async fn carry_out(

@@ -161,6 +161,9 @@ impl Gate for Door {
 }
 
 async fn may_have(parts: &Parts, from: NodeId, blob: BlobId) -> Result<bool, Problem> {
+    if parts.service.hands_over_to(from) {
+        return Ok(true);
+    }
     let store = parts.service.store();
     // What global KV has stands under its scope; what is local stays here.
     let functions = reference_prefix(blob, ReferrerKind::Function);

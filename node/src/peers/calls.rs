@@ -11,6 +11,7 @@ use shoal_mesh::{Lane, Stream};
 use shoal_protocol::limits::{CLIENT_FRAME_LEN_MAX, DIRECT_ADDRESSES_MAX};
 use shoal_protocol::object::job::{LogPart, LogPlace, Payload};
 use shoal_protocol::wire::client::{Call, Reply};
+use shoal_protocol::wire::drain::{HandOver, HandedOver};
 use shoal_protocol::wire::peer::{self, Answered, Ask, BodyFormat, Forwarded};
 use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem};
 use tokio::time::timeout;
@@ -29,6 +30,9 @@ const REACH_MAX: Duration = Duration::from_secs(2);
 const HOME_FIRST: Duration = Duration::from_millis(300);
 /// How long a home may take to answer; a wait has its own time on top.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
+/// How long a node may take to fetch what it is handed over. Why ten minutes: blobs may be long; what it has fetched by then it
+/// need not fetch again.
+const HAND_OVER_WAIT: Duration = Duration::from_secs(600);
 /// How long a token that goes with a call counts, in milliseconds. Why a minute: clocks differ.
 const TOKEN_MS: u64 = 60_000;
 /// The answer to where the direct path of a node is, in bytes: some addresses, or a problem.
@@ -147,6 +151,14 @@ impl Peers {
         let mut told = told.await.map_err(|error| gone(at, &error))??;
         told.truncate(DIRECT_ADDRESSES_MAX);
         Ok(told)
+    }
+
+    /// Hands something over to another node; the answer comes when that is durable there.
+    pub(crate) async fn hand_over(&self, to: NodeId, handed: HandOver) -> Result<HandedOver, Problem> {
+        let at = Home(to);
+        let mut stream = self.ask(at, &Caller::ANONYMOUS, Ask::HandOver(Box::new(handed))).await?;
+        let answer = frames::expect_within::<Reply<HandedOver>>(&mut stream, CLIENT_FRAME_LEN_MAX, HAND_OVER_WAIT);
+        answer.await.map_err(|error| gone(at, &error))?
     }
 
     async fn ask(&self, at: Home, caller: &Caller, ask: Ask) -> Result<Stream, Problem> {

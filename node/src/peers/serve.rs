@@ -107,7 +107,7 @@ impl Parts {
             workers: own.workers,
             waiting: own.waiting,
             replica: Some(self.replicas.digest()),
-            stopping: self.service.is_stopping(),
+            stopping: self.service.is_stopping() || self.service.is_draining(),
         }
     }
 }

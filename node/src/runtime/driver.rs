@@ -108,6 +108,7 @@ impl Driver {
         self.kernel.restore_keys(rows::read_keys(&self.store)?.into_iter());
         self.kernel.restore_settled(now(), self.kept.iter());
         self.kernel.restore_checkpoints(saved.into_iter(), saved_by_guests.into_iter());
+        self.kernel.restore_drain(rows::read_drain(&self.store)?);
         for input in (self.known)() {
             if let Input::Function(function) = &input {
                 gone.remove(&function.id);

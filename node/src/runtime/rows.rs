@@ -4,6 +4,7 @@ mod arrays;
 mod calls;
 mod charges;
 mod checkpoints;
+mod drain;
 mod guests;
 mod keys;
 mod memos;
@@ -26,9 +27,12 @@ pub(super) use arrays::clear_some;
 pub(crate) use calls::read_called;
 pub(super) use calls::read_calls;
 pub(super) use charges::{Custody, read_custody};
-pub(crate) use charges::{KeptJob, charges_before, charges_begun_before, read_charge, read_custodians, read_right};
+pub(crate) use charges::{
+    KeptJob, charges_before, charges_begun_before, read_acting, read_charge, read_custodians, read_right,
+};
 pub(super) use checkpoints::read_checkpoints;
 pub(crate) use checkpoints::{CHECKPOINT_PLACE, read_checkpoint, read_guest_checkpoint};
+pub(crate) use drain::{Place, read_drain, settled_behind};
 pub(super) use guests::read_guests;
 pub(crate) use guests::{read_guest, read_guest_end};
 pub(super) use keys::read_keys;
@@ -190,6 +194,7 @@ pub(super) fn append(
         Record::Charge(charge) => charges::charge(*charge, rows),
         Record::Reign(reign) => charges::reign(&reign, rows),
         Record::Taken(taken) => take_over(&taken, counts, rows),
+        Record::Drain(drain) => rows.push(drain::row(drain.as_ref())),
         Record::Merged(id, standing) => merge(id, &standing, store, kept, rows)?,
         Record::ChargeGone(job) => charges::gone(store, job, rows)?,
     }
@@ -244,15 +249,24 @@ fn sweep(
     Ok(())
 }
 
-/// The rows of a job of another home that is this node's to decide from now on.
+/// The rows of a job of another home that is this node's to decide from now on. What of it has ended elsewhere is counted with it;
+/// an element with its array.
 fn take_over(taken: &TakenJob, counts: &mut Counts, rows: &mut Vec<Mutation>) {
     charges::taken(taken, rows);
     let (accepted, standing) = (&taken.accepted, &taken.standing);
-    counts.accepted += 1;
-    rows.extend(keys::row(accepted));
-    put_accepted(accepted, rows);
-    rows.push(Mutation::put(Table::Open, key_of(accepted.id), Bytes::new()));
-    put_standing(accepted.id, standing, counts, rows);
+    let settled = standing.state.is_settled();
+    if accepted.array_id().is_none() {
+        let size = u64::from(accepted.size());
+        let ended = standing.elements.map_or(0, |elements| u64::from(elements.begun - elements.under_way()));
+        counts.accepted += size;
+        counts.settled += if settled { size } else { ended };
+        rows.extend(keys::row(accepted));
+        put_accepted(accepted, rows);
+    }
+    if !settled {
+        rows.push(Mutation::put(Table::Open, key_of(accepted.id), Bytes::new()));
+    }
+    put_standing(accepted.id, standing, &mut Counts::default(), rows);
 }
 
 /// A settled job stands otherwise: what the other settlement refers to stays with it.

@@ -20,7 +20,8 @@ use shoal_protocol::object::blob::{Blob, BlobPatch};
 use shoal_protocol::object::job::Payload;
 use shoal_protocol::object::node::BlobTotals;
 use shoal_protocol::wire::client::BlobStored;
-use shoal_protocol::{BlobId, Kind, ObjectId, Problem, codec};
+use shoal_protocol::wire::drain::HandedBlob;
+use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem, codec};
 
 use super::answer::{Answer, Body, Format, PageRequest};
 use super::stream::{self, Exact};
@@ -173,6 +174,50 @@ impl Service {
         // Only now: until the row stands the blob must not be collected.
         drop(held);
         Ok(BlobStored { id, size })
+    }
+
+    /// Fetches a blob from a node that leaves, and keeps it as that one did.
+    pub(super) async fn inherit_blob(&self, from: NodeId, blob: HandedBlob) -> Result<(), Problem> {
+        let HandedBlob { id, size, owner, uploaded_ms, keep, name } = blob;
+        let held = match self.hold_blob(id).await? {
+            Some(held) => held,
+            None => self.fetch_from(id, size, vec![from]).await?,
+        };
+        let mut name = name;
+        name.truncate(name.floor_char_boundary(BLOB_NAME_LEN_MAX));
+        name.retain(|letter| !letter.is_control());
+        let theirs = Info { owner, others: Vec::new(), uploaded_ms: uploaded_ms.min(now().wall_ms), keep, name };
+        let decided = self.0.runtime.store().decide(move |view| {
+            let before = view.get(Table::Blobs, id.as_bytes())?.and_then(|row| codec::decode::<Info>(&row).ok());
+            let info = match before {
+                Some(before) => Info {
+                    others: theirs.owner.map_or_else(|| before.others.clone(), |owner| others(&before, owner)),
+                    owner: before.owner.or(theirs.owner),
+                    uploaded_ms: before.uploaded_ms.max(theirs.uploaded_ms),
+                    keep: before.keep || theirs.keep,
+                    name: if before.name.is_empty() { theirs.name } else { before.name },
+                },
+                None => theirs,
+            };
+            Ok((vec![Mutation::put(Table::Blobs, id.as_bytes().to_vec(), codec::encode(&info))], ()))
+        });
+        decided.await?;
+        drop(held);
+        self.0.peers.tell_of_blob(id, size);
+        Ok(())
+    }
+
+    /// Some of the blobs of this node, behind one, with what is known of each.
+    pub(super) async fn blobs_behind(&self, after: Option<BlobId>, limit: usize) -> Result<Vec<HandedBlob>, Problem> {
+        let found = self.0.blobs.list(after, limit).await.map_err(|error| problem(&error))?;
+        let handed = found.into_iter().map(|(id, size)| {
+            let info = self.info(id)?;
+            let (owner, keep) =
+                (info.as_ref().and_then(|info| info.owner), info.as_ref().is_some_and(|info| info.keep));
+            let uploaded_ms = info.as_ref().map_or_else(|| now().wall_ms, |info| info.uploaded_ms);
+            Ok(HandedBlob { id, size, owner, uploaded_ms, keep, name: info.map(|info| info.name).unwrap_or_default() })
+        });
+        handed.collect()
     }
 
     /// Opens a blob of this node that the caller may read.

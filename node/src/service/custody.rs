@@ -102,6 +102,18 @@ impl Service {
         Ok(!self.0.peers.reaches(kept.home).await)
     }
 
+    /// The other node that decides a job which is kept here and whose home is away: a change of it is for that one.
+    pub(super) async fn acting_for(&self, job: ObjectId, operation: Operation) -> Result<Option<Home>, Problem> {
+        if operation != Operation::Write {
+            return Ok(None);
+        }
+        let regent = read_charge(self.0.runtime.store(), job)?.and_then(|kept| kept.standing.regent);
+        match regent.filter(|regent| *regent != self.node_id()) {
+            Some(regent) if self.0.peers.reaches(regent).await => Ok(Some(Home(regent))),
+            _ => Ok(None),
+        }
+    }
+
     /// Refuses to change a job that is only kept here.
     pub(super) async fn check_may_change(&self, caller: &Caller, call: &Call) -> Result<(), Problem> {
         let Some(job) = self.elsewhere(call).filter(|_| operation_of(call).0 == Operation::Write) else {

@@ -28,6 +28,7 @@ use super::answer::{Answer, Body, Format, PageRequest};
 use super::{Caller, Service, target};
 pub(crate) use global::GlobalKv;
 use operations::{Author, Done};
+pub(super) use rows::local_behind;
 use rows::{Bounds, list_keys, read};
 
 /// What a frame holds beside the entries of a list, in bytes: far less than this.

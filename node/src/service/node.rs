@@ -14,7 +14,7 @@ use shoal_protocol::{BlobId, Kind, Problem};
 use tokio::sync::{Notify, watch};
 
 use super::answer::{Answer, Body, Format, PageRequest};
-use super::{Caller, Service, target};
+use super::{Caller, Leaving, Service, target};
 use crate::config::Config;
 use crate::metrics;
 use crate::runtime::{job_counts, now};
@@ -39,6 +39,8 @@ pub(crate) struct Facts {
     pub(crate) stopping: AtomicBool,
     /// Told when somebody asks the node to stop.
     pub(crate) stop: Arc<Notify>,
+    /// How far the node is that leaves.
+    pub(crate) leaving: Leaving,
     /// Told when somebody wants a fresh process in the place of the node's own worker; none: the node starts no worker.
     pub(crate) replace_worker: Option<watch::Sender<()>>,
 }
@@ -108,6 +110,7 @@ impl Service {
             blobs: Some(self.blob_totals().await),
             resident_bytes: crate::metrics::resident_bytes(),
             stopping: self.is_stopping(),
+            draining: facts.leaving.now(),
             peer: None,
         }
     }
@@ -123,7 +126,7 @@ impl Service {
     }
 
     /// Other nodes, as this one sees them: those that it has a way to, the neighbours first, then those that it had.
-    fn peer_nodes(&self) -> Vec<Node> {
+    pub(super) fn peer_nodes(&self) -> Vec<Node> {
         let digest = self.0.replicas.digest();
         let peers = &self.0.peers;
         let mut infos = peers.mesh().peers();
@@ -138,6 +141,10 @@ impl Service {
     pub(crate) fn health(&self) -> Result<(), Problem> {
         if self.is_stopping() {
             return Err(Problem::new(Kind::Unavailable, "the node is stopping"));
+        }
+        if let Some(draining) = self.0.node.leaving.now() {
+            let detail = format!("the node leaves and hands over what it has to node {}", draining.to);
+            return Err(Problem::new(Kind::Draining, detail));
         }
         match self.0.runtime.store().failure() {
             None => Ok(()),
@@ -181,7 +188,7 @@ impl Service {
         Answer::new(200, format, &page.page(shown.map(|node| (node.id.to_string(), node))))
     }
 
-    fn check_is_this(&self, object: &str) -> Result<(), Problem> {
+    pub(super) fn check_is_this(&self, object: &str) -> Result<(), Problem> {
         let id = self.0.identity.node_id().to_string();
         if object == id || object == "self" || object == self.0.node.settings().name {
             return Ok(());
@@ -202,7 +209,7 @@ impl Service {
         Answer::object(200, format, &self.node().await)
     }
 
-    fn check_operates(caller: &Caller, what: &str) -> Result<(), Problem> {
+    pub(super) fn check_operates(caller: &Caller, what: &str) -> Result<(), Problem> {
         if rights::may_operate(&caller.principal) { Ok(()) } else { Err(rights::refusal(&caller.principal, what)) }
     }
 
@@ -255,6 +262,7 @@ fn peer_node(mesh: &Mesh, info: &PeerInfo, hint: Option<Hint>, digest: BlobId) -
         blobs: None,
         resident_bytes: None,
         stopping: hint.stopping,
+        draining: None,
         peer: Some(Peer {
             path: info.connected.then_some(info.path),
             rtt_us: info.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),

@@ -83,6 +83,7 @@ impl World {
             started_ms: 0,
             settings: RwLock::default(),
             stopping: AtomicBool::new(false),
+            leaving: Leaving::default(),
             stop: Arc::new(Notify::new()),
             replace_worker: None,
         };

@@ -57,11 +57,13 @@ pub(crate) enum Table {
     Calls = 41,
     /// Id of a settled job whose URL is still to be called → nothing.
     CallsOpen = 42,
+    /// To whom this node hands over what it has, while it leaves.
+    Drain = 50,
 }
 
 impl Table {
     /// Every table.
-    pub(crate) const ALL: [Self; 25] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::Jobs,
         Self::Standings,
         Self::Changes,
@@ -87,6 +89,7 @@ impl Table {
         Self::Memos,
         Self::Calls,
         Self::CallsOpen,
+        Self::Drain,
     ];
 
     /// The name in redb.
@@ -117,6 +120,7 @@ impl Table {
             Self::Memos => "memos",
             Self::Calls => "calls",
             Self::CallsOpen => "calls_open",
+            Self::Drain => "drain",
         }
     }
 

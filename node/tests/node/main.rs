@@ -10,6 +10,7 @@ mod checkpoints;
 mod commands;
 mod custody;
 mod demo;
+mod drain;
 mod flood;
 mod following;
 mod life;

@@ -246,7 +246,7 @@ async fn what_is_not_kept_at_a_node_is_passed_on_there_whole_and_in_part() {
     mesh.stop().await;
 }
 
-async fn read(mut blob: Download) -> Vec<u8> {
+pub(crate) async fn read(mut blob: Download) -> Vec<u8> {
     let mut bytes = Vec::new();
     while let Some(chunk) = blob.chunk().await.unwrap() {
         bytes.extend_from_slice(&chunk);

@@ -1,6 +1,6 @@
 //! Nodes and workers.
 
-use shoal_protocol::object::node::{Node, NodePatch};
+use shoal_protocol::object::node::{Drain, Draining, Node, NodePatch};
 use shoal_protocol::object::worker::{NewWorker, Ticket, Worker, WorkerPatch};
 use shoal_protocol::object::{Class, ListQuery, Page};
 use shoal_protocol::{NodeId, WorkerId};
@@ -21,6 +21,11 @@ impl Client {
     /// Changes a node's name or labels.
     pub async fn set_node(&self, id: NodeId, patch: &NodePatch) -> Result<Node, Error> {
         self.set(Class::Node, id, None, patch).await
+    }
+
+    /// Lets a node hand over all that it has to another one, and stop then.
+    pub async fn drain(&self, id: NodeId, drain: &Drain) -> Result<Draining, Error> {
+        self.method(Class::Node, id, "drain", &[], drain).await
     }
 
     /// Workers that are or were attached to the node.

@@ -45,9 +45,86 @@ pub struct Node {
     pub resident_bytes: Option<u64>,
     /// Whether the node is about to stop and takes no more jobs.
     pub stopping: bool,
+    /// It leaves: to whom it hands over what it has, and how far it is. Of the node that is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining: Option<Draining>,
     /// How the node that is asked sees this other one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<Peer>,
+}
+
+/// What a node is asked that is to leave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Drain {
+    /// To whom everything goes: the id or the name of a node that this one knows.
+    pub to: String,
+    /// Runs are not waited for: their jobs begin anew at the other node.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub now: bool,
+}
+
+/// How far a node is that leaves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Draining {
+    /// To whom everything goes.
+    pub to: NodeId,
+    /// Since when, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+    /// Runs are not waited for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub now: bool,
+    /// What is being handed over.
+    pub phase: DrainPhase,
+    /// Jobs of this home that are still to be handed over.
+    pub waiting: u64,
+    /// Jobs of this home that run.
+    pub running: u64,
+    /// Runs of other homes' jobs that go on here.
+    pub guests: u64,
+    /// Unsettled jobs that were handed over since the node started.
+    pub jobs: u64,
+    /// Settled jobs that were handed over, elements of arrays one by one.
+    pub settled: u64,
+    /// Blobs that were handed over.
+    pub blobs: u64,
+    /// Keys of the local KV that were handed over.
+    pub keys: u64,
+    /// Keys at which something else stands at the other node: there that stays. As `NAMESPACE/KEY`, the first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub differ: Vec<String>,
+    /// What keeps it from going on; it is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+/// The parts of leaving, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DrainPhase {
+    /// Jobs that have not settled; those that run are waited for.
+    Jobs,
+    /// Settled jobs, with their results.
+    Settled,
+    /// Blobs.
+    Blobs,
+    /// Local KV.
+    Keys,
+    /// All is handed over: the node stops.
+    Done,
+}
+
+impl DrainPhase {
+    /// As it is written.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Jobs => "jobs",
+            Self::Settled => "settled",
+            Self::Blobs => "blobs",
+            Self::Keys => "keys",
+            Self::Done => "done",
+        }
+    }
 }
 
 /// A node, as another one sees it.

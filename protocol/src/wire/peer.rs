@@ -19,6 +19,7 @@ use crate::record::Accepted;
 use crate::regency::{Regency, SignedVote};
 use crate::wire::client::Call;
 use crate::wire::custody::{Holding, Keep, KeepTaken, Kept};
+use crate::wire::drain::HandOver;
 use crate::wire::worker::Run;
 use crate::{Kind, Octets, Problem};
 
@@ -213,7 +214,7 @@ impl Right {
 }
 
 /// The first frame of a call stream: a client's call that goes on to the home of its object.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Forwarded {
     /// Who calls.
     pub caller: Caller,
@@ -237,7 +238,7 @@ pub enum Caller {
 }
 
 /// What is asked of a home, or of a node that has a blob. Frames are those of clients, [`crate::limits::CLIENT_FRAME_LEN_MAX`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ask {
     /// An operation. Answered by `Reply<Answered>`.
@@ -271,6 +272,8 @@ pub enum Ask {
         /// Which.
         id: BlobId,
     },
+    /// As a node that leaves: take this. Answered by `Reply<HandedOver>`.
+    HandOver(Box<HandOver>),
     /// Where the node's direct path for blobs is. Answered by `Reply<Vec<SocketAddr>>`, at most
     /// [`crate::limits::DIRECT_ADDRESSES_MAX`]; empty: it has none.
     Direct,

@@ -29,12 +29,18 @@ const SUBMIT_EVERY: Duration = Duration::from_millis(20);
 const AT_ONCE: usize = 32;
 /// How long all jobs together may take to settle once nothing is killed any more.
 const SETTLE_MAX: Duration = Duration::from_secs(180);
+/// The pause before a job is asked for again.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// Jobs that the report names.
 const NAMED_MAX: usize = 3;
 
 /// One node, as clients see it: none while it is away.
 #[derive(Debug)]
-pub(super) struct Home(watch::Sender<Option<Connection>>);
+pub(super) struct Home {
+    connection: watch::Sender<Option<Connection>>,
+    /// Of a user that every node knows; none: each node has its own.
+    token: Option<String>,
+}
 
 /// A client, which says nothing of itself.
 #[derive(Clone)]
@@ -49,20 +55,37 @@ impl std::fmt::Debug for Connection {
 impl Home {
     /// The node is killed, or was.
     pub(super) fn gone(&self) {
-        self.0.send_replace(None);
+        self.connection.send_replace(None);
     }
 
-    /// The node runs again. Returns once it answers.
+    /// The node runs again. Returns once it answers, and knows what is to be run.
     pub(super) async fn is_back(&self, node: &Node) -> anyhow::Result<()> {
-        let options = Options { token: Some(node.token()?), reconnect_for: Duration::ZERO, ..Options::default() };
-        let client = Client::connect_with(&node.gateway()?, options).await?;
-        client.node().await?;
-        self.0.send_replace(Some(Connection(client)));
+        let deadline = Instant::now() + PATIENCE;
+        let client = loop {
+            match self.reached(node).await {
+                Ok(client) => break client,
+                // The user and the function come to it.
+                Err(_) if self.token.is_some() && Instant::now() < deadline => tokio::time::sleep(LOOK_EVERY).await,
+                Err(error) => return Err(error),
+            }
+        };
+        self.connection.send_replace(Some(Connection(client)));
         Ok(())
     }
 
+    async fn reached(&self, node: &Node) -> anyhow::Result<Client> {
+        let token = self.token.clone().map_or_else(|| node.token(), Ok)?;
+        let options = Options { token: Some(token), reconnect_for: Duration::ZERO, ..Options::default() };
+        let client = Client::connect_with(&node.gateway()?, options).await?;
+        client.node().await?;
+        if self.token.is_some() {
+            client.function(NAME).await?;
+        }
+        Ok(client)
+    }
+
     fn client(&self) -> anyhow::Result<Client> {
-        let connection = self.0.borrow().clone();
+        let connection = self.connection.borrow().clone();
         Ok(connection.context("a node is away")?.0)
     }
 }
@@ -131,23 +154,30 @@ pub(super) struct Counts {
 }
 
 impl Load {
-    /// Deploys the function, and lets so many clients submit, by turns at each node.
+    /// Deploys the function, and lets so many clients submit, by turns at each node. With a durability jobs are those of one user,
+    /// who is known everywhere.
     ///
     /// # Errors
     /// When that cannot be done.
-    pub(super) async fn begin(nodes: &[Node], clients: usize) -> anyhow::Result<Self> {
-        let mut homes = Vec::with_capacity(nodes.len());
-        for node in nodes {
-            let home = Home(watch::Sender::new(None));
+    pub(super) async fn begin(nodes: &[Node], clients: usize, durability: Option<u8>) -> anyhow::Result<Self> {
+        let mut homes: Vec<Home> = Vec::with_capacity(nodes.len());
+        let token = durability.and(nodes.first()).map(minted).transpose()?;
+        for (place, node) in nodes.iter().enumerate() {
+            let home = Home { connection: watch::Sender::new(None), token: token.clone() };
+            if token.is_none() || place == 0 {
+                let first = Home { connection: watch::Sender::new(None), token: None };
+                let own = first.reached(node).await?;
+                deploy(&own).await?;
+            }
             home.is_back(node).await?;
-            deploy(&home.client()?).await?;
             homes.push(home);
         }
         let (stop, seen) = (watch::Sender::new(false), Arc::<Mutex<Seen>>::default());
         let submitting = (0..clients).filter_map(|number| {
             let place = number % homes.len();
-            let home = homes.get(place)?.0.subscribe();
-            let submitter = Submitter { number, place, home, seen: Arc::clone(&seen), stop: stop.subscribe() };
+            let home = homes.get(place)?.connection.subscribe();
+            let submitter =
+                Submitter { number, place, durability, home, seen: Arc::clone(&seen), stop: stop.subscribe() };
             Some(tokio::spawn(submitter.run()))
         });
         let clients = Mutex::new(submitting.collect());
@@ -174,11 +204,33 @@ impl Load {
     pub(super) async fn check(&self) -> anyhow::Result<Outcome> {
         let Seen { acknowledged, unknown } =
             std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut outcome = Outcome { acknowledged: acknowledged.len(), unknown, ..Outcome::default() };
-        outcome.times = acknowledged.iter().map(|job| job.took).collect();
         ensure!(!acknowledged.is_empty(), "no job was acknowledged");
+        let mut outcome = self.ends(&acknowledged, None).await;
+        outcome.unknown = unknown;
+        outcome.counts = self.counts().await?;
+        Ok(outcome)
+    }
+
+    /// Waits until all jobs have ended whose home is this one, which is gone for good, and looks how: at the other nodes.
+    pub(super) async fn check_lost(&self, gone: usize) -> Outcome {
+        let lost: Vec<Acknowledged> = {
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.acknowledged.extract_if(.., |job| job.home == gone).collect()
+        };
+        self.ends(&lost, Some(gone)).await
+    }
+
+    async fn ends(&self, acknowledged: &[Acknowledged], gone: Option<usize>) -> Outcome {
+        let mut outcome = Outcome { acknowledged: acknowledged.len(), ..Outcome::default() };
+        outcome.times = acknowledged.iter().map(|job| job.took).collect();
         let deadline = Instant::now() + SETTLE_MAX;
-        let checking = acknowledged.iter().map(|job| self.ended(job, deadline));
+        let others: Vec<usize> = (0..self.homes.len()).filter(|place| Some(*place) != gone).collect();
+        let asked = |number: usize, job: &Acknowledged| match gone {
+            Some(_) => others.get(number % others.len().max(1)).copied().unwrap_or_default(),
+            None => job.home,
+        };
+        let checking =
+            acknowledged.iter().enumerate().map(|(number, job)| self.ended(job, asked(number, job), deadline));
         let mut checked = stream::iter(checking).buffer_unordered(AT_ONCE);
         while let Some((job, ended)) = checked.next().await {
             match ended {
@@ -189,17 +241,27 @@ impl Load {
                 Err(error) => outcome.wrong.add(format!("{}: {error:#}", job.id)),
             }
         }
-        outcome.counts = self.counts().await?;
-        Ok(outcome)
+        outcome
     }
 
-    async fn ended(&self, job: &Acknowledged, deadline: Instant) -> (Acknowledged, anyhow::Result<(u32, bool)>) {
-        (*job, self.result(job, deadline).await)
+    /// Until the deadline it is asked again: while nobody decides a job whose home is gone, or while a node is away.
+    async fn ended(
+        &self,
+        job: &Acknowledged,
+        at: usize,
+        deadline: Instant,
+    ) -> (Acknowledged, anyhow::Result<(u32, bool)>) {
+        loop {
+            match self.result(job, at, deadline).await {
+                Err(_) if Instant::now() < deadline => tokio::time::sleep(ASK_AGAIN).await,
+                ended => return (*job, ended),
+            }
+        }
     }
 
     /// How many attempts a job had, and whether its result is that of an earlier one.
-    async fn result(&self, job: &Acknowledged, deadline: Instant) -> anyhow::Result<(u32, bool)> {
-        let client = self.home(job.home).client()?;
+    async fn result(&self, job: &Acknowledged, at: usize, deadline: Instant) -> anyhow::Result<(u32, bool)> {
+        let client = self.home(at).client()?;
         let left = deadline.saturating_duration_since(Instant::now());
         let shown: Job = client.wait(job.id, Some(left), true).await?;
         ensure!(shown.state == State::Succeeded, "is {}: {:?}", shown.state.text(), shown.failure);
@@ -239,6 +301,22 @@ impl Load {
     }
 }
 
+impl Outcome {
+    /// Both together; the counts are those of the other.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        let Self { acknowledged, unknown, times, wrong, old, attempts, counts } = other;
+        self.acknowledged += acknowledged;
+        self.unknown += unknown;
+        self.times.extend(times);
+        self.wrong.count += wrong.count;
+        self.wrong.first.extend(wrong.first);
+        self.wrong.first.truncate(NAMED_MAX);
+        self.old += old;
+        self.attempts += attempts;
+        Self { counts, ..self }
+    }
+}
+
 impl Wrong {
     fn add(&mut self, text: String) {
         self.count += 1;
@@ -246,6 +324,13 @@ impl Wrong {
             self.first.push(text);
         }
     }
+}
+
+/// A token of the node's operator that counts at every node.
+fn minted(node: &Node) -> anyhow::Result<String> {
+    let minted = node.shoal(&["token", "mint"]).output()?;
+    ensure!(minted.status.success(), "no token: {}", String::from_utf8_lossy(&minted.stderr));
+    Ok(String::from_utf8(minted.stdout)?.trim().to_owned())
 }
 
 async fn deploy(client: &Client) -> anyhow::Result<()> {
@@ -261,6 +346,7 @@ async fn deploy(client: &Client) -> anyhow::Result<()> {
 struct Submitter {
     number: usize,
     place: usize,
+    durability: Option<u8>,
     home: watch::Receiver<Option<Connection>>,
     seen: Arc<Mutex<Seen>>,
     stop: watch::Receiver<bool>,
@@ -300,7 +386,7 @@ impl Submitter {
 
     /// By turns a job whose result says which attempt it is of, one whose result is its input, and one whose result is long.
     fn job(&self, count: u64) -> (Submit, Expected) {
-        let job = Submit { function: NAME.into(), ..Submit::default() };
+        let job = Submit { function: NAME.into(), durability: self.durability, ..Submit::default() };
         match count % 3 {
             0 => (Submit { args: vec!["describe".into()], ..job }, Expected::Attempt),
             1 => {

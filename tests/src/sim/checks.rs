@@ -345,6 +345,7 @@ impl Checks {
             Record::Custodians(_) | Record::Charge(_) | Record::ChargeGone(_) | Record::Reign(_) => {
                 self.charges.write(record)
             }
+            Record::Drain(_) => Ok(()),
             Record::Taken(taken) => {
                 self.charges.write(record)?;
                 let (accepted, standing) = (taken.accepted.clone(), taken.standing.clone());

@@ -233,6 +233,8 @@ impl Disk {
             Record::Charge(charge) => return self.keep(*charge),
             Record::Reign(reign) => return self.reign(*reign),
             Record::Taken(taken) => return self.take(*taken),
+            // No node of a simulated mesh leaves.
+            Record::Drain(_) => {}
             Record::Merged(id, standing) => match self.jobs.get_mut(&id) {
                 Some((_, current))
                     if current.state.is_settled()
@@ -253,28 +255,13 @@ impl Disk {
 
     /// What a restarted kernel is told of custodians.
     pub fn custody(&self) -> (Vec<CustodianSet>, Vec<ChargeState>, Vec<Reign>) {
-        let charges = self.charges.iter().map(|(job, (home, set, accepted, standing))| ChargeState {
-            job: *job,
-            home: *home,
-            set: *set,
-            revision: standing.revision,
-            array: accepted.extras.array.filter(|_| accepted.is_array()),
-            lacks_input: accepted.extras.input_of.is_some() && accepted.input.size() == 0,
-            settled: standing.state.is_settled(),
-            taken: false,
-        });
-        let taken = self.taken.iter().filter_map(|(job, (home, set))| {
+        let charges = self
+            .charges
+            .values()
+            .map(|(home, set, accepted, standing)| charge_state((*home, *set), accepted, standing, false));
+        let taken = self.taken.iter().filter_map(|(job, realm)| {
             let (accepted, standing) = self.jobs.get(job)?;
-            Some(ChargeState {
-                job: *job,
-                home: *home,
-                set: *set,
-                revision: standing.revision,
-                array: accepted.extras.array.filter(|_| accepted.is_array()),
-                lacks_input: accepted.extras.input_of.is_some() && accepted.input.size() == 0,
-                settled: standing.state.is_settled(),
-                taken: true,
-            })
+            Some(charge_state(*realm, accepted, standing, true))
         });
         let reigns = self.reigns.values().cloned().collect();
         (self.sets.values().cloned().collect(), charges.chain(taken).collect(), reigns)
@@ -336,6 +323,20 @@ impl Disk {
             (None, None) => return Err(format!("something new is written of {job}, which is not kept")),
         }
         Ok(())
+    }
+}
+
+/// What a kernel remembers of a job that is kept under this set of its home.
+fn charge_state((home, set): (NodeId, u32), accepted: &Accepted, standing: &Standing, taken: bool) -> ChargeState {
+    ChargeState {
+        job: accepted.id,
+        home,
+        set,
+        revision: standing.revision,
+        array: accepted.extras.array.filter(|_| accepted.is_array()),
+        lacks_input: accepted.extras.input_of.is_some() && accepted.input.size() == 0,
+        settled: standing.state.is_settled(),
+        taken,
     }
 }
 

@@ -46,6 +46,10 @@ impl<F: Faults> Machine<F> {
             Command::Peers => self.list_peers(now, &principal),
             Command::RunsWith(node) => Ok(self.runs_with(node)),
             Command::Load => Ok(Reply::Load(self.load())),
+            Command::Drain { to, hasten } => self.begin_drain(now, &principal, to, hasten, effects),
+            Command::HandOver => Ok(self.hand_over(now, effects)),
+            Command::Drained => self.drained(&principal, effects),
+            Command::Inherit(inheritance) => self.inherit(now, &principal, *inheritance, effects),
         };
         effects.push(Effect::Reply { request, reply });
     }
@@ -209,9 +213,13 @@ impl<F: Faults> Machine<F> {
                 format!("the element has not begun: {what} once it has, or its array, {}", array.id()),
             ));
         }
+        let drain = self.drain;
         let job = self.jobs.get_mut(id).ok_or_else(|| unknown_job(id))?;
         if !rights::may_change_job(principal, job.accepted.spec.owner) {
             return Err(rights::refusal(principal, what));
+        }
+        if let Some(drain) = drain.filter(|_| job.placed().is_none() && job.phase != Phase::Yielded) {
+            return Err(super::drain::refusal(&drain).retry_after(YIELDED_RETRY_MS));
         }
         if job.phase == Phase::Yielded {
             let detail = format!("{what} at its regent: {}", reason::yielded(job).message);

@@ -325,7 +325,11 @@ impl<F: Faults> Machine<F> {
     fn look_for_custodians(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.begin_agreed(now, effects);
         let zone = self.workers.own().find_map(|worker| worker.offer.labels.get(ZONE)).cloned();
-        let proposed = self.custody.propose(self.config.node, zone.as_deref(), now.mono_ms);
+        // Nothing comes to a node that leaves.
+        let proposed = match self.drain {
+            Some(_) => None,
+            None => self.custody.propose(self.config.node, zone.as_deref(), now.mono_ms),
+        };
         if let Some(set) = proposed.map(|proposal| Arc::clone(&proposal.set)) {
             for to in self.custody.asked(&set) {
                 effects.push(Effect::Keep { to, set: Arc::clone(&set), jobs: Vec::new() });

@@ -225,6 +225,22 @@ impl<F: Faults> Machine<F> {
         self.requeue(now, id, 0, effects);
     }
 
+    /// Takes a job back from where it is, since it goes to another node: a run that has begun is lost.
+    pub(super) fn stop_run(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
+        self.abandon(id, effects);
+        if let Some(job) = self.jobs.get_mut(id) {
+            let message = "its home hands the job over";
+            match job.placed().is_some_and(|placed| placed.started_ms.is_some()) {
+                true => {
+                    let failure = Failure { code: FailureCode::WorkerLost, message: message.to_owned() };
+                    job.end_attempt(&Ending::Failed(failure), None, now.wall_ms);
+                }
+                false => strike::<F>(job, RefusalCode::Withdrawn, message, now),
+            }
+        }
+        self.requeue(now, id, 0, effects);
+    }
+
     /// Gives a run up that may still be under way: it is stopped, and occupies its slot until the worker has let go.
     pub(super) fn abandon(&mut self, id: ObjectId, effects: &mut Vec<Effect>) {
         self.waits_no_more(id);
@@ -263,7 +279,7 @@ impl<F: Faults> Machine<F> {
     }
 
     /// Puts a job back that has lost its place; or ends it, if there is a reason to.
-    fn requeue(&mut self, now: Now, id: ObjectId, pause_ms: u64, effects: &mut Vec<Effect>) {
+    pub(super) fn requeue(&mut self, now: Now, id: ObjectId, pause_ms: u64, effects: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(id) else { return };
         if job.is_stopping() {
             self.settle_stopped(now, id, None, effects);

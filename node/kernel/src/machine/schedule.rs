@@ -213,7 +213,7 @@ impl<F: Faults> Machine<F> {
     }
 
     /// The jobs that a worker was handed ahead of its slots and has not begun, with the time at which they were handed.
-    fn waiting_at(&self, worker: &Worker) -> Vec<(u64, ObjectId)> {
+    pub(super) fn waiting_at(&self, worker: &Worker) -> Vec<(u64, ObjectId)> {
         let slots = worker.offer.slots as usize;
         if worker.occupied() <= slots {
             return Vec::new();

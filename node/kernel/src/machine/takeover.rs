@@ -79,7 +79,7 @@ impl<F: Faults> Machine<F> {
         self.write_reign(Reign { regent, acts: false, confirmed: false, votes: Vec::new() }, effects);
     }
 
-    fn write_reign(&mut self, reign: Reign, effects: &mut Vec<Effect>) {
+    pub(super) fn write_reign(&mut self, reign: Reign, effects: &mut Vec<Effect>) {
         if !F::has(Fault::VoteUnwritten) {
             effects.push(Effect::Write(Record::Reign(Box::new(reign.clone()))));
         }
@@ -294,7 +294,7 @@ impl<F: Faults> Machine<F> {
         }
     }
 
-    fn tell_members(&self, id: ObjectId, effects: &mut Vec<Effect>) {
+    pub(super) fn tell_members(&self, id: ObjectId, effects: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get(id) else { return };
         for to in self.keepers_of(&job.accepted) {
             self.keep_taken(to, id, whole(job), effects);

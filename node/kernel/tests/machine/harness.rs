@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use shoal_kernel::{
-    Accepted, Call, Charge, ChargeState, Command, Config, Effect, Group, GuestEnd, GuestRun, Input, Kernel, NewJob,
-    Now, PeerAttached, Principal, Record, Reign, Reply, Saving, Standing, WorkerAttached,
+    Accepted, Call, Charge, ChargeState, Command, Config, Drain, Effect, Group, GuestEnd, GuestRun, Input, Kernel,
+    NewJob, Now, PeerAttached, Principal, Record, Reign, Reply, Saving, Standing, WorkerAttached,
 };
 use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::object::function::{Function, Needs, RunLimits, Version};
@@ -124,6 +124,7 @@ pub(crate) struct Node {
     /// The jobs of other homes that are kept here, with their sets.
     pub(crate) charges: BTreeMap<ObjectId, (u32, Accepted, Standing)>,
     pub(crate) reigns: BTreeMap<(NodeId, u32, bool), Reign>,
+    pub(crate) drain: Option<Drain>,
     config: Config,
     connections: u64,
     /// The connection to each peer.
@@ -161,6 +162,7 @@ impl Node {
             sets: BTreeMap::new(),
             charges: BTreeMap::new(),
             reigns: BTreeMap::new(),
+            drain: None,
             now: Now { mono_ms: 10_000, wall_ms: 1_000_000 },
             journal: Vec::new(),
             jobs: BTreeMap::new(),
@@ -181,6 +183,7 @@ impl Node {
         node.sets = self.sets.clone();
         node.charges = self.charges.clone();
         node.reigns = self.reigns.clone();
+        node.drain = self.drain;
         node.connections = self.connections;
         let mut effects = Vec::new();
         let charges = self.charges.iter().map(|(job, (set, accepted, standing))| {
@@ -215,6 +218,7 @@ impl Node {
         node.kernel.restore_keys(keyed);
         let [own, guests] = self.saved.clone();
         node.kernel.restore_checkpoints(own.into_iter(), guests.into_iter());
+        node.kernel.restore_drain(self.drain);
         node.apply(&effects);
         node.handle(Input::Function(Box::new(function(FUNCTION))));
         (node, effects)
@@ -280,7 +284,10 @@ impl Node {
                 Record::Taken(taken) => {
                     let before = self.jobs.insert(taken.accepted.id, (taken.accepted.clone(), taken.standing.clone()));
                     assert!(before.is_none(), "it is taken over once");
+                    let (accepted, standing) = (taken.accepted.clone(), taken.standing.clone());
+                    self.charges.entry(accepted.id).or_insert((taken.set, accepted, standing));
                 }
+                Record::Drain(drain) => self.drain = *drain,
                 Record::Merged(job, standing) => self.jobs.get_mut(job).unwrap().1 = (**standing).clone(),
             }
         }

@@ -8,6 +8,7 @@ mod checkpoints;
 mod custody;
 mod dependencies;
 mod disconnect;
+mod drain;
 mod guests;
 mod harness;
 mod homes;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use shoal_protocol::object::blob::{Blob, BlobPatch};
 use shoal_protocol::object::job::{Accepted, AwaitEvents, Events, Job, JobPatch, Submission, Wait};
 use shoal_protocol::object::kv::{Entry, Increment, Key, ListKeys, Namespace, Put, Value};
-use shoal_protocol::object::node::{Node, NodePatch};
+use shoal_protocol::object::node::{Drain, Draining, Node, NodePatch};
 use shoal_protocol::object::worker::{NewWorker, Ticket, Worker, WorkerPatch};
 use shoal_protocol::object::{Class, Page};
 use shoal_protocol::wire::client::BlobStored;
@@ -249,6 +249,13 @@ pub(super) static OPERATIONS: &[Operation] = &[
         .takes(Request::Json(shape::<NodePatch>))
         .answers(A_NODE),
     Operation::new(Class::Node, Row::Delete, "Nodes go by themselves: use the method `stop`"),
+    Operation::new(Class::Node, Row::Method("drain"), "Hand over all that the node has to another one, and stop then")
+        .takes(Request::Json(shape::<Drain>))
+        .answers(&[Success {
+            status: 202,
+            what: "It takes nothing new, and hands over; how far it is stands in the node",
+            content: Content::Json(shape::<Draining>),
+        }]),
     Operation::new(Class::Node, Row::Method("stop"), "Stop the node in order").answers(&[Success {
         status: 202,
         what: "It takes nothing new, drains, saves and ends",

@@ -110,20 +110,7 @@ impl Session {
         if !jobs.is_empty() && !set.has_custodian(self.peers.node()) {
             return Err(End::Fault("it wants jobs to be kept by a node that is no custodian of theirs"));
         }
-        let mut held = Vec::new();
-        let mut here = Vec::with_capacity(jobs.len());
-        for job in jobs {
-            match self.fetch_for(&job).await {
-                Ok(blobs) => {
-                    held.extend(blobs);
-                    here.push(job);
-                }
-                // It is not kept without its bytes; the home finds that when it compares.
-                Err(problem) => {
-                    tracing::warn!(job = %job.job, home = %self.peer.short(), %problem, "a job cannot be kept here");
-                }
-            }
-        }
+        let (held, here) = self.fetch_for_each(jobs).await;
         let (home, set, signed) = (self.peer, Box::new(set), Box::new(signed));
         self.parts.runtime.input(Input::Keep { home, set, signed, jobs: here }).await;
         self.hold_until_written(held);
@@ -158,8 +145,25 @@ impl Session {
         }
     }
 
-    /// Fetches what a job refers to, from its home.
-    pub(super) async fn fetch_for(&self, job: &KeepJob) -> Result<Vec<shoal_blobs::Held>, shoal_protocol::Problem> {
+    /// Fetches what jobs refer to, from the peer. A job without its bytes is left out: whoever sends it finds that when both
+    /// compare.
+    pub(super) async fn fetch_for_each(&self, jobs: Vec<KeepJob>) -> (Vec<shoal_blobs::Held>, Vec<KeepJob>) {
+        let (mut held, mut here) = (Vec::new(), Vec::with_capacity(jobs.len()));
+        for job in jobs {
+            match self.fetch_for(&job).await {
+                Ok(blobs) => {
+                    held.extend(blobs);
+                    here.push(job);
+                }
+                Err(problem) => {
+                    tracing::warn!(job = %job.job, peer = %self.peer.short(), %problem, "a job cannot be kept here");
+                }
+            }
+        }
+        (held, here)
+    }
+
+    async fn fetch_for(&self, job: &KeepJob) -> Result<Vec<shoal_blobs::Held>, shoal_protocol::Problem> {
         let mut held = Vec::new();
         for (id, size) in blobs_of(job) {
             held.push(self.fetch(id, size).await?);

@@ -82,19 +82,7 @@ impl Session {
             Ok(None) => return Ok(()),
             Err(_) => return Err(End::Fault("it acts for a home without the votes for that")),
         };
-        let (mut held, mut here) = (Vec::new(), Vec::with_capacity(jobs.len()));
-        for job in jobs {
-            match self.fetch_for(&job).await {
-                Ok(blobs) => {
-                    held.extend(blobs);
-                    here.push(job);
-                }
-                // It is found again when both compare.
-                Err(problem) => {
-                    tracing::warn!(job = %job.job, regent = %self.peer.short(), %problem, "what a regent says of a job cannot be kept here");
-                }
-            }
-        }
+        let (held, here) = self.fetch_for_each(jobs).await;
         let reign = Reign { regent: regency.regent, acts: true, confirmed, votes: Vec::new() };
         let input = Input::KeepTaken { from: self.peer, reign: Box::new(reign), jobs: here };
         self.parts.runtime.input(input).await;

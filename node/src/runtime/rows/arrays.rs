@@ -6,6 +6,7 @@
 
 use std::ops::Bound;
 
+use bytes::Bytes;
 use shoal_kernel::{Accepted, Standing};
 use shoal_protocol::{ObjectId, Problem, codec};
 
@@ -14,15 +15,28 @@ use crate::store::{Mutation, Store, Table};
 
 /// Elements that go in one commit. Why 256: a few milliseconds, and then others have their turn.
 const CLEAR_LEN: usize = 256;
+/// Jobs that are looked at in one step for one of the same home: nearly always it is the first. Why 16: most nodes keep few jobs of
+/// others.
+const NEAR_LEN: usize = 16;
+/// Such steps. Why 256: some thousand jobs, as many as come within the milliseconds that the elements of an array take up.
+const NEAR_PAGES: usize = 256;
 
-/// The array whose element this is, if it is one. No other job has an id between that of an array and those of its elements:
-/// the array is the one that was accepted last before it.
+/// The array whose element this is, if it is one. No other job of its home has an id between that of an array and those of its
+/// elements: the array is the one that was accepted last before it.
 pub(super) fn array_of(store: &Store, element: ObjectId) -> Result<Option<Accepted>, Problem> {
-    let before = element.to_bytes();
-    let rows = store.scan(Table::Jobs, (Bound::Unbounded, Bound::Excluded(before.as_slice())), true, 1)?;
-    let Some((_, row)) = rows.into_iter().next() else { return Ok(None) };
-    let near: Accepted = decode("job", &row)?;
-    Ok(Some(near).filter(|near| near.element_of_id(element).is_some()))
+    let mut end = element.to_bytes();
+    for _ in 0..NEAR_PAGES {
+        let rows = store.scan(Table::Jobs, (Bound::Unbounded, Bound::Excluded(end.as_slice())), true, NEAR_LEN)?;
+        let Some((last, _)) = rows.last() else { return Ok(None) };
+        let Some(last) = object_id(last) else { return Ok(None) };
+        let of_home = |key: &Bytes| object_id(key).is_some_and(|id| id.tag() == element.tag());
+        if let Some((_, row)) = rows.iter().find(|(key, _)| of_home(key)) {
+            let near: Accepted = decode("job", row)?;
+            return Ok(Some(near).filter(|near| near.element_of_id(element).is_some()));
+        }
+        end = last.to_bytes();
+    }
+    Ok(None)
 }
 
 /// Where an element stands of which there is no row: as its array does, which it has not outlived.
@@ -51,10 +65,22 @@ fn begun(
 ) -> Result<Vec<ObjectId>, Problem> {
     let Some((first, last)) = array.element(0).zip(array.element(last)) else { return Ok(Vec::new()) };
     let (first, last) = (first.to_bytes(), last.to_bytes());
-    let before = before.map(ObjectId::to_bytes);
-    let end = before.as_ref().map_or(Bound::Included(last.as_slice()), |before| Bound::Excluded(before.as_slice()));
-    let rows = store.scan(Table::Standings, (Bound::Included(first.as_slice()), end), true, limit)?;
-    Ok(rows.iter().filter_map(|(key, _)| object_id(key)).collect())
+    let mut end = before.map_or(Bound::Included(last), |before| Bound::Excluded(before.to_bytes()));
+    let mut begun = Vec::new();
+    // Between them there are jobs of other homes that were taken over.
+    while begun.len() < limit {
+        let bound = end.as_ref().map(<[u8; 16]>::as_slice);
+        let rows = store.scan(Table::Standings, (Bound::Included(first.as_slice()), bound), true, limit)?;
+        let ids = rows.iter().filter_map(|(key, _)| object_id(key));
+        let Some(last) = ids.clone().last() else { break };
+        begun.extend(ids.filter(|id| id.tag() == array.tag()));
+        end = Bound::Excluded(last.to_bytes());
+        if rows.len() < limit {
+            break;
+        }
+    }
+    begun.truncate(limit);
+    Ok(begun)
 }
 
 /// The first and the last id that an element of it can have.

@@ -69,8 +69,10 @@ pub(super) fn reign(reign: &Reign, rows: &mut Vec<Mutation>) {
 /// A job of another home is taken over: where it stands is kept as of a job of this one.
 pub(super) fn taken(taken: &TakenJob, rows: &mut Vec<Mutation>) {
     let job = taken.accepted.id;
-    let row =
-        Row { home: taken.home, set: taken.set, accepted: Some(taken.accepted.clone()), array: None, taken: true };
+    // Of an element the array's row has what it was accepted with.
+    let array = taken.accepted.array_id();
+    let accepted = array.is_none().then(|| taken.accepted.clone());
+    let row = Row { home: taken.home, set: taken.set, accepted, array, taken: true };
     rows.push(Mutation::put(Table::Charges, key_of(job), codec::encode(&row)));
     rows.push(Mutation::delete(Table::ChargeStandings, key_of(job)));
 }
@@ -159,6 +161,12 @@ pub(crate) fn read_custodians(store: &Store, home: NodeId, number: u32) -> Resul
     row.map(|row| decode::<Custodians>("set of custodians", &row).map(|found| found.set)).transpose()
 }
 
+/// Who acts for a home under a set; none: nobody of whom this node has heard.
+pub(crate) fn read_acting(store: &Store, home: NodeId, number: u32) -> Result<Option<Reign>, Problem> {
+    let row = store.get(Table::Reigns, &reign_key(home, number, true))?;
+    row.map(|row| decode::<Reign>("regent", &row)).transpose()
+}
+
 /// By which right this node decides a job of another home: the home's set as it has signed it, and who acts for it.
 pub(crate) fn read_right(store: &Store, job: ObjectId) -> Result<Option<(SignedCustodians, Reign)>, Problem> {
     let kept = row(store, job)?;
@@ -166,10 +174,7 @@ pub(crate) fn read_right(store: &Store, job: ObjectId) -> Result<Option<(SignedC
     let key = set_key(home, set);
     let signed = store.get(Table::Custodians, &key)?;
     let signed = signed.map(|row| decode::<Custodians>("set of custodians", &row)).transpose()?;
-    let reign = store
-        .get(Table::Reigns, &reign_key(home, set, true))?
-        .map(|row| decode::<Reign>("regent", &row))
-        .transpose()?;
+    let reign = read_acting(store, home, set)?;
     Ok(signed.and_then(|set| set.signed).zip(reign))
 }
 

@@ -189,6 +189,16 @@ impl Service {
         }
     }
 
+    /// Takes over a key of another node's local store, if nothing stands there. Whether it says the same here now.
+    pub(in crate::service) async fn inherit_key(&self, id: ObjectId, key: &str, value: Value) -> Result<bool, Problem> {
+        kv::check_key(key)?;
+        let wanted = value.clone();
+        let entry = self.decide_local(id, key, move |current, next| {
+            Ok(Some(current.unwrap_or(LocalEntry { value, version: next })))
+        });
+        Ok(entry.await?.is_some_and(|entry| entry.value == wanted))
+    }
+
     /// Changes a key of the local store: `change` gets what stands there and the version of this write. Answers what
     /// stands there after a write, what stood there after a removal.
     async fn decide_local(

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use shoal_kernel::kv;
 use shoal_protocol::entry::{Content, SignedEntry};
 use shoal_protocol::object::kv::{Entry, Scope, Value};
+use shoal_protocol::wire::drain::HandedKey;
 use shoal_protocol::{BlobId, NodeId, ObjectId, Problem, codec};
 
 use crate::runtime::{Referrer, reference_key};
@@ -130,6 +131,22 @@ pub(super) fn read(store: &Store, scope: Scope, id: ObjectId, key: &str) -> Resu
 fn local_entry(key: &str, row: &[u8]) -> Option<Entry> {
     let LocalEntry { value, version } = codec::decode(row).ok()?;
     Some(entry_of(key, (value, version)))
+}
+
+/// Keys of the local store, of whichever namespace, behind a row; and the last row that was looked at.
+pub(in crate::service) fn local_behind(
+    store: &Store,
+    after: Option<&[u8]>,
+    limit: usize,
+) -> Result<(Vec<HandedKey>, Option<Bytes>), Problem> {
+    let rows = store.scan_prefix(Table::KvLocal, &[], after, limit)?;
+    let last = rows.last().map(|(row, _)| row.clone());
+    let entries = rows.iter().filter_map(|(row, value)| {
+        let namespace = ObjectId::from_bytes(row.get(..16)?.try_into().ok()?);
+        let (key, LocalEntry { value, .. }) = (key_of(row)?, codec::decode(value).ok()?);
+        Some(HandedKey { namespace, key: key.to_owned(), value })
+    });
+    Ok((entries.collect(), last))
 }
 
 /// Keys with a prefix, after a key, as many as the bounds allow.

@@ -1,0 +1,67 @@
+//! Homes that are lost with their disks, while clients submit.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use shoal_testnet::Node;
+use shoal_testnet::report::Line;
+
+use super::load::{Load, Outcome};
+
+/// After how long jobs are taken over whose home is away, as nodes are told. Why 5 s: as short as makes sense beside kills that are
+/// over in less.
+pub(super) const TAKEOVER_AFTER: &str = "5s";
+/// How long clients submit at least until the next disk goes.
+const LOAD_MIN: Duration = Duration::from_millis(1_500);
+/// And at most so much longer, by chance, in milliseconds.
+const LOAD_MORE_MS: u64 = 1_000;
+
+/// What became of it.
+#[derive(Debug, Default)]
+pub(super) struct Wiped {
+    /// Homes that were lost.
+    times: usize,
+    /// Of the jobs that they had acknowledged.
+    pub(super) outcome: Outcome,
+    /// From the loss of a home until all its jobs had ended elsewhere.
+    ended: Vec<Duration>,
+}
+
+impl Wiped {
+    /// What the report says of it.
+    pub(super) fn lines(&self) -> Vec<Line> {
+        if self.times == 0 {
+            return Vec::new();
+        }
+        let jobs = format!("{} jobs of {} homes", self.outcome.acknowledged, self.times);
+        vec![
+            Line::new("kill", "acknowledged by homes that were lost with their disks, and found").found(jobs),
+            Line::new("kill", "from the loss of a home until its last job had ended").times(self.ended.iter().copied()),
+        ]
+    }
+}
+
+/// Kills a home so often and deletes its disk. The first node stays: others join by it.
+pub(super) async fn wipe(nodes: &mut [Node], load: &Load, times: usize, seed: u64) -> anyhow::Result<Wiped> {
+    let mut wiped = Wiped::default();
+    let victims = nodes.len().saturating_sub(1);
+    for round in 0..times {
+        let place = 1 + round % victims.max(1);
+        let node = nodes.get_mut(place).context("there is no node that could be lost")?;
+        let chance = (round as u64 + seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        tokio::time::sleep(LOAD_MIN + Duration::from_millis(chance % LOAD_MORE_MS)).await;
+        node.kill()?;
+        load.home(place).gone();
+        node.kill_worker();
+        std::fs::remove_dir_all(node.data()).context("its disk cannot be deleted")?;
+        let lost = Instant::now();
+        let outcome = load.check_lost(place).await;
+        wiped.ended.push(lost.elapsed());
+        wiped.outcome = std::mem::take(&mut wiped.outcome).and(outcome);
+        wiped.times += 1;
+        // In its place comes one that knows nothing, with a key of its own.
+        node.start().await?;
+        load.home(place).is_back(node).await?;
+    }
+    Ok(wiped)
+}
