@@ -326,8 +326,8 @@ pub enum Input {
     Oldest {
         /// Which group.
         group: Group,
-        /// When each settled, in milliseconds since the Unix epoch, and which it is: oldest first.
-        jobs: Vec<(u64, ObjectId)>,
+        /// When each settled, in milliseconds since the Unix epoch, which it is, and the bytes that it refers to: oldest first.
+        jobs: Vec<(u64, ObjectId, u64)>,
     },
     /// Accept nothing new: the node stops, or its store cannot write.
     Refuse(Problem),
@@ -410,7 +410,7 @@ pub enum Command {
     Release(ObjectId),
     /// Change name, labels or priority of an unsettled job.
     Patch(ObjectId, JobPatch),
-    /// Forget a settled job. The caller has read `owner` and `group` from its record.
+    /// Forget a settled job. The caller has read `owner`, `group` and `bytes` from its record.
     Forget {
         /// Which.
         job: ObjectId,
@@ -418,6 +418,8 @@ pub enum Command {
         owner: ObjectId,
         /// Among which it is kept.
         group: Group,
+        /// Bytes that it refers to: [`crate::stored_bytes`].
+        bytes: u64,
     },
     /// A guest at a worker of this node has saved its state; a blob is here and held until the reply, [`crate::Reply::Done`].
     Checkpoint {
@@ -442,6 +444,9 @@ pub enum Command {
     RunsWith(NodeId),
     /// How many jobs there are. Answered by [`crate::Reply::Load`].
     Load,
+    /// What these projects have and have used, or without any those that have used the most. Answered by
+    /// [`crate::Reply::Shares`].
+    Shares(Vec<ObjectId>),
 }
 
 /// A job that somebody wants to hand over.

@@ -9,6 +9,8 @@
 //! | [`machine`] | what each input does: the way of a job from submission to its end |
 //! | [`rights`] | who may do what |
 //! | `queue` | which job is next |
+//! | `shares` | who has used how much of their share |
+//! | `quotas` | whether somebody may have more |
 //! | `dependents` | who waits for whom |
 //! | `placement` | which worker or peer gets it |
 //! | `peers` | what a peer is believed to have left |
@@ -43,8 +45,10 @@ mod queue;
 mod reason;
 pub mod record;
 mod regents;
+mod quotas;
 mod retention;
 pub mod rights;
+mod shares;
 mod specs;
 mod timers;
 pub mod view;
@@ -52,13 +56,13 @@ mod workers;
 
 pub use config::{Config, Keep, Prefetch, Retention};
 pub use counters::Counters;
-pub use effect::{Effect, Load, Noted, PeerView, Reply};
+pub use effect::{Effect, Load, Noted, PeerView, Reply, Shared};
 pub use input::{Command, End, Input, NewJob, Now, PeerAttached, Principal, Recall, RequestId, WorkerAttached};
-pub use jobs::JOB_BYTES;
+pub use jobs::{JOB_BYTES, stored_bytes};
 pub use machine::SWEEP_LEN_MAX;
 pub use record::{
     Accepted, Charge, ChargeState, Custodians, Group, GuestEnd, GuestRun, Record, Reign, Retained, Saving, Spec,
-    Standing, TakenJob,
+    Standing, Tally, TakenJob,
 };
 
 /// The kernel that production runs: the machine without any of the faults that the simulator can put in.

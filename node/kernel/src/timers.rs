@@ -27,6 +27,8 @@ pub(crate) enum Timer {
     Custody,
     /// The oldest settled job of a group may be due.
     Sweep(Group),
+    /// What was used is looked at, and journaled.
+    Shares,
     /// Placement may find something that it did not find before.
     Place,
 }

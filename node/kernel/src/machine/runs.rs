@@ -8,6 +8,7 @@ use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{Kind, ObjectId, Problem, WorkerId};
 
 use super::Machine;
+use super::merging::kept_bytes;
 use super::telling::noted;
 use crate::backoff::pause_ms;
 use crate::effect::Effect;
@@ -47,7 +48,9 @@ impl<F: Faults> Machine<F> {
         job.begin_attempt(to, &worker.name, node, now.wall_ms);
         job.phase = Phase::Placed(Box::new(Placed::new(to, self.turn, now.mono_ms)));
         worker.take(id, &job.accepted.spec.needs);
+        self.begin_use(now, id);
         self.counters.offers += 1;
+        let Some(job) = self.jobs.get(id) else { return };
         self.counters.resumed += u64::from(job.history.checkpoint.is_some());
         if !F::has(Fault::EpochUnwritten) {
             match job.accepted.extras.index.is_some() && job.epoch == 1 {
@@ -86,6 +89,7 @@ impl<F: Faults> Machine<F> {
         if let Some(worker) = self.workers.get_mut(worker) {
             worker.warm_up(component);
         }
+        self.shares.started(run.job);
         effects.push(Effect::Changed { job: run.job, settled: false });
     }
 
@@ -126,6 +130,7 @@ impl<F: Faults> Machine<F> {
             return;
         }
         self.release(run.job);
+        self.settle_use(now, run.job, &outcome);
         let Some(job) = self.jobs.get_mut(run.job) else { return };
         job.end_attempt(&outcome.ending, Some(outcome.usage), now.wall_ms);
         self.functions.learn(job.accepted.spec.function, outcome.usage.run_us);
@@ -358,6 +363,7 @@ impl<F: Faults> Machine<F> {
             self.release(id);
         }
         self.take_out(id);
+        self.end_use(id);
         self.custody.trust(id);
         let job = self.jobs.remove(id)?;
         self.placeable |= job.placed().is_some();
@@ -393,17 +399,18 @@ impl<F: Faults> Machine<F> {
         }
         self.counters.settle(state, standing.elements.map_or(1, |elements| elements.cut));
         let (array, group) = (accepted.array_id(), Group::of(&accepted, state));
+        let bytes = kept_bytes(&accepted, &standing);
         if F::has(Fault::SettledStays) {
             let mut again = Job::new(accepted.clone(), standing.clone(), now.mono_ms);
             again.phase = Phase::Queued { since_ms: now.mono_ms };
-            self.queue.insert(&again.accepted.spec.needs, again.rank());
             self.jobs.insert(again);
+            self.queue_job(id);
         }
         self.write_end(&accepted, standing, effects);
         if array.is_none() || F::has(Fault::ElementRetained) {
             // An element is kept as long as its array is, and with it.
-            self.keep_settled(now, group, id, effects);
-            self.custody.ended(id, group);
+            self.keep_settled(now, (group, id, bytes), effects);
+            self.custody.ended(id, group, bytes);
         }
         effects.push(Effect::Changed { job: id, settled: true });
         array
