@@ -375,7 +375,9 @@ impl Shares {
             });
         }
         self.accounts.retain(|group, account| {
-            let used = account.here.weighed >= least || account.running > 0;
+            let lane = |user| Lane { group: *group, user };
+            let unwritten = self.unwritten.range(lane(ObjectId::MIN)..=lane(ObjectId::MAX)).next().is_some();
+            let used = account.here.weighed >= least || account.running > 0 || unwritten;
             let stays = used || !account.users.is_empty() || !account.elsewhere.is_empty();
             let terms = account.weight != WEIGHT_USUAL || !account.quota.is_empty();
             if !stays && account.here.total_us > 0 {

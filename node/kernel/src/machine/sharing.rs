@@ -121,10 +121,10 @@ impl<F: Faults> Machine<F> {
         for lane in self.shares.accrue() {
             self.rekey(lane);
         }
-        let (tallies, more) = self.shares.take_unwritten(LANES_WRITTEN_MAX, now.wall_ms);
         let gone = self.shares.forget(now.wall_ms);
+        let (tallies, more) = self.shares.take_unwritten(LANES_WRITTEN_MAX, now.wall_ms);
         self.counters.tallies += tallies.len() as u64;
-        effects.extend(tallies.into_iter().chain(gone).map(|tally| Effect::Write(Record::Tally(tally))));
+        effects.extend(gone.into_iter().chain(tallies).map(|tally| Effect::Write(Record::Tally(tally))));
         self.shares.update_told(PEER_TALLIES_MAX);
         self.rates.forget(now.mono_ms);
         if more || self.shares.has_runs() {

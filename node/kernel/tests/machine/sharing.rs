@@ -67,7 +67,7 @@ impl Node {
             self.now.wall_ms += RUN_MS;
             let group = self.jobs[&run.job].0.group();
             order.push(group.millis());
-            self.heartbeat(1, &[]);
+            self.heartbeat(1, &[run]);
             let effects = self.ended(1, run, took(RUN_MS));
             under_way.extend(starts(&effects).into_iter().map(|(_, run)| run));
         }
@@ -178,7 +178,7 @@ fn what_neighbours_have_used_counts_once() {
     // It is the other project's turn, whose jobs are younger.
     node.submit_all(owner(), vec![job_of(1, HEAVY), job_of(2, LIGHT)]);
     assert_eq!(started_jobs(&node.attach_with(1, 1, offer(1, 64 * 1024), Vec::new())), [2]);
-    assert_eq!(node.reason(1).code, ReasonCode::Behind);
+    assert_eq!(node.reason(1).code, ReasonCode::Busy);
 }
 
 #[test]
