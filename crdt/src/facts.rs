@@ -28,7 +28,6 @@ pub struct Facts {
 
 /// An object of one of the classes that are documents.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "a replica keeps it boxed and hands out references")]
 pub enum Object {
     /// A user.
     User(User),
@@ -51,7 +50,7 @@ impl Facts {
     pub fn id(&self) -> ObjectId {
         match &self.object {
             Object::User(user) => user.id,
-            Object::Project { project, .. } => project.id,
+            Object::Project { project } => project.id,
             Object::Function { function, .. } => function.id,
         }
     }
@@ -69,7 +68,7 @@ impl Facts {
     pub fn name(&self) -> &str {
         match &self.object {
             Object::User(user) => &user.name,
-            Object::Project { project, .. } => &project.name,
+            Object::Project { project } => &project.name,
             Object::Function { function, .. } => &function.name,
         }
     }
@@ -78,7 +77,7 @@ impl Facts {
     pub fn owner(&self) -> ObjectId {
         match &self.object {
             Object::User(user) => user.id,
-            Object::Project { project, .. } => project.owner,
+            Object::Project { project } => project.owner,
             Object::Function { function, .. } => function.owner,
         }
     }
@@ -87,7 +86,7 @@ impl Facts {
     pub fn heads(&self) -> &[ChangeHash] {
         match &self.object {
             Object::User(user) => &user.heads,
-            Object::Project { project, .. } => &project.heads,
+            Object::Project { project } => &project.heads,
             Object::Function { function, .. } => &function.heads,
         }
     }
@@ -111,8 +110,7 @@ pub(crate) fn read(
         DocumentClass::Project => {
             let weight = number(state, &["weight"]).unwrap_or(WEIGHT_USUAL);
             let members = texts(state, &["members"]);
-            let project =
-                Project { id, name, owner, members, labels, weight, quota: quota(state), usage: None, heads };
+            let project = Project { id, name, owner, members, labels, weight, quota: quota(state), usage: None, heads };
             Object::Project { project }
         }
         DocumentClass::Function => function(id, name, owner, labels, heads, state)?,

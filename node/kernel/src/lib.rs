@@ -42,10 +42,10 @@ pub mod machine;
 mod peers;
 mod placement;
 mod queue;
+mod quotas;
 mod reason;
 pub mod record;
 mod regents;
-mod quotas;
 mod retention;
 pub mod rights;
 mod shares;
@@ -62,7 +62,7 @@ pub use jobs::{JOB_BYTES, stored_bytes};
 pub use machine::SWEEP_LEN_MAX;
 pub use record::{
     Accepted, Charge, ChargeState, Custodians, Group, GuestEnd, GuestRun, Record, Reign, Retained, Saving, Spec,
-    Standing, Tally, TakenJob,
+    Standing, TakenJob, Tally,
 };
 
 /// The kernel that production runs: the machine without any of the faults that the simulator can put in.

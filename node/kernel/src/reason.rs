@@ -46,7 +46,10 @@ fn summary(findings: &[(&Worker, Option<Obstacle<'_>>)], place: Place) -> (Reaso
     } else if place == Place::BehindOlder {
         (ReasonCode::Behind, "older jobs with the same needs are before it".into())
     } else if place == Place::BehindOthers {
-        (ReasonCode::Behind, "jobs of others with the same needs are before it, who have used less of their share".into())
+        (
+            ReasonCode::Behind,
+            "jobs of others with the same needs are before it, who have used less of their share".into(),
+        )
     } else if open().any(|(_, obstacle)| obstacle.is_none()) {
         (ReasonCode::Behind, "a worker is free; other jobs are before it".into())
     } else {

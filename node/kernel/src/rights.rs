@@ -169,9 +169,9 @@ mod tests {
             members: Members::from([(id(2), "developer".to_owned())]),
             labels: Default::default(),
             weight: 1,
-        quota: Default::default(),
-        usage: None,
-        heads: Vec::new(),
+            quota: Default::default(),
+            usage: None,
+            heads: Vec::new(),
         };
         let function = function(1, None);
         assert!(

@@ -153,7 +153,8 @@ fn on_off(text: &str) -> Result<OnOff, String> {
     Ok(OnOff { on: Duration::from_millis(on), off: Duration::from_millis(off) })
 }
 
-fn blob_size(text: &str) -> Result<u64, String> {
+/// A length in bytes, with a unit or without.
+pub(super) fn bytes(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let unit = text.get(digits.len()..).unwrap_or_default().trim();
     let shift = match unit.to_ascii_lowercase().as_str() {
@@ -165,8 +166,12 @@ fn blob_size(text: &str) -> Result<u64, String> {
         _ => None,
     };
     let number = digits.parse::<u64>().ok();
-    let len = number.zip(shift).and_then(|(number, shift)| number.checked_mul(1 << shift));
-    len.filter(|len| (BLOB_LEN_MIN..=BLOB_LEN_MAX).contains(len))
+    number.zip(shift).and_then(|(number, shift)| number.checked_mul(1 << shift))
+}
+
+fn blob_size(text: &str) -> Result<u64, String> {
+    bytes(text)
+        .filter(|len| (BLOB_LEN_MIN..=BLOB_LEN_MAX).contains(len))
         .ok_or_else(|| "a length from 1KiB to 1TiB: bytes, or a number with KiB, MiB, GiB or TiB behind it".to_owned())
 }
 

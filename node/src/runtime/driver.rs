@@ -105,6 +105,7 @@ impl Driver {
         self.kernel.restore_guests(now(), guests.into_iter(), &mut self.effects);
         self.kernel.restore_keys(rows::read_keys(&self.store)?.into_iter());
         self.kernel.restore_settled(now(), self.kept.iter());
+        self.kernel.restore_shares(now(), rows::read_tallies(&self.store)?.into_iter());
         self.kernel.restore_checkpoints(saved.into_iter(), saved_by_guests.into_iter());
         for input in (self.known)() {
             if let Input::Function(function) = &input {
@@ -464,7 +465,11 @@ impl Driver {
     /// Tells what this node could run for others, where there are others and it is not what was said last.
     fn tell_hint(&self) {
         if self.posts.has_peers() {
-            let hint = OwnHint { workers: self.kernel.hints(), waiting: self.kernel.load().waiting };
+            let hint = OwnHint {
+                workers: self.kernel.hints(),
+                waiting: self.kernel.load().waiting,
+                tallies: self.kernel.tallies().to_vec(),
+            };
             self.shared.hint.send_if_modified(|last| {
                 let changed = *last != hint;
                 *last = hint;
@@ -552,6 +557,7 @@ fn refuse(message: Message) {
             Command::Peers => Ok(Reply::Peers(Vec::new())),
             Command::RunsWith(_) => Ok(Reply::Runs { placed: Vec::new(), guests: Vec::new(), keeps: false }),
             Command::Load => Ok(Reply::Load(shoal_kernel::Load::default())),
+            Command::Shares(_) => Ok(Reply::Shares(Vec::new())),
             _ => Err(problem.retry_after(RETRY_MS)),
         };
         drop(reply.send(answer));

@@ -6,6 +6,7 @@ mod checkpoints;
 mod guests;
 mod keys;
 mod settled;
+mod tallies;
 
 use std::ops::Bound;
 
@@ -29,6 +30,7 @@ pub(super) use guests::read_guests;
 pub(crate) use guests::{read_guest, read_guest_end};
 pub(super) use keys::read_keys;
 pub(super) use settled::{Kept, index as index_settled, read_oldest};
+pub(super) use tallies::read_tallies;
 
 /// Jobs that are read at once after a start.
 const OPEN_PAGE_LEN: usize = 256;
@@ -185,6 +187,7 @@ pub(super) fn append(
         Record::Taken(taken) => take_over(&taken, counts, rows),
         Record::Merged(id, standing) => merge(id, &standing, store, kept, rows)?,
         Record::ChargeGone(job) => charges::gone(store, job, rows)?,
+        Record::Tally(tally) => rows.push(tallies::row(&tally)),
     }
     Ok(())
 }

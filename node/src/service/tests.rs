@@ -188,6 +188,8 @@ fn config(folder: &std::path::Path) -> Config {
         blob_grace_ms: 0,
         keep: Default::default(),
         takeover_after_ms: 60_000,
+        share_half_life_ms: 3_600_000,
+        user_quota: Default::default(),
         log: LogFormat::Text,
         mesh: MeshConfig {
             listen,

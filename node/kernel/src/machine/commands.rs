@@ -40,7 +40,9 @@ impl<F: Faults> Machine<F> {
             Command::Hold(id) => self.hold(now, &principal, id, effects),
             Command::Release(id) => self.release_job(now, &principal, id, effects),
             Command::Patch(id, patch) => self.patch(now, &principal, id, patch, effects),
-            Command::Forget { job, owner, group, bytes } => self.forget(&principal, job, (owner, group, bytes), effects),
+            Command::Forget { job, owner, group, bytes } => {
+                self.forget(&principal, job, (owner, group, bytes), effects)
+            }
             Command::Workers => self.list_workers(&principal),
             Command::PatchWorker(id, patch) => self.patch_worker(&principal, id, &patch),
             Command::DetachWorker(id) => self.detach_worker(now, &principal, id, effects),

@@ -204,14 +204,7 @@ impl<F: Faults> Machine<F> {
         self.check_storage(lane.group, &quota, &job.input, &project)
     }
 
-    fn check_queued(
-        &self,
-        whose: Whose,
-        quota: &Quota,
-        running: u64,
-        size: u64,
-        who: &str,
-    ) -> Result<(), Problem> {
+    fn check_queued(&self, whose: Whose, quota: &Quota, running: u64, size: u64, who: &str) -> Result<(), Problem> {
         let Some(most) = quota.queued else { return Ok(()) };
         if size > most {
             let detail = format!("{size} jobs at once, and of {who} {most} may wait at this node: submit fewer");
@@ -269,12 +262,14 @@ impl<F: Faults> Machine<F> {
         let mut active: Vec<ObjectId> = self.shares.groups().collect();
         let recent = |group: &ObjectId| self.shares.used_us(*group).0;
         let all_us = active.iter().map(recent).fold(0, u64::saturating_add);
-        let waiting = groups.iter().filter(|group| self.jobs.count(Whose::Group(**group)) > 0 && !active.contains(group));
+        let waiting =
+            groups.iter().filter(|group| self.jobs.count(Whose::Group(**group)) > 0 && !active.contains(group));
         let more: Vec<ObjectId> = waiting.copied().collect();
         active.extend(more);
         let weights: u64 = active.iter().map(|group| u64::from(self.shares.weight(*group))).sum();
         active.sort_by_key(|group| std::cmp::Reverse(recent(group)));
-        let shown: Vec<ObjectId> = if groups.is_empty() { active.iter().copied().take(SHARES_MAX).collect() } else { groups };
+        let shown: Vec<ObjectId> =
+            if groups.is_empty() { active.iter().copied().take(SHARES_MAX).collect() } else { groups };
         let shared = |group: ObjectId| {
             let (recent_us, total_us) = self.shares.used_us(group);
             let (running, weight) = (self.shares.running(group), u64::from(self.shares.weight(group)));

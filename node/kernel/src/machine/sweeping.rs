@@ -30,7 +30,12 @@ impl<F: Faults> Machine<F> {
     }
 
     /// A job has settled, and is kept from now on.
-    pub(super) fn keep_settled(&mut self, now: Now, (group, job, bytes): (Group, ObjectId, u64), effects: &mut Vec<Effect>) {
+    pub(super) fn keep_settled(
+        &mut self,
+        now: Now,
+        (group, job, bytes): (Group, ObjectId, u64),
+        effects: &mut Vec<Effect>,
+    ) {
         let retained = Retained { group, job, settled_ms: now.wall_ms, bytes };
         effects.push(Effect::Write(Record::Retained(retained)));
         self.shelve(now, group, bytes, effects);

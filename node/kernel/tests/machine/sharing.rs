@@ -118,7 +118,12 @@ fn who_comes_late_is_not_kept_from_its_share() {
     let order = node.work(first, 30);
     assert_eq!(count(&order, HEAVY), 30);
     node.submit_all(owner(), (0..100).map(|n| job_of(1_001 + n, LIGHT)).collect());
-    let next: Vec<Run> = node.jobs.values().filter(|(_, s)| s.state == State::Offered).map(|(a, s)| Run { job: a.id, epoch: s.epoch }).collect();
+    let next: Vec<Run> = node
+        .jobs
+        .values()
+        .filter(|(_, s)| s.state == State::Offered)
+        .map(|(a, s)| Run { job: a.id, epoch: s.epoch })
+        .collect();
     // Of forty runs in all a quarter is ten: as it has had none, it has the next ones.
     let order = node.work(next, 11);
     assert_eq!(count(&order, LIGHT), 10, "{order:?}");
@@ -131,7 +136,9 @@ fn users_of_a_project_have_equal_shares_whatever_they_submit() {
     node.submit_all(other(), (0..30).map(|n| job_of(1_001 + n, LIGHT)).collect());
     let first = runs(&node.attach_with(1, 1, offer(1, 64 * 1024), Vec::new()));
     node.work(first, 40);
-    let done = |from: u64| (from..from + 100).filter(|n| node.jobs.get(&id(*n)).is_some_and(|(_, s)| s.state == State::Succeeded)).count();
+    let done = |from: u64| {
+        (from..from + 100).filter(|n| node.jobs.get(&id(*n)).is_some_and(|(_, s)| s.state == State::Succeeded)).count()
+    };
     assert!(done(1).abs_diff(done(1_001)) <= 1, "{} and {}", done(1), done(1_001));
 }
 
@@ -193,7 +200,10 @@ fn no_more_wait_than_may() {
     // What has begun waits no more.
     let first = runs(&node.attach_with(1, 1, offer(2, 64 * 1024), Vec::new()));
     assert_eq!(first.len(), 2);
-    assert_eq!(node.submit_all(owner(), vec![job_of(6, LIGHT), job_of(7, LIGHT)]).0[0], Receipt::Accepted { id: id(6) });
+    assert_eq!(
+        node.submit_all(owner(), vec![job_of(6, LIGHT), job_of(7, LIGHT)]).0[0],
+        Receipt::Accepted { id: id(6) }
+    );
     let usage = node.usage(LIGHT);
     assert!(usage.queued <= 3 && usage.queued + usage.running == 4 + u64::from(node.jobs.contains_key(&id(7))));
     // An array counts its elements; one that is larger than the quota never fits.

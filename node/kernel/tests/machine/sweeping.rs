@@ -44,7 +44,8 @@ impl Node {
     /// What the edge reads of the store.
     fn oldest(&mut self, group: Group) -> Vec<Effect> {
         let settled = self.kept().filter(|(accepted, standing)| Group::of(accepted, standing.state) == group);
-        let mut jobs: Vec<_> = settled.map(|(job, standing)| (standing.settled_ms.unwrap(), job.id, bytes_of(job, standing))).collect();
+        let mut jobs: Vec<_> =
+            settled.map(|(job, standing)| (standing.settled_ms.unwrap(), job.id, bytes_of(job, standing))).collect();
         jobs.sort_unstable();
         jobs.truncate(SWEEP_LEN_MAX);
         self.handle(Input::Oldest { group, jobs })
