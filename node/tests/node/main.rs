@@ -14,6 +14,7 @@ mod following;
 mod life;
 mod local_worker;
 mod mesh;
+mod shares;
 mod trace;
 mod upgrade;
 
