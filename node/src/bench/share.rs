@@ -120,12 +120,7 @@ pub(super) async fn run(client: &Client, slots: u32, length: Duration) -> anyhow
     Ok(Share { slots, weights: WEIGHTS, peak_per_second, offered_per_second, rounds, shares_hold, goodput_holds })
 }
 
-async fn rival(
-    client: &Client,
-    name: &str,
-    weight: u32,
-    component: shoal_protocol::BlobId,
-) -> anyhow::Result<Rival> {
+async fn rival(client: &Client, name: &str, weight: u32, component: shoal_protocol::BlobId) -> anyhow::Result<Rival> {
     let project = client.create_project(&NewProject { name: name.into(), ..NewProject::default() }).await?.id;
     let patch = BTreeMap::from([("weight", weight)]);
     let _: shoal_protocol::object::project::Project = client.set(Class::Project, project, None, &patch).await?;

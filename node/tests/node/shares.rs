@@ -48,7 +48,8 @@ async fn a_project_has_no_more_than_its_quota_and_says_so() {
     let wait = NewFunction { project: Some(project.id), ..NewFunction::new("wait", component) };
     client.deploy(&wait).await.unwrap();
 
-    let shown = shoal(&node, &["project", "set", "vision", "--weight", "3", "--quota-running", "0", "--quota-queued", "2"]);
+    let shown =
+        shoal(&node, &["project", "set", "vision", "--weight", "3", "--quota-running", "0", "--quota-queued", "2"]);
     assert!(shown.contains("weight") && shown.contains("at most 2"), "{shown}");
     let first = shoal(&node, &["submit", "wait"]);
     let second = shoal(&node, &["submit", "wait"]);

@@ -326,12 +326,14 @@ impl<F: Faults> Machine<F> {
         let (mut job, told) = self.leave(now, id, state, outcome.as_ref(), effects)?;
         // What ends before its custodians have it was not acknowledged as kept.
         job.alone |= job.phase == Phase::Keeping;
+        let saved = saved_no_more(&job);
         let (accepted, mut standing) = job.settled(state, outcome, now.wall_ms);
         standing.unconfirmed |= self.decides_alone(&accepted);
         if let Some(elements) = &mut standing.elements {
             elements.cut = accepted.size().saturating_sub(elements.begun);
         }
         let array = self.put_away(now, accepted, standing, effects);
+        effects.extend(saved);
         Some((told, array))
     }
 
@@ -343,7 +345,9 @@ impl<F: Faults> Machine<F> {
         let left = self.leave(now, id, standing.state, standing.outcome.as_ref(), effects);
         let Some((job, told)) = left else { return };
         let settled = Now { wall_ms: standing.settled_ms.unwrap_or(now.wall_ms), ..now };
+        let saved = saved_no_more(&job);
         let array = self.put_away(settled, job.accepted, standing, effects);
+        effects.extend(saved);
         effects.push(told);
         if let Some(array) = array {
             self.array_goes_on(now, array, effects);
@@ -376,10 +380,6 @@ impl<F: Faults> Machine<F> {
                 let output = outcome.map_or_else(Payload::empty, |outcome| outcome.output.clone());
                 Some(End { state, output })
             });
-        }
-        if let Some(last) = &job.history.checkpoint {
-            let saving = Saving { checkpoint: None, replaces: last.bytes.blob() };
-            effects.push(Effect::Write(Record::Checkpoint(id, Box::new(saving))));
         }
         let told = noted(now, &job, state, outcome);
         Some((job, told))
@@ -430,6 +430,13 @@ impl<F: Faults> Machine<F> {
             self.settle_gone(now, id, effects);
         }
     }
+}
+
+/// What a job has saved goes with its end, and not before: were the end lost, a run would have to begin anew.
+fn saved_no_more(job: &Job) -> Option<Effect> {
+    let last = job.history.checkpoint.as_ref()?;
+    let saving = Saving { checkpoint: None, replaces: last.bytes.blob() };
+    Some(Effect::Write(Record::Checkpoint(job.id(), Box::new(saving))))
 }
 
 /// Strikes a run from the books that never began.
