@@ -10,15 +10,12 @@ use shoal_protocol::change::{ChangeHash, DocumentClass};
 use shoal_protocol::limits::LABELS_MAX;
 use shoal_protocol::name::Labels;
 use shoal_protocol::object::function::{Function, Grant, Needs, RunLimits, Version};
-use shoal_protocol::object::project::Project;
+use shoal_protocol::object::project::{Project, Quota, WEIGHT_USUAL};
 use shoal_protocol::object::user::User;
 use shoal_protocol::{BlobId, NodeId, ObjectId};
 
 use crate::schema::State;
 use crate::schema::limits::VERSION_NUMBER_MAX;
-
-/// A project's weight unless its document says otherwise.
-const WEIGHT_DEFAULT: u32 = 1;
 
 /// What a document says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +28,6 @@ pub struct Facts {
 
 /// An object of one of the classes that are documents.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "a replica keeps it boxed and hands out references")]
 pub enum Object {
     /// A user.
     User(User),
@@ -39,8 +35,6 @@ pub enum Object {
     Project {
         /// What everybody sees.
         project: Project,
-        /// Its share where projects compete, 1 to 1,000; 1 unless said otherwise.
-        weight: u32,
     },
     /// A function.
     Function {
@@ -56,7 +50,7 @@ impl Facts {
     pub fn id(&self) -> ObjectId {
         match &self.object {
             Object::User(user) => user.id,
-            Object::Project { project, .. } => project.id,
+            Object::Project { project } => project.id,
             Object::Function { function, .. } => function.id,
         }
     }
@@ -74,7 +68,7 @@ impl Facts {
     pub fn name(&self) -> &str {
         match &self.object {
             Object::User(user) => &user.name,
-            Object::Project { project, .. } => &project.name,
+            Object::Project { project } => &project.name,
             Object::Function { function, .. } => &function.name,
         }
     }
@@ -83,7 +77,7 @@ impl Facts {
     pub fn owner(&self) -> ObjectId {
         match &self.object {
             Object::User(user) => user.id,
-            Object::Project { project, .. } => project.owner,
+            Object::Project { project } => project.owner,
             Object::Function { function, .. } => function.owner,
         }
     }
@@ -92,7 +86,7 @@ impl Facts {
     pub fn heads(&self) -> &[ChangeHash] {
         match &self.object {
             Object::User(user) => &user.heads,
-            Object::Project { project, .. } => &project.heads,
+            Object::Project { project } => &project.heads,
             Object::Function { function, .. } => &function.heads,
         }
     }
@@ -114,9 +108,10 @@ pub(crate) fn read(
             Object::User(User { id, name, keys: texts(state, &["keys"]), nodes, labels, heads })
         }
         DocumentClass::Project => {
-            let weight = number(state, &["weight"]).unwrap_or(WEIGHT_DEFAULT);
+            let weight = number(state, &["weight"]).unwrap_or(WEIGHT_USUAL);
             let members = texts(state, &["members"]);
-            Object::Project { project: Project { id, name, owner, members, labels, heads }, weight }
+            let project = Project { id, name, owner, members, labels, weight, quota: quota(state), usage: None, heads };
+            Object::Project { project }
         }
         DocumentClass::Function => function(id, name, owner, labels, heads, state)?,
     };
@@ -186,6 +181,11 @@ fn versions(state: &State) -> Vec<Version> {
         Version { number, component, size }
     };
     given.into_iter().map(&mut numbered).collect()
+}
+
+fn quota(state: &State) -> Quota {
+    let limit = |what| number(state, &["quota", what]);
+    Quota { queued: limit("queued"), running: limit("running"), rate: limit("rate"), storage: limit("storage") }
 }
 
 fn grants(state: &State) -> BTreeSet<Grant> {

@@ -8,6 +8,7 @@ use shoal_protocol::change::{Operation, Scalar};
 use shoal_protocol::key::PublicKey;
 use shoal_protocol::name::Labels;
 use shoal_protocol::object::function::{Function, Grant, Needs, NewFunction, RunLimits};
+use shoal_protocol::object::project::Quota;
 use shoal_protocol::{BlobId, NodeId, ObjectId};
 
 use crate::schema::limits::VERSIONS_MAX;
@@ -79,6 +80,16 @@ pub fn remove_member(user: ObjectId) -> Operation {
 /// Sets a project's share where projects compete.
 pub fn weight(weight: u32) -> Operation {
     put(&["weight"], int(weight))
+}
+
+/// Makes a project's quota this.
+pub fn quota(before: &Quota, after: &Quota) -> Vec<Operation> {
+    let mut operations = Vec::new();
+    operations.extend(replace_int(&["quota", "queued"], before.queued, after.queued));
+    operations.extend(replace_int(&["quota", "running"], before.running, after.running));
+    operations.extend(replace_int(&["quota", "rate"], before.rate, after.rate));
+    operations.extend(replace_int(&["quota", "storage"], before.storage, after.storage));
+    operations
 }
 
 /// Says whose the document is, in the change that founds it. [`crate::Replica::prepare`] adds it by itself.

@@ -4,6 +4,8 @@
 #     node/functions/build.sh            compares; exit code 1 if any differs
 #     node/functions/build.sh --write    replaces the committed modules
 #
+# `wait` is not built here: it is a text, wait/wait.wat, and a test of the node compares its module with that.
+#
 # toolchain.sh says which toolchain it needs. A first build takes some minutes: it compiles the standard library.
 set -eu
 

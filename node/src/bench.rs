@@ -19,6 +19,7 @@ mod process;
 mod raw;
 mod report;
 mod screen;
+mod share;
 mod times;
 mod trace;
 mod waiting;
@@ -152,6 +153,15 @@ impl Bench {
         }
         if self.args.wants(Part::Blobs) {
             self.blobs().await?;
+        }
+        if self.args.wants(Part::Share) {
+            let (slots, length) = (self.args.slots, Duration::from_secs(self.args.seconds.into()));
+            self.screen.title(&format!("two projects on {slots} slots, {} s each time", length.as_secs()));
+            let client = self.client().await?;
+            let share = share::run(&client, slots, length).await?;
+            client.close().await;
+            share.show(&self.screen);
+            self.report.share = Some(share);
         }
         if self.args.wants(Part::Submit) || self.args.wants(Part::Queue) {
             self.waiting().await?;

@@ -63,6 +63,7 @@ Exit codes:
   5  refused: no valid token, or not allowed
   6  the job that was waited for has not succeeded; if the function ended with an
      exit code of its own, `shoal submit --wait` and `shoal job wait` end with that one
+  7  too much is waiting already, or a quota is used up: it may go later
   130  interrupted; jobs go on
 
 Environment:
@@ -328,6 +329,7 @@ mod tests {
             "shoal kv ls",
             "shoal user add ada --label a=b",
             "shoal project add-member p ada --role owner",
+            "shoal project set p --weight 3 --quota-queued 10000 --quota-running none --quota-storage 10GiB",
             "shoal function activate f 2",
             "shoal deploy a.wasm --name f --grant blob,kv --memory-mb 64 --needs-label a=b --timeout 1m --attempts 2",
             "shoal worker ls",
@@ -364,6 +366,8 @@ mod tests {
             "shoal bench --only everything",
             "shoal bench --blob-size 1GB",
             "shoal bench --rate 0",
+            "shoal project set p --weight 0",
+            "shoal project set p --quota-rate many",
         ] {
             let refused = match parsed(line) {
                 Err(_) => true,

@@ -12,10 +12,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
-use shoal_kernel::config::TAKEOVER_AFTER_MS_DEFAULT;
+use shoal_kernel::config::{SHARE_HALF_LIFE_MS_DEFAULT, TAKEOVER_AFTER_MS_DEFAULT};
 use shoal_kernel::{Keep, Retention};
 use shoal_protocol::key::PublicKey;
 use shoal_protocol::name::{self, Labels};
+use shoal_protocol::object::project::Quota;
 
 use crate::identity::invitation::Invitation;
 use crate::notify::Allowed;
@@ -84,6 +85,10 @@ pub(crate) struct Config {
     pub(crate) takeover_after_ms: u64,
     /// Which addresses are called when jobs have ended, beyond those that any node calls.
     pub(crate) notify_allow: Vec<Allowed>,
+    /// After how long what a project has used counts half, in milliseconds.
+    pub(crate) share_half_life_ms: u64,
+    /// What each user may have at most, whatever the project.
+    pub(crate) user_quota: Quota,
     /// The form of log lines.
     pub(crate) log: LogFormat,
     /// How it meets other nodes.
@@ -180,6 +185,10 @@ pub(crate) enum Error {
 /// keep_dead_jobs = 100000
 /// takeover_after = "1m"           # how long a home may be away until a custodian goes on with its jobs
 /// notify_allow = ["localhost:9000"] # whom else the node calls when jobs have ended
+/// share_half_life = "1h"          # after how long what a project has used counts half, where projects compete
+/// user_queued = 100000            # jobs of each user that may wait here; no limit unless said
+/// user_running = 8                # jobs of each user that may be under way
+/// user_rate = 6000                # submissions of each user in a minute
 /// log = "json"                    # or "text"
 /// mesh = "0.0.0.0:7452"           # other nodes, QUIC and TCP; port 0: any free one
 /// direct = "0.0.0.0:7453"         # blobs on a path of their own, UDP; port 0: any free one; or "off"
@@ -226,6 +235,14 @@ pub(crate) struct File {
     /// Hosts, with a port or without, and networks that are called when jobs have ended although they are the node's own, on its
     /// link, or for metadata: none unless said otherwise.
     pub(crate) notify_allow: Vec<String>,
+    /// After how long what a project has used counts half, where projects compete: an hour unless said otherwise.
+    pub(crate) share_half_life: Option<Length>,
+    /// Jobs of each user that may wait here: any number unless said otherwise.
+    pub(crate) user_queued: Option<u64>,
+    /// Jobs of each user that may be under way: any number unless said otherwise.
+    pub(crate) user_running: Option<u64>,
+    /// Submissions of each user in a minute: any number unless said otherwise.
+    pub(crate) user_rate: Option<u64>,
     /// The form of log lines: `text` unless said otherwise.
     pub(crate) log: Option<LogFormat>,
     /// Where other nodes connect, by QUIC and TCP: `0.0.0.0:7452` unless said otherwise.
@@ -298,6 +315,18 @@ pub(crate) struct Overrides {
     /// metadata; such as localhost:9000 or 127.0.0.0/8; may be repeated
     #[arg(long, value_name = "HOST[:PORT]|CIDR")]
     pub(crate) notify_allow: Vec<Allowed>,
+    /// After how long what a project has used counts half, where projects compete for workers; 1h unless said otherwise
+    #[arg(long, value_name = "LENGTH")]
+    pub(crate) share_half_life: Option<Length>,
+    /// Jobs of each user that may wait at this node; any number unless said otherwise
+    #[arg(long, value_name = "N")]
+    pub(crate) user_queued: Option<u64>,
+    /// Jobs of each user that may be under way at once; any number unless said otherwise
+    #[arg(long, value_name = "N")]
+    pub(crate) user_running: Option<u64>,
+    /// Submissions of each user in a minute; any number unless said otherwise
+    #[arg(long, value_name = "N")]
+    pub(crate) user_rate: Option<u64>,
     /// The form of log lines
     #[arg(long, value_name = "FORM")]
     pub(crate) log: Option<LogFormat>,
@@ -344,6 +373,14 @@ impl Config {
         let keep = retention(&file, overrides);
         let takeover_after_ms =
             overrides.takeover_after.or(file.takeover_after).map_or(TAKEOVER_AFTER_MS_DEFAULT, Length::millis);
+        let half_life = overrides.share_half_life.or(file.share_half_life);
+        let share_half_life_ms = half_life.map_or(SHARE_HALF_LIFE_MS_DEFAULT, Length::millis);
+        let user_quota = Quota {
+            queued: overrides.user_queued.or(file.user_queued),
+            running: overrides.user_running.or(file.user_running),
+            rate: overrides.user_rate.or(file.user_rate),
+            storage: None,
+        };
         let mut labels = file.labels;
         labels.extend(overrides.labels.iter().cloned());
         let invalid = |key| move |problem: shoal_protocol::Problem| Error::Value { key, why: problem.detail };
@@ -378,6 +415,8 @@ impl Config {
             keep,
             takeover_after_ms,
             notify_allow,
+            share_half_life_ms,
+            user_quota,
             log: overrides.log.or(file.log).unwrap_or_default(),
             mesh,
         })

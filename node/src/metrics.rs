@@ -24,6 +24,9 @@ use shoal_kernel::Record;
 use shoal_protocol::Kind;
 use shoal_protocol::object::job::State;
 
+/// A gauge of fractions.
+type Ratio = Gauge<f64, std::sync::atomic::AtomicU64>;
+
 /// A gauge of whole numbers that are never negative.
 type Level = Gauge<u64, std::sync::atomic::AtomicU64>;
 
@@ -56,6 +59,12 @@ struct OperationLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PeerLabel {
     peer: &'static str,
+}
+
+/// Of the few projects that have used the most: those of before are forgotten when it is asked anew.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProjectLabel {
+    project: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -113,6 +122,40 @@ pub(crate) struct Load {
     pub(crate) slots: u64,
 }
 
+impl Projects {
+    fn register(&self, to: &mut Registry) {
+        to.register("project_jobs_waiting", "Jobs of a project that wait here", self.waiting.clone());
+        to.register("project_jobs_running", "Jobs of a project that a worker has", self.running.clone());
+        let help = "Inputs, results and logs of its jobs that are kept here";
+        to.register_with_unit("project_stored", help, Unit::Bytes, self.stored.clone());
+        let help =
+            "What a project has used of late, in slots times seconds; what was used one half-life ago counts half";
+        to.register_with_unit("project_recent_use", help, Unit::Seconds, self.recent.clone());
+        let help = "Its part of what all projects have used of late";
+        to.register("project_share", help, self.share.clone());
+        let help = "Its part by weight, among those that have used anything of late";
+        to.register("project_share_due", help, self.due.clone());
+    }
+
+    fn set(&self, shares: &[shoal_kernel::Shared]) {
+        for family in [&self.waiting, &self.running, &self.stored] {
+            family.clear();
+        }
+        for family in [&self.recent, &self.share, &self.due] {
+            family.clear();
+        }
+        for shared in shares {
+            let (label, usage) = (ProjectLabel { project: shared.group.to_string() }, shared.usage);
+            self.waiting.get_or_create(&label).set(usage.queued);
+            self.running.get_or_create(&label).set(usage.running);
+            self.stored.get_or_create(&label).set(usage.stored);
+            self.recent.get_or_create(&label).set(usage.recent_ms as f64 / 1_000.0);
+            self.share.get_or_create(&label).set(f64::from(usage.used_permille) / 1_000.0);
+            self.due.get_or_create(&label).set(f64::from(usage.due_permille) / 1_000.0);
+        }
+    }
+}
+
 /// Makes the histograms of a family.
 #[derive(Debug, Clone, Copy)]
 struct Durations;
@@ -165,6 +208,18 @@ pub(crate) struct Metrics {
     jobs_running: Level,
     workers: Level,
     slots: Level,
+    projects: Projects,
+}
+
+/// What projects have and have used, by id; of functions that are in none it is their owner's.
+#[derive(Debug, Default)]
+struct Projects {
+    waiting: Family<ProjectLabel, Level>,
+    running: Family<ProjectLabel, Level>,
+    stored: Family<ProjectLabel, Level>,
+    recent: Family<ProjectLabel, Ratio>,
+    share: Family<ProjectLabel, Ratio>,
+    due: Family<ProjectLabel, Ratio>,
 }
 
 impl Default for Metrics {
@@ -211,6 +266,7 @@ impl Metrics {
             jobs_running: Level::default(),
             workers: Level::default(),
             slots: Level::default(),
+            projects: Projects::default(),
         };
         let mut registry = Registry::default();
         registry.register_collector(Box::new(process::Process));
@@ -246,6 +302,7 @@ impl Metrics {
         to.register("jobs_running", "Jobs at a worker", self.jobs_running.clone());
         to.register("workers", "Attached workers", self.workers.clone());
         to.register("slots", "Runs that can go on at once, over all workers", self.slots.clone());
+        self.projects.register(to);
         to.register("journal_batches", "Batches of the journal made durable", self.journal_batches.clone());
         to.register("journal_records", "Records in these batches", self.journal_records.clone());
         to.register_with_unit("journal_written", "Length of these batches", Unit::Bytes, self.journal_bytes.clone());
@@ -332,7 +389,8 @@ impl Metrics {
             | Record::Drain(_)
             | Record::Merged(..)
             | Record::Memo(..)
-            | Record::Call(..) => {}
+            | Record::Call(..)
+            | Record::Tally(_) => {}
         }
     }
 
@@ -404,6 +462,11 @@ impl Metrics {
         self.slots.set(load.slots);
     }
 
+    /// What the projects have that have used the most.
+    pub(crate) fn projects(&self, shares: &[shoal_kernel::Shared]) {
+        self.projects.set(shares);
+    }
+
     /// Everything, in the OpenMetrics text format that Prometheus reads.
     pub(crate) fn text(&self) -> String {
         let mut text = String::with_capacity(16 * 1024);
@@ -473,8 +536,14 @@ mod tests {
         metrics.kv("incr");
         metrics.blob_moved(BlobPath::Direct, Direction::Sent).inc_by(31);
         metrics.load(Load { waiting: 17, running: 19, workers: 23, slots: 29 });
+        let usage = shoal_protocol::object::project::Usage { queued: 37, recent_ms: 1_500, ..Default::default() };
+        metrics.projects(&[shoal_kernel::Shared { group: ObjectId::from_parts(9, 0, [1; 8]), usage }]);
+        metrics.projects(&[shoal_kernel::Shared { group: id, usage }]);
         let text = metrics.text();
+        assert_eq!(text.matches("shoal_project_jobs_waiting{").count(), 1, "those of before are gone:\n{text}");
         for line in [
+            "shoal_project_jobs_waiting{project=\"",
+            "shoal_project_recent_use_seconds{project=\"",
             "shoal_build_info{version=",
             "shoal_http_requests_total{class=\"job\",status=\"202\"} 1",
             "shoal_http_request_duration_seconds_count{class=\"job\"} 1",

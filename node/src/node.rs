@@ -85,6 +85,8 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         jobs_bytes_max: u64::from(config.jobs_mb) << 20,
         retention: config.keep,
         takeover_after_ms: config.takeover_after_ms,
+        share_half_life_ms: config.share_half_life_ms,
+        user_quota: config.user_quota,
         ..shoal_kernel::Config::new(identity.node_id())
     };
     let Started { runtime, thread: kernel_thread, wishes, calls } =

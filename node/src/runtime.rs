@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use shoal_kernel::{Command, Input, Now, Principal, Reply, WorkerAttached};
 use shoal_protocol::id::IdSource;
 use shoal_protocol::object::function::Needs;
-use shoal_protocol::wire::peer::WorkerHint;
+use shoal_protocol::wire::peer::{UseTally, WorkerHint};
 use shoal_protocol::wire::worker::ToWorker;
 use shoal_protocol::{Kind, NodeId, ObjectId, Problem};
 use tokio::sync::{mpsc, oneshot, watch as latest};
@@ -73,6 +73,8 @@ pub(crate) struct OwnHint {
     pub(crate) workers: Vec<WorkerHint>,
     /// Jobs that wait here.
     pub(crate) waiting: u64,
+    /// What projects have used here.
+    pub(crate) tallies: Vec<UseTally>,
 }
 
 /// Gives the functions and projects that are known now, whenever a kernel is restored.

@@ -290,7 +290,7 @@ impl Service {
     async fn get(&self, caller: &Caller, class: Class, object: &str, format: Format) -> Result<Answer, Problem> {
         match class {
             Class::User => self.show_user(caller, object, format),
-            Class::Project => self.show_project(caller, object, format),
+            Class::Project => self.show_project(caller, object, format).await,
             Class::Function => self.show_function(caller, object, format),
             Class::Job => self.show_job(caller, object, format).await,
             Class::Worker => self.show_worker(caller, object, format).await,

@@ -22,6 +22,16 @@ pub const GOSSIP_LEN_MAX: usize = 64 * 1024 - 512;
 /// more workers tells of the freest.
 pub const PEER_OFFERS_MAX: usize = 16;
 
+/// Projects of whose use a node tells its neighbours. Why 32: those that have used the most; what the others have used changes
+/// nobody's turn.
+pub const PEER_TALLIES_MAX: usize = 32;
+
+/// The highest weight of a project. Why 1,000: three digits tell any two projects apart.
+pub const WEIGHT_MAX: u32 = 1000;
+
+/// The highest limit of a quota. Why: it fits every integer type that a client may use, and bytes up to a PiB.
+pub const QUOTA_MAX: u64 = 1 << 50;
+
 /// Addresses that a node tells of its direct path. Why 8: as many as of the mesh; each of them is dialled at once.
 pub const DIRECT_ADDRESSES_MAX: usize = 8;
 

@@ -70,6 +70,8 @@ kinds! {
     NothingToChange = "nothing-to-change", 409, "Everything is as it was asked for already";
     /// A queue or quota is full.
     Full = "full", 429, "Too much is waiting already";
+    /// A project, or a user, has as much as they may at this node.
+    OverQuota = "over-quota", 429, "A quota is used up";
     /// The disk is full or failing; nothing was accepted.
     StorageUnavailable = "storage-unavailable", 507, "The node cannot store anything at the moment";
     /// The node is stopping or starting.

@@ -15,6 +15,7 @@
 //! | [`mesh`] | many nodes: links with latency, loss, duplicates, reordering and cuts; what replicates functions, and who is found |
 //! | [`plan`], `fates` | which faults happen when, and what they do |
 //! | [`replicas`] | the documents of a mesh: signed changes, gossip, reconciliation |
+//! | `shares` | two projects that compete for one worker, with nothing else to disturb them |
 //! | [`checks`] | what must always hold, looked at after every step |
 //! | [`mutations`] | kernels, replicas and edges with a bug each, to show that the checks find it |
 
@@ -31,6 +32,7 @@ pub mod peers;
 pub mod plan;
 pub mod random;
 mod replicas;
+mod shares;
 pub mod worker;
 pub mod world;
 
@@ -42,6 +44,7 @@ use mutations::Bugs;
 pub use coverage::Coverage;
 pub use mesh::Mesh;
 pub use mesh::long::Long;
+pub use shares::{Had, run_shares};
 pub use world::World;
 
 /// A rule that did not hold.

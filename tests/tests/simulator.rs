@@ -15,7 +15,7 @@ use shoal_tests::sim::coverage::{REQUIRED, REQUIRED_OF_A_MESH};
 use shoal_tests::sim::mutations::{Mutated, Mutation, Sound, with};
 use shoal_tests::sim::worker::DAY_MS;
 use shoal_tests::sim::world::FAULTS_MS;
-use shoal_tests::sim::{Coverage, Long, Report, Violation, run, run_long, run_mesh};
+use shoal_tests::sim::{Coverage, Long, Report, Violation, run, run_long, run_mesh, run_shares};
 
 /// Seeds of a node that is alone in a normal run of the tests.
 const SEEDS: Range<u64> = 0..100;
@@ -28,6 +28,8 @@ const FAULT_KINDS_MIN: usize = 3;
 
 /// Seeds of the job of eight hours: one of them in a mesh whose nodes keep jobs of each other.
 const LONG_SEEDS: Range<u64> = 0..2;
+/// Seeds of the two projects that compete.
+const SHARES_SEEDS: Range<u64> = 0..10;
 /// How much longer than eight hours it may take.
 const LONG_MORE_MS: u64 = 600_000;
 
@@ -172,6 +174,17 @@ fn a_job_of_eight_hours_survives_the_restart_of_home_executor_and_client() {
         assert_eq!(lives.iter().sum::<u64>(), 3 + 3, "seed {seed}: {lives:?}");
         assert!(report.coverage.count("checkpoint restored") > 0, "seed {seed}");
     }
+}
+
+#[test]
+fn projects_come_to_their_shares_whatever_was_before() {
+    let mut windows = (u64::MAX, 0);
+    for (seed, result) in run_all(seeds_or(SHARES_SEEDS), |seed, _| run_shares::<Sound>(seed)) {
+        let had = result.unwrap_or_else(|broken| panic!("seed {seed} {broken}"));
+        windows = (windows.0.min(had.windows_permille.0), windows.1.max(had.windows_permille.1));
+        assert_eq!(run_shares::<Sound>(seed).unwrap(), had, "seed {seed}: the same once more");
+    }
+    println!("of 250 that are due the first had {} to {} in each window", windows.0, windows.1);
 }
 
 #[test]
@@ -351,6 +364,25 @@ fn settled_jobs_that_a_restart_does_not_count_are_found() {
 #[test]
 fn an_element_that_is_kept_without_its_array_is_found() {
     assert_eq!(found(Fault::ElementRetained).1.rule, "an element goes with its array");
+}
+
+#[test]
+fn use_that_a_restart_forgets_is_found() {
+    let rule = "a restart does not forget what was used";
+    assert_eq!(found(Fault::UseForgotten).1.rule, rule);
+    let broken = with(Fault::UseForgotten.into(), || run_shares::<Mutated>(0));
+    assert_eq!(broken.unwrap_err().rule, rule);
+}
+
+#[test]
+fn a_quota_that_is_not_held_to_is_found() {
+    assert_eq!(found(Fault::QuotaIgnored).1.rule, "no more runs of a project are under way than may be");
+}
+
+#[test]
+fn a_weight_that_is_not_looked_at_is_found() {
+    let broken = with(Fault::WeightIgnored.into(), || run_shares::<Mutated>(0));
+    assert_eq!(broken.unwrap_err().rule, "shares come to weights");
 }
 
 #[test]

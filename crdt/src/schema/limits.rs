@@ -18,9 +18,6 @@ pub const VERSIONS_MAX: usize = 128;
 /// A version's number. Why a million: it fits every integer type that a client may use, with room to add.
 pub const VERSION_NUMBER_MAX: i64 = 1_000_000;
 
-/// A project's weight in fair shares. Why 1,000: three digits tell any two projects apart.
-pub const WEIGHT_MAX: i64 = 1000;
-
 /// A note on a key or a version, in bytes. Why 256: a line for people.
 pub const NOTE_LEN_MAX: usize = 256;
 

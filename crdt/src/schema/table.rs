@@ -5,7 +5,7 @@ use shoal_protocol::limits::{self, LABELS_MAX, NAME_LEN_MAX, TEXT_LEN_MAX};
 use shoal_protocol::object::function::Grant;
 use shoal_protocol::{BlobId, ObjectId};
 
-use super::limits::{KEYS_MAX, MEMBERS_MAX, NODES_MAX, NOTE_LEN_MAX, VERSION_NUMBER_MAX, VERSIONS_MAX, WEIGHT_MAX};
+use super::limits::{KEYS_MAX, MEMBERS_MAX, NODES_MAX, NOTE_LEN_MAX, VERSION_NUMBER_MAX, VERSIONS_MAX};
 
 /// One element of a field's path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +131,8 @@ const OWNER: Field = Field { path: &[Word("owner")], form: Form::Id, required: t
 const DELETED: Field = field(&[Word("deleted")], Form::Bool);
 const LABELS: Field = field(&[Word("labels"), Each(Entry::Label, LABELS_MAX)], Form::Label);
 
+const QUOTA: Form = Form::Int(0, limits::QUOTA_MAX as i64);
+
 const USER: &[Field] = &[
     NAME,
     field(&[Word("keys"), Each(Entry::Hex, KEYS_MAX)], Form::Text(NOTE_LEN_MAX)),
@@ -143,7 +145,11 @@ const PROJECT: &[Field] = &[
     NAME,
     OWNER,
     field(&[Word("members"), Each(Entry::Id, MEMBERS_MAX)], Form::Name),
-    field(&[Word("weight")], Form::Int(1, WEIGHT_MAX)),
+    field(&[Word("weight")], Form::Int(1, limits::WEIGHT_MAX as i64)),
+    field(&[Word("quota"), Word("queued")], QUOTA),
+    field(&[Word("quota"), Word("running")], QUOTA),
+    field(&[Word("quota"), Word("rate")], QUOTA),
+    field(&[Word("quota"), Word("storage")], QUOTA),
     DELETED,
     LABELS,
 ];

@@ -3,6 +3,7 @@
 use shoal_crdt::{Facts, Object, limits, wanted};
 use shoal_protocol::change::DocumentClass;
 use shoal_protocol::object::function::{Grant, Needs, NewFunction, RunLimits};
+use shoal_protocol::object::project::Quota;
 use shoal_protocol::{BlobId, NodeId};
 
 use crate::world::{Person, all_changes, apply, assert_equal, function, key, new_function, prepare, replica};
@@ -153,18 +154,23 @@ fn the_lower_id_keeps_a_name_that_was_given_twice() {
 }
 
 #[test]
-fn a_project_has_members_and_a_weight() {
+fn a_project_has_members_a_weight_and_a_quota() {
     let (mut ada, bob) = (Person::new(1, "ada"), Person::new(2, "bob"));
     let mut replica = replica();
     apply(&mut replica, &ada.founding);
     let document = ada.ids.mint(9);
     ada.change(&mut replica, DocumentClass::Project, document, vec![wanted::name("vision")]);
-    let operations = vec![wanted::member(bob.user, "developer"), wanted::weight(5)];
+    let quota = Quota { queued: Some(100), rate: Some(0), ..Quota::default() };
+    let mut operations = vec![wanted::member(bob.user, "developer"), wanted::weight(5)];
+    operations.extend(wanted::quota(&Quota::default(), &quota));
     ada.change(&mut replica, DocumentClass::Project, document, operations);
-    let Some(Facts { object: Object::Project { project, weight }, .. }) = replica.document(document) else { panic!() };
-    assert_eq!((project.owner, *weight), (ada.user, 5));
+    let Some(Facts { object: Object::Project { project }, .. }) = replica.document(document) else { panic!() };
+    assert_eq!((project.owner, project.weight, project.quota), (ada.user, 5, quota));
     assert_eq!(project.members, [(bob.user, "developer".to_owned())].into());
     ada.change(&mut replica, DocumentClass::Project, document, vec![wanted::remove_member(bob.user)]);
-    let Some(Facts { object: Object::Project { project, .. }, .. }) = replica.document(document) else { panic!() };
+    let unlimited = wanted::quota(&quota, &Quota { queued: None, ..quota });
+    ada.change(&mut replica, DocumentClass::Project, document, unlimited);
+    let Some(Facts { object: Object::Project { project }, .. }) = replica.document(document) else { panic!() };
     assert!(project.members.is_empty());
+    assert_eq!(project.quota, Quota { rate: Some(0), ..Quota::default() });
 }

@@ -1,6 +1,7 @@
 //! What a kernel is told once, when it is made.
 
 use shoal_protocol::NodeId;
+use shoal_protocol::object::project::Quota;
 
 use crate::record::Group;
 
@@ -28,6 +29,10 @@ pub const KEEP_DEAD_JOBS_DEFAULT: u64 = 100_000;
 /// How long a home may be away until a custodian acts for it, in milliseconds. Why a minute: a machine that is restarted is
 /// back by then, and what it runs need not be run twice.
 pub const TAKEOVER_AFTER_MS_DEFAULT: u64 = 60_000;
+
+/// After how long what was used counts half, in milliseconds: an hour. Why: jobs of seconds make their shares even within minutes,
+/// and who has had a node to themselves for a day does not wait for a day.
+pub const SHARE_HALF_LIFE_MS_DEFAULT: u64 = 3_600_000;
 
 /// How long settled jobs of a project are kept, and how many of them: the oldest go first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +84,10 @@ pub struct Config {
     pub retention: Retention,
     /// How long a home may be away until a custodian acts for it, in milliseconds.
     pub takeover_after_ms: u64,
+    /// After how long what was used counts half, in milliseconds.
+    pub share_half_life_ms: u64,
+    /// What each user may have at most, whatever the project.
+    pub user_quota: Quota,
 }
 
 impl Config {
@@ -91,6 +100,8 @@ impl Config {
             prefetch: Prefetch::default(),
             retention: Retention::default(),
             takeover_after_ms: TAKEOVER_AFTER_MS_DEFAULT,
+            share_half_life_ms: SHARE_HALF_LIFE_MS_DEFAULT,
+            user_quota: Quota::default(),
         }
     }
 }

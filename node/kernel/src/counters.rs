@@ -134,6 +134,14 @@ pub struct Counters {
     pub superseded: u64,
     /// Jobs taken over that their homes had settled meanwhile.
     pub settled_by_home: u64,
+    /// Submissions refused because a quota was used up.
+    pub over_quota: u64,
+    /// Times at which a project had jobs that could run, but for its quota of runs.
+    pub quota_waits: u64,
+    /// Tallies journaled of what was used.
+    pub tallies: u64,
+    /// Tallies of other nodes that were news.
+    pub tallies_heard: u64,
     /// Jobs settled, by state.
     pub settled: BTreeMap<State, u64>,
     /// Settled jobs forgotten.

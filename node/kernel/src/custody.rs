@@ -103,8 +103,8 @@ pub(crate) struct Open {
     pub(crate) strict: bool,
     kept_by: BTreeSet<NodeId>,
     wanted: usize,
-    /// As one of which group it is kept, if it has ended by itself.
-    ended: Option<Group>,
+    /// As one of which group it is kept, with so many bytes, if it has ended by itself.
+    ended: Option<(Group, u64)>,
 }
 
 impl Open {
@@ -318,10 +318,10 @@ impl Custody {
         open.reached() >= open.wanted
     }
 
-    /// A job that waits has ended by itself, and is kept as one of this group.
-    pub(crate) fn ended(&mut self, job: ObjectId, group: Group) {
+    /// A job that waits has ended by itself, and is kept as one of this group, with so many bytes.
+    pub(crate) fn ended(&mut self, job: ObjectId, group: Group, bytes: u64) {
         if let Some(open) = self.open.get_mut(&job) {
-            open.ended = Some(group);
+            open.ended = Some((group, bytes));
         }
     }
 
@@ -330,8 +330,8 @@ impl Custody {
         self.open.contains_key(&job)
     }
 
-    /// As one of which group a job is kept that waits and has ended.
-    pub(crate) fn ended_in(&self, job: ObjectId) -> Option<Group> {
+    /// As one of which group, and with how many bytes, a job is kept that waits and has ended.
+    pub(crate) fn ended_in(&self, job: ObjectId) -> Option<(Group, u64)> {
         self.open.get(&job)?.ended
     }
 

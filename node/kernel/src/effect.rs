@@ -13,6 +13,7 @@ use std::sync::Arc;
 use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::object::function::Needs;
 use shoal_protocol::object::job::{Event, Job, Receipt};
+use shoal_protocol::object::project::Usage;
 use shoal_protocol::object::worker::Worker;
 use shoal_protocol::regency::{Regent, Vote};
 use shoal_protocol::wire::custody::KeepJob;
@@ -239,6 +240,8 @@ pub enum Reply {
     Done,
     /// The load.
     Load(Load),
+    /// What projects have and have used.
+    Shares(Vec<Shared>),
     /// The peers, by their place among the workers.
     Peers(Vec<PeerView>),
     /// Jobs of this home whose current run is at the node, and jobs of that node of which a run is here.
@@ -270,6 +273,15 @@ pub struct Leaving {
     pub running: u64,
     /// Runs of other homes that are under way here.
     pub guests: u64,
+}
+
+/// What a project, or the owner of functions that are in none, has and has used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shared {
+    /// Which.
+    pub group: ObjectId,
+    /// What it has.
+    pub usage: Usage,
 }
 
 /// A peer, as the kernel knows it.

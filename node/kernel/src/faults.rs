@@ -82,6 +82,12 @@ pub enum Fault {
     TermUnused,
     /// A home goes on with the jobs that were taken over.
     NotYielded,
+    /// A restarted kernel does not know what was used before.
+    UseForgotten,
+    /// More runs of a project are begun than may be under way.
+    QuotaIgnored,
+    /// Every project has the same weight.
+    WeightIgnored,
 }
 
 /// Which bugs a kernel has.

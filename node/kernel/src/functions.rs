@@ -44,6 +44,10 @@ impl Functions {
         self.projects.insert(project.id, project.members);
     }
 
+    pub(crate) fn knows_project(&self, id: ObjectId) -> bool {
+        self.projects.contains_key(&id)
+    }
+
     pub(crate) fn remove_project(&mut self, id: ObjectId) {
         self.projects.remove(&id);
     }

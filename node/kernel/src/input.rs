@@ -327,8 +327,8 @@ pub enum Input {
     Oldest {
         /// Which group.
         group: Group,
-        /// When each settled, in milliseconds since the Unix epoch, and which it is: oldest first.
-        jobs: Vec<(u64, ObjectId)>,
+        /// When each settled, in milliseconds since the Unix epoch, which it is, and the bytes that it refers to: oldest first.
+        jobs: Vec<(u64, ObjectId, u64)>,
     },
     /// The URL of a job was called.
     Called {
@@ -431,7 +431,7 @@ pub enum Command {
     Release(ObjectId),
     /// Change name, labels or priority of an unsettled job.
     Patch(ObjectId, JobPatch),
-    /// Forget a settled job. The caller has read `owner` and `group` from its record.
+    /// Forget a settled job. The caller has read `owner`, `group` and `bytes` from its record.
     Forget {
         /// Which.
         job: ObjectId,
@@ -439,6 +439,8 @@ pub enum Command {
         owner: ObjectId,
         /// Among which it is kept.
         group: Group,
+        /// Bytes that it refers to: [`crate::stored_bytes`].
+        bytes: u64,
     },
     /// A guest at a worker of this node has saved its state; a blob is here and held until the reply, [`crate::Reply::Done`].
     Checkpoint {
@@ -475,6 +477,9 @@ pub enum Command {
     HandOver,
     /// All is handed over. Answered by [`crate::Reply::Done`].
     Drained,
+    /// What these projects have and have used, or without any those that have used the most. Answered by
+    /// [`crate::Reply::Shares`].
+    Shares(Vec<ObjectId>),
     /// A node that leaves hands jobs over. Answered by [`crate::Reply::Inherited`] when they are durable here.
     Inherit(Box<Inheritance>),
 }

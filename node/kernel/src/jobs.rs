@@ -11,7 +11,7 @@ use std::ops::Bound;
 
 use shoal_protocol::limits::ATTEMPTS_KEPT_MAX;
 use shoal_protocol::object::job::{
-    Attempt, Checkpoint, Ending, Outcome, Payload, Progress, Refusal, RefusalCode, State, Usage,
+    Attempt, Checkpoint, Elements, Ending, Outcome, Payload, Progress, Refusal, RefusalCode, State, Usage,
 };
 use shoal_protocol::regency::{first_of_term, term_of};
 use shoal_protocol::wire::peer::RunOffer;
@@ -102,6 +102,8 @@ pub(crate) struct Placed {
     pub(crate) recovering: bool,
     /// Its worker's lease has ended, and the job waits for the worker.
     pub(crate) disconnected: Option<Disconnected>,
+    /// It is from before a restart.
+    pub(crate) restored: bool,
     /// How far it is, as it said last.
     pub(crate) progress: Option<Progress>,
 }
@@ -128,6 +130,7 @@ impl Placed {
             delivering_ms: None,
             recovering: false,
             disconnected: None,
+            restored: false,
             progress: None,
         }
     }
@@ -160,6 +163,11 @@ impl Job {
     /// The current run.
     pub(crate) fn run(&self) -> Run {
         Run { job: self.accepted.id, epoch: self.epoch }
+    }
+
+    /// Bytes that it refers to and that count for its project: an element's input counts with its array.
+    fn bytes(&self) -> u64 {
+        stored_bytes(&self.accepted, self.extras.elements.as_deref(), None)
     }
 
     /// Where it stands among the jobs that wait.
@@ -397,6 +405,10 @@ fn weight(accepted: &Accepted) -> u64 {
     JOB_BYTES.saturating_add((input + args + env + key) as u64)
 }
 
+fn whose(accepted: &Accepted) -> [Whose; 2] {
+    [Whose::Group(accepted.group()), Whose::User(accepted.spec.owner)]
+}
+
 /// Elements of an array that have not begun.
 fn ahead(job: &Job) -> u32 {
     let elements = job.extras.elements.as_ref().zip(job.accepted.extras.array);
@@ -412,6 +424,34 @@ fn begun(job: &Job) -> impl Iterator<Item = ObjectId> {
 /// Jobs of other homes that may stand between those of one. Why 4,096: as many come within the milliseconds that the elements of an
 /// array take up.
 const NEAR_MAX: usize = 4_096;
+/// Of whom jobs are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Whose {
+    /// A project, or the owner of functions that are in none: [`Accepted::group`].
+    Group(ObjectId),
+    /// Who submitted them.
+    User(ObjectId),
+}
+
+/// Bytes that a job refers to and that count for its project: input, result and log, of an array also those of its elements.
+/// An element has none of its own: its array has them. `elements`: how far it is, of an array.
+pub fn stored_bytes(accepted: &Accepted, elements: Option<&Elements>, outcome: Option<&Outcome>) -> u64 {
+    if accepted.array_id().is_some() {
+        return 0;
+    }
+    let made = outcome.map_or(0, outcome_bytes).saturating_add(elements.map_or(0, |elements| elements.bytes));
+    accepted.input.size().saturating_add(made)
+}
+
+/// Bytes of what came out of a run.
+pub(crate) fn outcome_bytes(outcome: &Outcome) -> u64 {
+    outcome.output.size().saturating_add(outcome.log.size())
+}
+
+/// For how many unsettled jobs it counts: an array for its elements that have not begun, the others count by themselves.
+fn size(job: &Job) -> u64 {
+    if job.extras.elements.is_some() { u64::from(ahead(job)) } else { 1 }
+}
 
 /// All unsettled jobs, by id.
 #[derive(Debug, Default)]
@@ -421,6 +461,10 @@ pub(crate) struct Jobs {
     arrays: usize,
     /// Elements that have not begun.
     ahead: u64,
+    /// Unsettled jobs of each project, and of each user; an array counts its elements.
+    counts: BTreeMap<Whose, u64>,
+    /// Bytes of their inputs, and of what elements of arrays have made, by project.
+    stored: BTreeMap<ObjectId, u64>,
 }
 
 impl Jobs {
@@ -441,6 +485,11 @@ impl Jobs {
         self.bytes = self.bytes.saturating_add(weight(&job.accepted));
         self.arrays += usize::from(job.extras.elements.is_some());
         self.ahead += u64::from(ahead(&job));
+        let (size, bytes) = (size(&job), job.bytes());
+        *self.stored.entry(job.accepted.group()).or_default() += bytes;
+        for whose in whose(&job.accepted) {
+            *self.counts.entry(whose).or_default() += size;
+        }
         self.table.insert(job.id(), Box::new(job));
     }
 
@@ -449,14 +498,56 @@ impl Jobs {
         self.bytes = self.bytes.saturating_sub(weight(&job.accepted));
         self.arrays -= usize::from(job.extras.elements.is_some());
         self.ahead -= u64::from(ahead(&job));
+        self.uncount(whose(&job.accepted), size(&job));
+        self.forget_bytes(job.accepted.group(), job.bytes());
         Some(*job)
     }
 
     /// So many elements of an array have begun, if not more had.
     pub(crate) fn begun(&mut self, array: ObjectId, begun: u32) {
         let Some(elements) = self.table.get_mut(&array).and_then(|job| job.extras.elements.as_mut()) else { return };
-        self.ahead -= u64::from(begun.saturating_sub(elements.begun));
+        let more = u64::from(begun.saturating_sub(elements.begun));
+        self.ahead -= more;
         elements.begun = elements.begun.max(begun);
+        if let Some(whose) = self.table.get(&array).map(|job| whose(&job.accepted)) {
+            self.uncount(whose, more);
+        }
+    }
+
+    fn uncount(&mut self, whose: [Whose; 2], size: u64) {
+        for whose in whose {
+            let Some(count) = self.counts.get_mut(&whose) else { continue };
+            *count = count.saturating_sub(size);
+            if *count == 0 {
+                self.counts.remove(&whose);
+            }
+        }
+    }
+
+    fn forget_bytes(&mut self, group: ObjectId, bytes: u64) {
+        let Some(stored) = self.stored.get_mut(&group) else { return };
+        *stored = stored.saturating_sub(bytes);
+        if *stored == 0 {
+            self.stored.remove(&group);
+        }
+    }
+
+    /// An element of this array has ended with so many bytes of result and log.
+    pub(crate) fn made(&mut self, array: ObjectId, bytes: u64) {
+        let Some(job) = self.table.get_mut(&array) else { return };
+        let Some(elements) = job.extras.elements.as_mut() else { return };
+        elements.bytes = elements.bytes.saturating_add(bytes);
+        *self.stored.entry(job.accepted.group()).or_default() += bytes;
+    }
+
+    /// Bytes that unsettled jobs of a group refer to.
+    pub(crate) fn stored(&self, group: ObjectId) -> u64 {
+        self.stored.get(&group).copied().unwrap_or(0)
+    }
+
+    /// How many unsettled jobs somebody has; an array counts its elements.
+    pub(crate) fn count(&self, whose: Whose) -> u64 {
+        self.counts.get(&whose).copied().unwrap_or(0)
     }
 
     /// How many jobs wait although they are in no place of their own: elements that have not begun, less the arrays that
@@ -491,11 +582,10 @@ impl Jobs {
 
     /// Gives a job its input.
     pub(crate) fn supply(&mut self, id: ObjectId, input: Payload) -> Option<&Job> {
-        let job = self.table.get_mut(&id)?;
-        self.bytes = self.bytes.saturating_sub(weight(&job.accepted));
+        let mut job = self.remove(id)?;
         job.accepted.input = input;
-        self.bytes = self.bytes.saturating_add(weight(&job.accepted));
-        Some(job)
+        self.insert(job);
+        self.get(id)
     }
 
     pub(crate) fn get(&self, id: ObjectId) -> Option<&Job> {

@@ -9,6 +9,8 @@
 //! | [`machine`] | what each input does: the way of a job from submission to its end |
 //! | [`rights`] | who may do what |
 //! | `queue` | which job is next |
+//! | `shares` | who has used how much of their share |
+//! | `quotas` | whether somebody may have more |
 //! | `dependents` | who waits for whom |
 //! | `placement` | which worker or peer gets it |
 //! | `peers` | what a peer is believed to have left |
@@ -44,11 +46,13 @@ mod memos;
 mod peers;
 mod placement;
 mod queue;
+mod quotas;
 mod reason;
 pub mod record;
 mod regents;
 mod retention;
 pub mod rights;
+mod shares;
 mod specs;
 mod timers;
 pub mod view;
@@ -56,15 +60,15 @@ mod workers;
 
 pub use config::{Config, Keep, Prefetch, Retention};
 pub use counters::Counters;
-pub use effect::{Effect, Leaving, Load, Noted, PeerView, Reply};
+pub use effect::{Effect, Leaving, Load, Noted, PeerView, Reply, Shared};
 pub use input::{
     CallEnd, Command, End, Inheritance, Input, NewJob, Now, PeerAttached, Principal, Recall, RequestId, WorkerAttached,
 };
-pub use jobs::JOB_BYTES;
+pub use jobs::{JOB_BYTES, stored_bytes};
 pub use machine::SWEEP_LEN_MAX;
 pub use record::{
     Accepted, Call, Charge, ChargeState, Custodians, Drain, Group, GuestEnd, GuestRun, Record, Reign, Retained, Saving,
-    Spec, Standing, TakenJob,
+    Spec, Standing, TakenJob, Tally,
 };
 
 /// The kernel that production runs: the machine without any of the faults that the simulator can put in.

@@ -1,4 +1,4 @@
-//! What each input does. The parts: [`submit`] takes jobs in, [`keys`] none twice, [`schedule`] hands them to workers and peers, [`runs`]
+//! What each input does. The parts: [`submit`] takes jobs in, [`keys`] none twice, [`schedule`] hands them to workers and peers, [`sharing`] says whose turn it is and who may have more, [`runs`]
 //! follows a run to its end, [`custody`] brings jobs to those who keep them with this home, [`charges`] keeps those of others,
 //! [`takeover`] goes on with them when their home is away, and [`merging`] joins both sides when it is back, [`drain`] gives all
 //! of them away when this node leaves, and [`inheriting`] takes those of one that does,
@@ -33,6 +33,7 @@ mod peers;
 mod runs;
 mod schedule;
 mod seek;
+mod sharing;
 mod submit;
 mod sweeping;
 mod takeover;
@@ -63,9 +64,11 @@ use crate::jobs::{Job, Jobs, Phase, Placed};
 use crate::keys::Keys;
 use crate::memos::Memos;
 use crate::queue::Queue;
+use crate::quotas::Rates;
 use crate::record::{Accepted, Drain, Standing};
 use crate::regents::Regents;
 use crate::retention::Shelves;
+use crate::shares::Shares;
 use crate::specs::Specs;
 use crate::timers::{Timer, Timers};
 use crate::workers::Workers;
@@ -88,6 +91,10 @@ pub struct Machine<F> {
     memos: Memos,
     calls: Calls,
     shelves: Shelves,
+    shares: Shares,
+    rates: Rates,
+    /// A timer is set to look at what was used.
+    shares_due: bool,
     timers: Timers,
     counters: Counters,
     /// Why nothing is accepted at the moment.
@@ -111,6 +118,9 @@ impl<F: Faults> Machine<F> {
     /// A kernel without jobs, functions or workers.
     pub fn new(config: Config) -> Self {
         Self {
+            shares: Shares::new(config.share_half_life_ms),
+            rates: Rates::default(),
+            shares_due: false,
             config,
             jobs: Jobs::default(),
             queue: Queue::default(),
@@ -146,6 +156,7 @@ impl<F: Faults> Machine<F> {
     /// [`Input::Project`] for each that is there, [`Input::FunctionGone`] for each deleted one.
     pub fn restore(&mut self, now: Now, jobs: impl Iterator<Item = (Accepted, Standing)>, effects: &mut Vec<Effect>) {
         let first = effects.len();
+        self.advance_shares(now);
         let (mut blocked, mut arrays, mut stopped, mut equals) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (accepted, standing) in jobs.filter(|(_, standing)| !standing.state.is_settled()) {
             let at = standing.attempts.last().map(|at| (at.worker, at.worker_name.clone(), at.node));
@@ -203,13 +214,14 @@ impl<F: Faults> Machine<F> {
     /// Handles one input. Effects are appended in the order in which they may be seen; see [`Effect`].
     pub fn handle(&mut self, now: Now, input: Input, effects: &mut Vec<Effect>) {
         let first = effects.len();
+        self.advance_shares(now);
         match input {
             Input::Tick => self.wake_ms = None,
             Input::Request { request, principal, command } => self.command(now, request, principal, command, effects),
             Input::Function(function) => self.functions.put(*function),
             Input::FunctionGone(function) => self.function_gone(now, function, effects),
-            Input::Project(project) => self.functions.put_project(*project),
-            Input::ProjectGone(project) => self.functions.remove_project(project),
+            Input::Project(project) => self.project(*project),
+            Input::ProjectGone(project) => self.project_gone(project),
             Input::WorkerAttached(attached) => self.attach(now, *attached, effects),
             Input::WorkerDetached { worker, connection, dead } => self.detach(now, worker, connection, dead, effects),
             Input::Heartbeat { worker, runs } => self.heartbeat(now, worker, runs, effects),
@@ -298,6 +310,7 @@ impl<F: Faults> Machine<F> {
                 Timer::Custody => self.custody_due(now, effects),
                 Timer::Sweep(group) => self.sweep_due(now, group, effects),
                 Timer::Call(job) => self.call_due(now, job, effects),
+                Timer::Shares => self.shares_due(now, effects),
                 Timer::Place => self.placeable = true,
             }
         }
@@ -320,8 +333,10 @@ impl<F: Faults> Machine<F> {
         let Some(job) = self.jobs.get_mut(id) else { return };
         let mut placed = Placed::new(worker, self.turn, now.mono_ms);
         placed.cancel_ms = job.is_stopping().then_some(now.mono_ms);
-        placed.recovering = true;
+        (placed.recovering, placed.restored) = (true, true);
         job.phase = Phase::Placed(Box::new(placed));
+        self.begin_use(now, id);
+        self.shares.started(id);
         if self.workers.get(worker).is_none() {
             // Of a peer the attempt knows the name of the worker there.
             let name = node.map_or_else(|| name.to_owned(), |node| node.short());

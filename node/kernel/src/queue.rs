@@ -2,14 +2,21 @@
 //!
 //! Jobs with equal needs form a *shape*. Whether a worker can take one of a shape it can take any, so a scheduling step
 //! looks at the first job of each shape only: it costs shapes × workers, however many jobs wait, and a shape that fits
-//! nowhere holds up no other. Within a shape, and between shapes, the job of the lower [`Rank`] comes first: the older
-//! one, where priorities are equal. Age is in the ids, which a node mints rising: a job that comes back after a lost run
-//! has its old place.
+//! nowhere holds up no other. Within a shape, and between shapes, the job of the lower [`Turn`] comes first: that of the project
+//! that has used the least of its share, of its users the one who has ([`lanes`]), and of theirs the job of the lower
+//! [`Rank`]: the older one, where priorities are equal. Age is in the ids, which a node mints rising: a job that comes back
+//! after a lost run has its old place.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod lanes;
+
+use std::collections::BTreeMap;
 
 use shoal_protocol::ObjectId;
 use shoal_protocol::object::function::Needs;
+
+pub(crate) use lanes::{Keys, Lane, Turn};
+
+use lanes::Lanes;
 
 /// Shapes that may wait at once. Why 1,024: each scheduling step looks at every one of them.
 pub(crate) const SHAPES_MAX: usize = 1024;
@@ -53,7 +60,7 @@ pub(crate) struct Queue {
 #[derive(Debug)]
 struct Shape {
     needs: Needs,
-    jobs: BTreeSet<Rank>,
+    jobs: Lanes,
     /// Jobs that will come: they keep the shape, so that it has its place when they do.
     aside: usize,
 }
@@ -75,8 +82,8 @@ impl Queue {
     }
 
     /// Puts a job in.
-    pub(crate) fn insert(&mut self, needs: &Needs, job: Rank) {
-        if self.shape(needs).jobs.insert(job) {
+    pub(crate) fn insert(&mut self, needs: &Needs, lane: Lane, keys: Keys, job: Rank) {
+        if self.shape(needs).jobs.insert(lane, keys, job) {
             self.len += 1;
         }
     }
@@ -105,7 +112,7 @@ impl Queue {
                 self.next
             }
         };
-        self.shapes.entry(id).or_insert_with(|| Shape { needs: needs.clone(), jobs: BTreeSet::new(), aside: 0 })
+        self.shapes.entry(id).or_insert_with(|| Shape { needs: needs.clone(), jobs: Lanes::default(), aside: 0 })
     }
 
     fn drop_empty(&mut self, id: ShapeId) {
@@ -117,23 +124,38 @@ impl Queue {
     }
 
     /// Takes a job out.
-    pub(crate) fn remove(&mut self, needs: &Needs, job: Rank) {
+    pub(crate) fn remove(&mut self, needs: &Needs, lane: Lane, job: Rank) {
         let Some(&id) = self.by_needs.get(needs) else { return };
         let Some(shape) = self.shapes.get_mut(&id) else { return };
-        if shape.jobs.remove(&job) {
+        if shape.jobs.remove(lane, job) {
             self.len -= 1;
         }
         self.drop_empty(id);
     }
 
-    /// The first job of each shape.
-    pub(crate) fn heads(&self) -> impl Iterator<Item = (Rank, ShapeId)> + '_ {
-        self.shapes.iter().filter_map(|(id, shape)| shape.jobs.first().map(|job| (*job, *id)))
+    /// The shapes of which a job waits.
+    pub(crate) fn shapes(&self) -> impl Iterator<Item = ShapeId> + '_ {
+        self.shapes.iter().filter(|(_, shape)| !shape.jobs.is_empty()).map(|(id, _)| *id)
     }
 
-    /// The first job of a shape.
-    pub(crate) fn head(&self, shape: ShapeId) -> Option<Rank> {
-        self.shapes.get(&shape).and_then(|shape| shape.jobs.first().copied())
+    /// The first job of a shape, of the groups and users that may have more of them under way.
+    pub(crate) fn head(
+        &self,
+        shape: ShapeId,
+        group_is_open: impl Fn(ObjectId) -> bool,
+        user_is_open: impl Fn(ObjectId) -> bool,
+    ) -> Option<Turn> {
+        self.shapes.get(&shape).and_then(|shape| shape.jobs.first(group_is_open, user_is_open))
+    }
+
+    /// The use of a lane is another one now.
+    pub(crate) fn rekey(&mut self, lane: Lane, keys: Keys) {
+        self.shapes.values_mut().for_each(|shape| shape.jobs.rekey(lane, keys));
+    }
+
+    /// The uses of all lanes are others now.
+    pub(crate) fn rekey_all(&mut self, keys: impl Fn(Lane) -> Keys) {
+        self.shapes.values_mut().for_each(|shape| shape.jobs.rekey_all(&keys));
     }
 
     /// What the jobs of a shape need.
@@ -142,10 +164,25 @@ impl Queue {
     }
 
     /// Whether other jobs with the same needs come before it.
-    pub(crate) fn is_behind(&self, needs: &Needs, job: Rank) -> bool {
-        let shape = self.by_needs.get(needs).and_then(|id| self.shapes.get(id));
-        shape.and_then(|shape| shape.jobs.first()).is_some_and(|first| *first < job)
+    pub(crate) fn place(&self, needs: &Needs, lane: Lane, job: Rank) -> Place {
+        let Some(shape) = self.by_needs.get(needs).and_then(|id| self.shapes.get(id)) else { return Place::First };
+        match shape.jobs.first(|_| true, |_| true) {
+            _ if shape.jobs.is_behind_its_own(lane, job) => Place::BehindOlder,
+            Some(first) if first.rank != job => Place::BehindOthers,
+            _ => Place::First,
+        }
     }
+}
+
+/// Where a job stands among those with the same needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// None is before it.
+    First,
+    /// Older ones of the same user and project are.
+    BehindOlder,
+    /// Those of others are, who have used less of their share.
+    BehindOthers,
 }
 
 #[cfg(test)]
@@ -160,25 +197,41 @@ mod tests {
         Needs { memory_mb: Some(memory_mb), ..Needs::default() }
     }
 
+    fn lane() -> Lane {
+        let id = ObjectId::from_parts(1, 0, [0; 8]);
+        Lane { group: id, user: id }
+    }
+
+    impl Queue {
+        fn put(&mut self, needs: &Needs, job: Rank) {
+            self.insert(needs, lane(), Keys::default(), job);
+        }
+
+        fn first(&self, shape: ShapeId) -> Option<Rank> {
+            self.head(shape, |_| true, |_| true).map(|turn| turn.rank)
+        }
+    }
+
     #[test]
     fn a_shape_gives_its_oldest_job_and_vanishes_with_its_last() {
         let mut queue = Queue::default();
         for n in [5, 3, 4] {
-            queue.insert(&needs(1), job(n));
+            queue.put(&needs(1), job(n));
         }
-        queue.insert(&needs(2), job(1));
-        let heads: Vec<_> = queue.heads().collect();
-        assert_eq!(heads.iter().map(|(job, _)| *job).collect::<Vec<_>>(), [job(3), job(1)]);
-        let (_, shape) = heads[0];
-        queue.remove(&needs(1), job(3));
-        assert_eq!(queue.head(shape), Some(job(4)));
-        assert!(queue.is_behind(&needs(1), job(5)) && !queue.is_behind(&needs(1), job(4)));
-        queue.insert(&needs(1), job(3));
-        assert_eq!(queue.head(shape), Some(job(3)), "a job that comes back has its old place");
+        queue.put(&needs(2), job(1));
+        let shapes: Vec<_> = queue.shapes().collect();
+        assert_eq!(shapes.iter().filter_map(|shape| queue.first(*shape)).collect::<Vec<_>>(), [job(3), job(1)]);
+        let shape = shapes[0];
+        queue.remove(&needs(1), lane(), job(3));
+        assert_eq!(queue.first(shape), Some(job(4)));
+        assert_eq!(queue.place(&needs(1), lane(), job(5)), Place::BehindOlder);
+        assert_eq!(queue.place(&needs(1), lane(), job(4)), Place::First);
+        queue.put(&needs(1), job(3));
+        assert_eq!(queue.first(shape), Some(job(3)), "a job that comes back has its old place");
         for n in [3, 4, 5] {
-            queue.remove(&needs(1), job(n));
+            queue.remove(&needs(1), lane(), job(n));
         }
-        assert_eq!((queue.len(), queue.heads().count(), queue.needs(shape)), (1, 1, None));
+        assert_eq!((queue.len(), queue.shapes().count(), queue.needs(shape)), (1, 1, None));
     }
 
     #[test]
@@ -195,9 +248,9 @@ mod tests {
     fn a_job_that_will_come_keeps_its_shape() {
         let mut queue = Queue::default();
         queue.reserve(&needs(1));
-        queue.insert(&needs(1), job(1));
-        queue.remove(&needs(1), job(1));
-        assert_eq!((queue.len(), queue.waiting(), queue.heads().count(), queue.shapes.len()), (0, 1, 0, 1));
+        queue.put(&needs(1), job(1));
+        queue.remove(&needs(1), lane(), job(1));
+        assert_eq!((queue.len(), queue.waiting(), queue.shapes().count(), queue.shapes.len()), (0, 1, 0, 1));
         queue.give_back(&needs(1));
         queue.give_back(&needs(1));
         assert_eq!((queue.waiting(), queue.shapes.len(), queue.by_needs.len()), (0, 0, 0));
@@ -208,7 +261,7 @@ mod tests {
         let mut queue = Queue::default();
         for n in 0..SHAPES_MAX {
             assert!(queue.has_room(&needs(n as u32)));
-            queue.insert(&needs(n as u32), job(n as u64));
+            queue.put(&needs(n as u32), job(n as u64));
         }
         assert!(!queue.has_room(&needs(u32::MAX)));
         assert!(queue.has_room(&needs(7)), "one more job of a known shape costs nothing");

@@ -9,13 +9,14 @@ use shoal_protocol::{ObjectId, Problem, WorkerId};
 use crate::input::Now;
 use crate::jobs::{Disconnected, Job, Placed};
 use crate::placement::{Obstacle, examine};
+use crate::queue::Place;
 use crate::workers::{Link, Worker, Workers};
 
 /// Workers and peers that a reason names, the node's own workers first. Why 16: what a person reads.
 const CANDIDATES_MAX: usize = 16;
 
-/// Why a job waits in the queue. `behind`: older jobs with the same needs wait too; `closed`: why nothing is handed over.
-pub(crate) fn queued(workers: &Workers, needs: &Needs, behind: bool, closed: Option<&Problem>, now_ms: u64) -> Reason {
+/// Why a job waits in the queue. `place`: whether others with the same needs are before it; `closed`: why nothing is handed over.
+pub(crate) fn queued(workers: &Workers, needs: &Needs, place: Place, closed: Option<&Problem>, now_ms: u64) -> Reason {
     // What has been here and is away is a candidate too: it may be what the job waits for.
     let known = || workers.own().chain(workers.peers()).filter(|worker| worker.link != Link::Never);
     let (there, away) = (known().filter(|worker| worker.attached()), known().filter(|worker| !worker.attached()));
@@ -26,12 +27,12 @@ pub(crate) fn queued(workers: &Workers, needs: &Needs, behind: bool, closed: Opt
     let candidates = candidates.map(|(worker, obstacle)| candidate(worker, obstacle.as_ref())).collect();
     let (code, message) = match closed {
         Some(problem) => (ReasonCode::NodeClosed, format!("the node hands nothing over now: {}", problem.detail)),
-        None => summary(&findings, behind),
+        None => summary(&findings, place),
     };
     Reason { code, message, candidates }
 }
 
-fn summary(findings: &[(&Worker, Option<Obstacle<'_>>)], behind: bool) -> (ReasonCode, String) {
+fn summary(findings: &[(&Worker, Option<Obstacle<'_>>)], place: Place) -> (ReasonCode, String) {
     let fitting = || findings.iter().filter(|(_, obstacle)| !obstacle.as_ref().is_some_and(Obstacle::is_misfit));
     let open = || fitting().filter(|(_, obstacle)| obstacle.as_ref().is_none_or(Obstacle::is_load));
     let (fit, able) = (fitting().count(), open().count());
@@ -43,10 +44,15 @@ fn summary(findings: &[(&Worker, Option<Obstacle<'_>>)], behind: bool) -> (Reaso
     } else if able == 0 {
         let fit = numbers(fitting().map(|(worker, _)| *worker));
         (ReasonCode::Cordoned, format!("the {fit} that fit take no new jobs"))
-    } else if behind {
+    } else if place == Place::BehindOlder {
         (ReasonCode::Behind, "older jobs with the same needs are before it".into())
+    } else if place == Place::BehindOthers {
+        (
+            ReasonCode::Behind,
+            "jobs of others with the same needs are before it, who have used less of their share".into(),
+        )
     } else if open().any(|(_, obstacle)| obstacle.is_none()) {
-        (ReasonCode::Behind, "a worker is free; older jobs are before it".into())
+        (ReasonCode::Behind, "a worker is free; other jobs are before it".into())
     } else {
         let able = numbers(open().map(|(worker, _)| *worker));
         (ReasonCode::Busy, format!("the {able} that fit are busy"))
@@ -83,6 +89,12 @@ fn candidate(worker: &Worker, obstacle: Option<&Obstacle<'_>>) -> Candidate {
         None => (ReasonCode::Behind, "is free, and others are before this job".into()),
     };
     Candidate { worker: worker.id, name: worker.name.clone(), node: worker.node(), code, message }
+}
+
+/// Why a job waits of whose project or user as many are under way as may be.
+pub(crate) fn quota_running(who: &str, running: u64, most: u64) -> Reason {
+    let message = format!("{running} jobs of {who} are under way at this node, of {most} that may");
+    plain(ReasonCode::QuotaRunning, message)
 }
 
 /// Why a job waits that somebody has held.

@@ -69,6 +69,23 @@ pub enum Record {
     Drain(Option<Drain>),
     /// A settled job stands otherwise: the other side of a cut has settled it as well, in a higher epoch. Counts nothing.
     Merged(ObjectId, Box<Standing>),
+    /// What a project or one of its users has used at this node.
+    Tally(Tally),
+}
+
+/// What the jobs of a project, or those of one of its users, have used whose home is this node: runs that have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// The project, or where there is none the owner of the functions.
+    pub group: ObjectId,
+    /// The user; none: all of them.
+    pub user: Option<ObjectId>,
+    /// Ever, in microseconds of slots. Only grows, until nothing of it counts any more: then it begins anew.
+    pub total_us: u64,
+    /// What is left of it at that time, in microseconds, now that the past counts less and less; 0: nothing is kept.
+    pub recent_us: u64,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
 }
 
 /// Settled jobs that are counted and kept together.
@@ -96,6 +113,8 @@ pub struct Retained {
     pub job: ObjectId,
     /// When it settled, in milliseconds since the Unix epoch.
     pub settled_ms: u64,
+    /// Bytes that it refers to: [`crate::stored_bytes`].
+    pub bytes: u64,
 }
 
 /// What becomes of the checkpoint of a job.

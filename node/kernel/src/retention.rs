@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use shoal_protocol::ObjectId;
+
 use crate::record::Group;
 
 /// Settled jobs of one group.
@@ -9,6 +11,8 @@ use crate::record::Group;
 pub(crate) struct Shelf {
     /// How many there are.
     pub(crate) count: u64,
+    /// Bytes that they refer to.
+    pub(crate) bytes: u64,
     /// When the oldest is due, as far as that is known.
     pub(crate) due_ms: Option<u64>,
     /// The edge looks which are the oldest.
@@ -29,6 +33,12 @@ impl Shelves {
     /// The shelf of a group, empty if there was none.
     pub(crate) fn shelf(&mut self, group: Group) -> &mut Shelf {
         self.shelves.entry(group).or_default()
+    }
+
+    /// Bytes that the settled jobs of a project refer to.
+    pub(crate) fn stored(&self, owner: ObjectId) -> u64 {
+        let shelf = |dead| self.shelves.get(&Group { owner, dead }).map_or(0, |shelf| shelf.bytes);
+        shelf(false).saturating_add(shelf(true))
     }
 
     /// Forgets a group of which no job is left.

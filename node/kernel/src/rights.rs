@@ -168,6 +168,9 @@ mod tests {
             owner: id(1),
             members: Members::from([(id(2), "developer".to_owned())]),
             labels: Default::default(),
+            weight: 1,
+            quota: Default::default(),
+            usage: None,
             heads: Vec::new(),
         };
         let function = function(1, None);

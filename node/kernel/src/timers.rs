@@ -31,6 +31,8 @@ pub(crate) enum Timer {
     Sweep(Group),
     /// A URL is to be called for a job, or nothing was heard of a call that was begun.
     Call(ObjectId),
+    /// What was used is looked at, and journaled.
+    Shares,
     /// Placement may find something that it did not find before.
     Place,
 }

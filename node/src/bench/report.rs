@@ -10,6 +10,7 @@ use super::peers::Peers;
 use super::process::{Idle, Memory};
 use super::raw::{Syncs, Wasmtime};
 use super::screen::Screen;
+use super::share::Share;
 use super::times::{COLUMNS, Spread, ms, ratio};
 use super::waiting::{Cost, Handing, Queue, Restart, Submits};
 use crate::cli::{Table, size};
@@ -38,6 +39,8 @@ pub(super) struct Report {
     pub(super) results_after_kill: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) blobs: Option<Blobs>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) share: Option<Share>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) submit: Option<Submits>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,6 +93,7 @@ impl Report {
             trace: None,
             results_after_kill: None,
             blobs: None,
+            share: None,
             submit: None,
             queue: None,
             peers: None,

@@ -61,7 +61,7 @@ pub(crate) struct BenchArgs {
     /// Length of bursts and of the pauses between them, in milliseconds
     #[arg(long, value_name = "ON,OFF", default_value = "500,500", value_parser = on_off)]
     pub(crate) on_off: OnOff,
-    /// How long Poisson and on-off last, in seconds
+    /// How long Poisson and on-off last, and each time of the projects that compete, in seconds
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub(crate) seconds: u32,
     /// Also let jobs arrive as this file says
@@ -112,6 +112,8 @@ pub(crate) enum Part {
     Jobs,
     /// Blobs in and out
     Blobs,
+    /// Two projects of weights 1 and 3 with ten times as much work as the worker can do
+    Share,
     /// Jobs handed over that wait, over HTTP and QUIC
     Submit,
     /// A queue of --queued jobs: memory, submits, pages of the list, restarts
@@ -121,7 +123,7 @@ pub(crate) enum Part {
 impl BenchArgs {
     /// Whether this part is to be run.
     pub(crate) fn wants(&self, part: Part) -> bool {
-        let jobs = !matches!(part, Part::Idle | Part::Blobs | Part::Submit | Part::Queue);
+        let jobs = !matches!(part, Part::Idle | Part::Blobs | Part::Share | Part::Submit | Part::Queue);
         let named = self.only.is_empty() || self.only.contains(&part) || (jobs && self.only.contains(&Part::Jobs));
         // Without a file there is no trace; that somebody asked for one by name is an error elsewhere.
         named && (part != Part::Trace || self.trace.is_some())
@@ -153,7 +155,8 @@ fn on_off(text: &str) -> Result<OnOff, String> {
     Ok(OnOff { on: Duration::from_millis(on), off: Duration::from_millis(off) })
 }
 
-fn blob_size(text: &str) -> Result<u64, String> {
+/// A length in bytes, with a unit or without.
+pub(super) fn bytes(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let unit = text.get(digits.len()..).unwrap_or_default().trim();
     let shift = match unit.to_ascii_lowercase().as_str() {
@@ -165,8 +168,12 @@ fn blob_size(text: &str) -> Result<u64, String> {
         _ => None,
     };
     let number = digits.parse::<u64>().ok();
-    let len = number.zip(shift).and_then(|(number, shift)| number.checked_mul(1 << shift));
-    len.filter(|len| (BLOB_LEN_MIN..=BLOB_LEN_MAX).contains(len))
+    number.zip(shift).and_then(|(number, shift)| number.checked_mul(1 << shift))
+}
+
+fn blob_size(text: &str) -> Result<u64, String> {
+    bytes(text)
+        .filter(|len| (BLOB_LEN_MIN..=BLOB_LEN_MAX).contains(len))
         .ok_or_else(|| "a length from 1KiB to 1TiB: bytes, or a number with KiB, MiB, GiB or TiB behind it".to_owned())
 }
 

@@ -7,18 +7,20 @@ use shoal_client::Client;
 use shoal_crdt::wanted;
 use shoal_protocol::change::{DocumentClass, Operation};
 use shoal_protocol::key::PublicKey;
+use shoal_protocol::limits::{QUOTA_MAX, WEIGHT_MAX};
 use shoal_protocol::name::Labels;
 use shoal_protocol::object::Class;
 use shoal_protocol::object::project::{Member, NewProject, Project as ProjectObject};
 use shoal_protocol::object::user::{AddKey, NewUser, User as UserObject};
 
+use super::bench::bytes;
 use super::connect::Context;
 use super::failure::Failure;
 use super::input::PageFlags;
 use super::key::Signer;
 use super::output;
 use super::sign::{self, Intent};
-use super::table::{Table, details, labels, more};
+use super::table::{Table, details, labels, more, size};
 use crate::config::parse_label;
 
 /// What can be set of any document.
@@ -73,6 +75,90 @@ impl NamedFlags {
     /// The name, if it is set.
     pub(crate) fn name(&self) -> Option<&String> {
         self.name.as_ref()
+    }
+}
+
+/// What can be set of a project beyond that.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct ShareFlags {
+    /// Its share where projects compete for workers, from 1 to 1000
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(WEIGHT_MAX)))]
+    weight: Option<u32>,
+    /// Jobs that may wait at each node, an array with its elements; or none: any number
+    #[arg(long, value_name = "N|none", value_parser = limit)]
+    quota_queued: Option<Limit>,
+    /// Jobs that may be under way at once from each node; or none
+    #[arg(long, value_name = "N|none", value_parser = limit)]
+    quota_running: Option<Limit>,
+    /// Submissions in a minute at each node, an array as one; or none
+    #[arg(long, value_name = "N|none", value_parser = limit)]
+    quota_rate: Option<Limit>,
+    /// Bytes of inputs, results and logs that each node keeps, as in 10GiB; or none
+    #[arg(long, value_name = "SIZE|none", value_parser = storage)]
+    quota_storage: Option<Limit>,
+}
+
+/// A limit that is to be set; none: that is to be taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Limit(Option<u64>);
+
+fn limit(text: &str) -> Result<Limit, String> {
+    let number = text.parse().ok().filter(|number| *number <= QUOTA_MAX);
+    match (text, number) {
+        ("none", _) => Ok(Limit(None)),
+        (_, Some(number)) => Ok(Limit(Some(number))),
+        _ => Err(format!("a number from 0 to {QUOTA_MAX}, or none")),
+    }
+}
+
+fn storage(text: &str) -> Result<Limit, String> {
+    if text == "none" {
+        return Ok(Limit(None));
+    }
+    let len = bytes(text).filter(|len| *len <= QUOTA_MAX);
+    len.map(|len| Limit(Some(len))).ok_or_else(|| {
+        "a length up to 1PiB: bytes, or a number with KiB, MiB, GiB or TiB behind it; or none".to_owned()
+    })
+}
+
+/// A merge patch of a project: `null` takes a label or a limit away.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+struct ProjectPatch {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<String, Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weight: Option<u32>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    quota: BTreeMap<&'static str, Option<u64>>,
+}
+
+impl ShareFlags {
+    /// The merge patch of a project with these too, and the operations that all of it means.
+    fn over(
+        &self,
+        (named, mut operations): (NamedPatch, Vec<Operation>),
+        project: &ProjectObject,
+    ) -> (ProjectPatch, Vec<Operation>) {
+        let mut patch =
+            ProjectPatch { name: named.name, labels: named.labels, weight: self.weight, ..Default::default() };
+        let mut quota = project.quota;
+        let limits = [
+            ("queued", self.quota_queued, &mut quota.queued),
+            ("running", self.quota_running, &mut quota.running),
+            ("rate", self.quota_rate, &mut quota.rate),
+            ("storage", self.quota_storage, &mut quota.storage),
+        ];
+        for (what, limit, of) in limits {
+            if let Some(Limit(limit)) = limit {
+                patch.quota.insert(what, limit);
+                *of = limit;
+            }
+        }
+        operations.extend(self.weight.filter(|weight| *weight != project.weight).map(wanted::weight));
+        operations.extend(wanted::quota(&project.quota, &quota));
+        (patch, operations)
     }
 }
 
@@ -143,12 +229,14 @@ pub(crate) enum Project {
         /// Name or id
         project: String,
     },
-    /// Change a project
+    /// Change a project: its name and labels, its weight, and what it may have at most
     Set {
         /// Name or id
         project: String,
         #[command(flatten)]
         set: NamedFlags,
+        #[command(flatten)]
+        share: ShareFlags,
     },
     /// Make a user a member of a project, or give them another role
     AddMember {
@@ -233,20 +321,21 @@ pub(crate) async fn run_project(context: &Context, client: &Client, command: Pro
             if context.json {
                 return output::json(&page);
             }
-            let mut table = Table::new(&["ID", "NAME", "OWNER", "MEMBERS", "LABELS"]);
+            let mut table = Table::new(&["ID", "NAME", "OWNER", "WEIGHT", "MEMBERS", "LABELS"]);
             for project in &page.items {
                 let members = project.members.len().to_string();
                 let owner = project.owner.to_string();
-                table.row([project.id.to_string(), project.name.clone(), owner, members, labels(&project.labels)]);
+                let (id, weight) = (project.id.to_string(), project.weight.to_string());
+                table.row([id, project.name.clone(), owner, weight, members, labels(&project.labels)]);
             }
             table.print()?;
             more(page.next.as_deref());
             Ok(())
         }
         Project::Show { project } => show(&client.project(project).await?),
-        Project::Set { project, set } => {
+        Project::Set { project, set, share } => {
             let before = client.project(project).await?;
-            let (patch, operations) = set.over(&before.name, &before.labels);
+            let (patch, operations) = share.over(set.over(&before.name, &before.labels), &before);
             let after = change(client, DocumentClass::Project, before.id, operations, &patch).await?;
             show(&after.unwrap_or(before))
         }
@@ -305,16 +394,70 @@ fn project_text(project: &ProjectObject) -> String {
         ("name", project.name.clone()),
         ("owner", project.owner.to_string()),
         ("labels", labels(&project.labels)),
+        ("weight", project.weight.to_string()),
     ]);
+    text.push_str(&share_text(project));
     for (user, role) in &project.members {
         text.push_str(&format!("  member {user} {}\n", output::safe(role)));
     }
     text
 }
 
+/// What a project has at the node that was asked, and what it may have at most at each.
+fn share_text(project: &ProjectObject) -> String {
+    let of = |has: Option<String>, limit: Option<String>| match (has, limit) {
+        (Some(has), Some(limit)) => Some(format!("{has} of {limit}")),
+        (Some(has), None) => Some(has),
+        (None, limit) => limit.map(|limit| format!("at most {limit}")),
+    };
+    let (quota, usage) = (project.quota, project.usage.as_ref());
+    let count = |number: u64| number.to_string();
+    let permille = |permille: u32| format!("{}.{} %", permille / 10, permille % 10);
+    let lines = [
+        ("waiting", of(usage.map(|usage| count(usage.queued)), quota.queued.map(count))),
+        ("running", of(usage.map(|usage| count(usage.running)), quota.running.map(count))),
+        ("stored", of(usage.map(|usage| size(usage.stored)), quota.storage.map(size))),
+        ("submissions", quota.rate.map(|rate| format!("at most {rate} in a minute"))),
+        ("used", usage.map(|usage| format!("{} of late, {} ever", length(usage.recent_ms), length(usage.total_ms)))),
+        ("share", usage.map(|u| format!("{} of {} by weight", permille(u.used_permille), permille(u.due_permille)))),
+    ];
+    let lines: Vec<(&str, String)> = lines.into_iter().filter_map(|(what, value)| Some((what, value?))).collect();
+    details(&lines)
+}
+
+/// Time in slots.
+fn length(ms: u64) -> String {
+    format!("{}.{} slot seconds", ms / 1_000, ms % 1_000 / 100)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_quota_in_a_patch_is_what_its_operations_say() {
+        let text = r#"{"id":"01HF7YAT00000NGVVFDNK6YS35","name":"p","owner":"01HF7YAT00000NGVVFDNK6YS35","members":{},"heads":[],
+            "quota":{"queued":5,"rate":7}}"#;
+        let project: ProjectObject = serde_json::from_str(text).expect("a project of before, without a weight");
+        let flags = ShareFlags {
+            weight: Some(3),
+            quota_queued: Some(Limit(None)),
+            quota_storage: Some(storage("10GiB").expect("a length")),
+            quota_rate: Some(limit("7").expect("a number")),
+            ..ShareFlags::default()
+        };
+        let (patch, operations) = flags.over((NamedPatch::default(), Vec::new()), &project);
+        let json = serde_json::to_value(&patch).expect("json");
+        let quota = serde_json::json!({"queued": null, "rate": 7, "storage": 10_u64 << 30});
+        assert_eq!(json, serde_json::json!({"weight": 3, "quota": quota}));
+        assert_eq!(operations.len(), 3, "{operations:?}");
+        assert!(operations.contains(&wanted::weight(3)) && operations.contains(&wanted::delete(&["quota", "queued"])));
+        for wrong in ["many", "-1", "99999999999999999999", ""] {
+            assert!(limit(wrong).is_err() && storage(wrong).is_err(), "{wrong}");
+        }
+        let text = project_text(&ProjectObject { usage: Some(Default::default()), ..project });
+        assert!(text.contains("0 of 5") && text.contains("at most 7 in a minute"), "{text}");
+    }
 
     #[test]
     fn a_patch_and_its_operations_say_the_same() {

@@ -18,6 +18,8 @@ pub(crate) const UNREACHABLE: u8 = 4;
 pub(crate) const REFUSED: u8 = 5;
 /// A job that was waited for has not succeeded.
 pub(crate) const JOB: u8 = 6;
+/// A queue is full or a quota used up: it may go later.
+pub(crate) const FULL: u8 = 7;
 /// Interrupted from the keyboard: 128 and the number of SIGINT, as shells have it.
 pub(crate) const INTERRUPTED: u8 = 130;
 
@@ -91,6 +93,7 @@ impl From<Problem> for Failure {
             Kind::NotFound | Kind::BlobUnavailable => NOT_FOUND,
             Kind::Unauthenticated | Kind::Forbidden => REFUSED,
             Kind::Unavailable | Kind::Draining => UNREACHABLE,
+            Kind::Full | Kind::OverQuota => FULL,
             _ => FAILED,
         };
         let next = match problem.kind {
@@ -103,6 +106,9 @@ impl From<Problem> for Failure {
             Kind::InvalidComponent => "build it as a component, or for wasm32-wasip1 or wasm32-unknown-unknown",
             Kind::ImportNotGranted => "grant it with --grant, or take the import out",
             Kind::Full => "wait until some of it is done, then try again",
+            Kind::OverQuota => {
+                "`shoal project show` says what there is and what may be; owners change it with `shoal project set`"
+            }
             Kind::StorageUnavailable => "free space on the node's disk, then try again; nothing was accepted",
             Kind::Draining => "speak to that node, with --node ADDRESS",
             Kind::Unavailable => "try again when the node has started",
@@ -149,12 +155,14 @@ mod tests {
     fn each_problem_has_an_exit_code_and_says_what_to_do() {
         for &kind in Kind::ALL {
             let failure = Failure::from(Problem::new(kind, "what is wrong"));
-            assert!((FAILED..=REFUSED).contains(&failure.code) && failure.code != USAGE, "{kind:?}");
+            let codes = [FAILED, NOT_FOUND, UNREACHABLE, REFUSED, FULL];
+            assert!(codes.contains(&failure.code), "{kind:?}");
             assert_eq!(failure.what, "what is wrong");
         }
         assert_eq!(Failure::from(Problem::new(Kind::NotFound, "")).code, NOT_FOUND);
         assert_eq!(Failure::from(Problem::new(Kind::Forbidden, "")).code, REFUSED);
         let full = Failure::from(Problem::new(Kind::Full, "").retry_after(1500));
+        assert_eq!(full.code, FULL);
         assert!(full.next.ends_with("try again in 2 s"), "{}", full.next);
         let gone = Error::Unreachable { address: "quic://x".into(), reason: "no answer".into() };
         assert_eq!(Failure::from(gone).code, UNREACHABLE);

@@ -25,12 +25,16 @@ fn nothing_said_is_a_configuration() {
 
 #[test]
 fn flags_go_before_the_file_and_the_file_before_the_defaults() {
-    let text = "name = 'a'\nslots = 3\nhttp = '127.0.0.1:0'\nblob_grace = '90s'\nkeep = '2d'\nkeep_dead_jobs = 5\nlog = 'json'\n[labels]\nzone = 'x'\nrack = '1'";
+    let text = "name = 'a'\nslots = 3\nhttp = '127.0.0.1:0'\nblob_grace = '90s'\nkeep = '2d'\nkeep_dead_jobs = 5\nshare_half_life = '2h'\nuser_rate = 60\nlog = 'json'\n[labels]\nzone = 'x'\nrack = '1'";
     let config = file(text).expect("a configuration");
     assert_eq!((config.name.as_str(), config.slots, config.blob_grace_ms), ("a", 3, 90_000));
     assert_eq!((config.keep.settled.age_ms, config.keep.settled.jobs), (2 * 86_400_000, 1_000_000));
     assert_eq!((config.keep.dead.age_ms, config.keep.dead.jobs), (30 * 86_400_000, 5));
     assert_eq!(config.http, Listen { address: ([127, 0, 0, 1], 0).into(), any_port: false });
+    assert_eq!(
+        (config.share_half_life_ms, config.user_quota.rate, config.user_quota.queued),
+        (7_200_000, Some(60), None)
+    );
     assert_eq!(config.log, LogFormat::Json);
     let overrides = Overrides {
         name: Some("b".into()),

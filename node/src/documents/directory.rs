@@ -87,7 +87,7 @@ impl Directory {
     /// A project.
     pub(crate) fn project(&self, id: ObjectId) -> Option<&Project> {
         match &self.facts.get(&id)?.object {
-            Object::Project { project, .. } => Some(project),
+            Object::Project { project } => Some(project),
             _ => None,
         }
     }
@@ -110,8 +110,8 @@ impl Directory {
 pub(super) fn input(facts: &Facts) -> Option<Input> {
     match (&facts.object, facts.deleted) {
         (Object::User(_), _) => None,
-        (Object::Project { project, .. }, false) => Some(Input::Project(Box::new(project.clone()))),
-        (Object::Project { project, .. }, true) => Some(Input::ProjectGone(project.id)),
+        (Object::Project { project }, false) => Some(Input::Project(Box::new(project.clone()))),
+        (Object::Project { project }, true) => Some(Input::ProjectGone(project.id)),
         (Object::Function { function, .. }, false) => Some(Input::Function(Box::new(function.clone()))),
         (Object::Function { function, .. }, true) => Some(Input::FunctionGone(function.id)),
     }

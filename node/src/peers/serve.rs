@@ -108,6 +108,7 @@ impl Parts {
             waiting: own.waiting,
             replica: Some(self.replicas.digest()),
             stopping: self.service.is_stopping() || self.service.is_draining(),
+            tallies: own.tallies,
         }
     }
 }

@@ -107,6 +107,7 @@ impl Driver {
         self.kernel.restore_calls(now(), rows::read_calls(&self.store)?.into_iter());
         self.kernel.restore_keys(rows::read_keys(&self.store)?.into_iter());
         self.kernel.restore_settled(now(), self.kept.iter());
+        self.kernel.restore_shares(now(), rows::read_tallies(&self.store)?.into_iter());
         self.kernel.restore_checkpoints(saved.into_iter(), saved_by_guests.into_iter());
         self.kernel.restore_drain(rows::read_drain(&self.store)?);
         for input in (self.known)() {
@@ -468,7 +469,11 @@ impl Driver {
     /// Tells what this node could run for others, where there are others and it is not what was said last.
     fn tell_hint(&self) {
         if self.posts.has_peers() {
-            let hint = OwnHint { workers: self.kernel.hints(), waiting: self.kernel.load().waiting };
+            let hint = OwnHint {
+                workers: self.kernel.hints(),
+                waiting: self.kernel.load().waiting,
+                tallies: self.kernel.tallies().to_vec(),
+            };
             self.shared.hint.send_if_modified(|last| {
                 let changed = *last != hint;
                 *last = hint;
@@ -556,6 +561,7 @@ fn refuse(message: Message) {
             Command::Peers => Ok(Reply::Peers(Vec::new())),
             Command::RunsWith(_) => Ok(Reply::Runs { placed: Vec::new(), guests: Vec::new(), keeps: false }),
             Command::Load => Ok(Reply::Load(shoal_kernel::Load::default())),
+            Command::Shares(_) => Ok(Reply::Shares(Vec::new())),
             _ => Err(problem.retry_after(RETRY_MS)),
         };
         drop(reply.send(answer));

@@ -9,6 +9,7 @@ mod guests;
 mod keys;
 mod memos;
 mod settled;
+mod tallies;
 
 use std::ops::Bound;
 
@@ -38,6 +39,7 @@ pub(crate) use guests::{read_guest, read_guest_end};
 pub(super) use keys::read_keys;
 pub(super) use memos::read_memos;
 pub(super) use settled::{Kept, index as index_settled, read_oldest};
+pub(super) use tallies::read_tallies;
 
 /// Jobs that are read at once after a start.
 const OPEN_PAGE_LEN: usize = 256;
@@ -197,6 +199,7 @@ pub(super) fn append(
         Record::Drain(drain) => rows.push(drain::row(drain.as_ref())),
         Record::Merged(id, standing) => merge(id, &standing, store, kept, rows)?,
         Record::ChargeGone(job) => charges::gone(store, job, rows)?,
+        Record::Tally(tally) => rows.push(tallies::row(&tally)),
     }
     Ok(())
 }

@@ -159,7 +159,7 @@ impl Service {
         let facts = self.0.documents.directory().get(id).cloned();
         match facts.as_ref().map(|facts| &facts.object) {
             Some(Object::User(user)) => Answer::object(status, format, user),
-            Some(Object::Project { project, .. }) => Answer::object(status, format, project),
+            Some(Object::Project { project }) => Answer::object(status, format, project),
             Some(Object::Function { function, .. }) => Answer::object(status, format, function),
             // It was deleted by this very change.
             None => Ok(Answer::done()),
@@ -194,7 +194,7 @@ impl Service {
     fn draft_patch(&self, facts: &Facts, body: &Body) -> Result<Draft, Problem> {
         let operations = match &facts.object {
             Object::User(user) => super::user::patch(user, body)?,
-            Object::Project { project, weight } => super::project::patch(project, *weight, body)?,
+            Object::Project { project } => super::project::patch(project, body)?,
             Object::Function { function, .. } => super::function::patch(function, body)?,
         };
         Ok(Draft::new(facts.class(), Some(facts.id()), operations))

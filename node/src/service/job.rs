@@ -232,9 +232,14 @@ impl Service {
             let job = self.cancel(caller, id).await?;
             return Answer::object(202, format, &job);
         }
-        let Some((accepted, _)) = read_job(self.0.runtime.store(), id)? else { return Ok(Answer::done()) };
+        let Some((accepted, standing)) = read_job(self.0.runtime.store(), id)? else { return Ok(Answer::done()) };
         let group = Group::of(&accepted, job.state);
-        self.0.runtime.request(caller.principal, Command::Forget { job: id, owner: job.owner, group }).await?;
+        let standing = standing.as_ref();
+        let (elements, outcome) =
+            (standing.and_then(|s| s.elements.as_ref()), standing.and_then(|s| s.outcome.as_ref()));
+        let bytes = shoal_kernel::stored_bytes(&accepted, elements, outcome);
+        let forget = Command::Forget { job: id, owner: job.owner, group, bytes };
+        self.0.runtime.request(caller.principal, forget).await?;
         Ok(Answer::done())
     }
 

@@ -267,7 +267,7 @@ impl Service {
 fn rights_of(object: &Object) -> rights::Namespace<'_> {
     match object {
         Object::User(user) => rights::Namespace::User(user.id),
-        Object::Project { project, .. } => rights::Namespace::Project(project),
+        Object::Project { project } => rights::Namespace::Project(project),
         Object::Function { function, .. } => rights::Namespace::Function(function),
     }
 }

@@ -167,6 +167,7 @@ impl Service {
             workers: u64::from(node.workers),
             slots: u64::from(node.slots),
         });
+        metrics.projects(&self.shares(Vec::new()).await);
         metrics.mesh(&self.0.peers.mesh().counters(), self.0.replicas.counts());
         let store = self.0.runtime.store();
         metrics.journal_failures(store.generation(), store.failure().is_some());

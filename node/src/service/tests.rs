@@ -190,6 +190,8 @@ fn config(folder: &std::path::Path) -> Config {
         keep: Default::default(),
         takeover_after_ms: 60_000,
         notify_allow: Vec::new(),
+        share_half_life_ms: 3_600_000,
+        user_quota: Default::default(),
         log: LogFormat::Text,
         mesh: MeshConfig {
             listen,

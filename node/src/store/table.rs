@@ -51,6 +51,8 @@ pub(crate) enum Table {
     Keys = 24,
     /// Id of an array that was forgotten → the highest index of its elements, of which rows are left.
     Remains = 25,
+    /// Project, or project and user → what they have used at this node.
+    Tallies = 30,
     /// Id of a settled job whose result may be given to equal ones → the key of these.
     Memos = 40,
     /// Id of a settled job → the call to its URL.
@@ -63,7 +65,7 @@ pub(crate) enum Table {
 
 impl Table {
     /// Every table.
-    pub(crate) const ALL: [Self; 26] = [
+    pub(crate) const ALL: [Self; 27] = [
         Self::Jobs,
         Self::Standings,
         Self::Changes,
@@ -86,6 +88,7 @@ impl Table {
         Self::SettledCounts,
         Self::Keys,
         Self::Remains,
+        Self::Tallies,
         Self::Memos,
         Self::Calls,
         Self::CallsOpen,
@@ -117,6 +120,7 @@ impl Table {
             Self::SettledCounts => "settled_counts",
             Self::Keys => "keys",
             Self::Remains => "remains",
+            Self::Tallies => "tallies",
             Self::Memos => "memos",
             Self::Calls => "calls",
             Self::CallsOpen => "calls_open",

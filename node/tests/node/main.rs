@@ -16,6 +16,7 @@ mod following;
 mod life;
 mod local_worker;
 mod mesh;
+mod shares;
 mod trace;
 mod upgrade;
 

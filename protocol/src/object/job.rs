@@ -178,6 +178,8 @@ pub enum ReasonCode {
     Busy,
     /// Others are before it.
     Behind,
+    /// As many jobs of its project, or of its user, are under way as may be at this node.
+    QuotaRunning,
     /// It failed and is tried again after a pause.
     Backoff,
     /// The worker that runs it is out of reach; its lease has not ended.
@@ -213,6 +215,7 @@ impl ReasonCode {
             Self::NoFit => "no_fit",
             Self::Busy => "busy",
             Self::Behind => "behind",
+            Self::QuotaRunning => "quota_running",
             Self::Backoff => "backoff",
             Self::WorkerUnreachable => "worker_unreachable",
             Self::Disconnected => "disconnected",

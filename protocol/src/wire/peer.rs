@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::custody::SignedCustodians;
 use crate::id::{BlobId, NodeId, ObjectId};
-use crate::limits::{LABELS_MAX, PEER_OFFERS_MAX};
+use crate::limits::{LABELS_MAX, PEER_OFFERS_MAX, PEER_TALLIES_MAX};
 use crate::name::{self, Labels};
 use crate::object::job::{Checkpoint, LogPlace, Outcome, Progress};
 use crate::object::worker::Offer;
@@ -139,6 +139,20 @@ pub struct Hint {
     pub replica: Option<BlobId>,
     /// It takes no jobs.
     pub stopping: bool,
+    /// What projects have used at it, those first that have used the most; at most [`crate::limits::PEER_TALLIES_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tallies: Vec<UseTally>,
+}
+
+/// What the jobs of a project have used whose home is the sender. It only grows, so that of two the higher is the newer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UseTally {
+    /// The project, or the owner of functions that are in none.
+    pub group: ObjectId,
+    /// Ever, in microseconds of slots.
+    pub total_us: u64,
+    /// What is left of it now that the past counts less and less.
+    pub recent_us: u64,
 }
 
 impl Hint {
@@ -147,6 +161,9 @@ impl Hint {
         let refused = |detail: String| Err(Problem::new(Kind::InvalidField, detail));
         if self.workers.len() > PEER_OFFERS_MAX {
             return refused(format!("workers: {} of them, at most {PEER_OFFERS_MAX}", self.workers.len()));
+        }
+        if self.tallies.len() > PEER_TALLIES_MAX {
+            return refused(format!("tallies: {} of them, at most {PEER_TALLIES_MAX}", self.tallies.len()));
         }
         name::check("name", &self.name)?;
         name::check_labels("labels", &self.labels)?;
@@ -409,6 +426,7 @@ mod tests {
             waiting: 9,
             replica: Some(BlobId([5; 32])),
             stopping: false,
+            tallies: Vec::new(),
         }
     }
 

@@ -22,7 +22,7 @@ use shoal_protocol::regency::{Regency, Regent, SignedVote, Vote};
 use shoal_protocol::wire::client::{Call, Opening, Request};
 use shoal_protocol::wire::custody::{Holding, Keep, KeepJob, KeepTaken, Kept};
 use shoal_protocol::wire::peer::{
-    Ask, BodyFormat, Caller, Forwarded, Gossip, Hello, Hint, PeerMessage, Right, RunOffer, WorkerHint,
+    Ask, BodyFormat, Caller, Forwarded, Gossip, Hello, Hint, PeerMessage, Right, RunOffer, UseTally, WorkerHint,
 };
 use shoal_protocol::wire::worker::{
     Ask as WorkerAsk, Attach, BlobRequest, Credential, FromWorker, KvOperation, Namespace, Run,
@@ -316,6 +316,7 @@ fn hint() -> Hint {
         waiting: 9,
         replica: Some(BlobId([5; 32])),
         stopping: false,
+        tallies: vec![UseTally { group: ObjectId::from_parts(1, 2, [3; 8]), total_us: 1 << 40, recent_us: 1 << 30 }; 5],
     }
 }
 

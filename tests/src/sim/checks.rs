@@ -9,6 +9,7 @@ mod guests;
 mod history;
 mod memos;
 mod settled;
+pub(super) mod shares;
 mod telling;
 mod waiting;
 
@@ -97,6 +98,8 @@ pub struct Checks {
     pub acknowledged: BTreeSet<ObjectId>,
     /// Jobs that somebody has asked to be forgotten.
     forgotten: BTreeSet<ObjectId>,
+    /// How many runs of a project may be under way.
+    quotas: BTreeMap<ObjectId, u64>,
     /// How jobs ended, once that has been seen from outside.
     seen: BTreeMap<ObjectId, Standing>,
 }
@@ -188,6 +191,7 @@ impl Checks {
     /// What the kernel holds is what its journal says, and nothing is left with a worker whose lease has ended.
     fn books(&self, now: Now, load: Load) -> Result<(), Broken> {
         let (mut total, mut running) = (0, 0);
+        let mut of_projects: BTreeMap<ObjectId, u64> = BTreeMap::new();
         let now_ms = now.mono_ms;
         for (id, (accepted, standing)) in self.emitted.iter().filter(|(_, (_, standing))| !standing.state.is_settled())
         {
@@ -199,11 +203,17 @@ impl Checks {
             self.waits.due(now, accepted, standing)?;
             let Some(at) = standing.attempts.last().filter(|_| standing.state == State::Offered) else { continue };
             running += 1;
+            *of_projects.entry(accepted.group()).or_default() += 1;
             let heard_ms = self.heard_ms.get(&at.worker).copied().unwrap_or(self.started_ms);
             if now_ms > heard_ms + granted_ms(LEASE_MS) && standing.disconnected_ms.is_none() {
                 let detail = format!("{id} is with {}, which was last heard after {heard_ms} ms", at.worker_name);
                 return Err(("a silent worker keeps its runs for one lease", detail));
             }
+        }
+        let too_many =
+            of_projects.iter().find(|(project, runs)| self.quotas.get(*project).is_some_and(|most| *runs > most));
+        if let Some((project, runs)) = too_many {
+            return Err(("no more runs of a project are under way than may be", format!("{runs} of {project}")));
         }
         if (load.waiting + load.running, load.running) != (total, running) {
             let detail = format!("the kernel holds {load:?}, its journal {total} unsettled, {running} at workers");
@@ -219,6 +229,7 @@ impl Checks {
             self.ends.learned(*job, end.state, &end.output);
         }
         match input {
+            Some(Input::Project(project)) => self.quotas.extend(project.quota.running.map(|most| (project.id, most))),
             Some(Input::Heartbeat { worker, .. })
                 if self.offers.contains_key(worker) || self.peers.contains_key(worker) =>
             {
@@ -318,6 +329,7 @@ impl Checks {
                 Ok(())
             }
             Record::Memo(job, key) => self.memos.write(*job, *key, &self.emitted),
+            Record::Tally(_) => Ok(()),
             Record::Swept(id) => {
                 self.memos.swept(*id);
                 settled::goes(*id, &self.emitted)?;

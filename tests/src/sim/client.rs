@@ -12,6 +12,7 @@ use shoal_protocol::object::job::{
 use shoal_protocol::{BlobId, Kind, ObjectId, Problem, TraceId};
 
 use super::Violation;
+use super::disk::bytes_of;
 use super::random::Random;
 use super::worker::Behaviour;
 use super::world::{Event, World};
@@ -280,7 +281,8 @@ impl<F: Faults> World<F> {
                 // The edge reads the owner from the record, and finds an end there.
                 Some((accepted, standing)) if standing.state.is_settled() => {
                     let group = Group::of(accepted, standing.state);
-                    Command::Forget { job, owner: accepted.spec.owner, group }
+                    let bytes = bytes_of(accepted, standing);
+                    Command::Forget { job, owner: accepted.spec.owner, group, bytes }
                 }
                 _ => Command::Show(job),
             },

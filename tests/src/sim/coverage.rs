@@ -67,6 +67,9 @@ pub const REQUIRED: &[&str] = &[
     "runs tried again after a failure of their own",
     "runs withdrawn",
     "workers attached",
+    "submissions over a quota",
+    "tallies of use",
+    "waits for a quota of runs",
 ];
 
 /// What the seeds of a mesh must have exercised beyond that.
@@ -191,6 +194,10 @@ impl Coverage {
         self.add("runs tried again after a failure of their own", counters.retried);
         self.add("jobs swept", counters.swept);
         self.add("jobs swept since there were too many", counters.swept_for_number);
+        self.add("submissions over a quota", counters.over_quota);
+        self.add("waits for a quota of runs", counters.quota_waits);
+        self.add("tallies of use", counters.tallies);
+        self.add("tallies of other nodes", counters.tallies_heard);
         self.add("checkpoints saved", counters.checkpoints);
         self.add("checkpoints fenced", counters.checkpoints_fenced);
         self.add("checkpoint restored", counters.resumed);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use shoal_kernel::{
     Accepted, Call, Charge, ChargeState, Group, GuestEnd, GuestRun, Record, Reign, SWEEP_LEN_MAX, Saving, Standing,
-    TakenJob,
+    TakenJob, Tally, stored_bytes,
 };
 use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::object::job::{Checkpoint, KeyId, State};
@@ -22,6 +22,11 @@ pub struct Census {
     pub running: u64,
     /// Ended.
     pub settled: u64,
+}
+
+/// Bytes that a job refers to.
+pub fn bytes_of(accepted: &Accepted, standing: &Standing) -> u64 {
+    stored_bytes(accepted, standing.elements.as_ref(), standing.outcome.as_ref())
 }
 
 /// The journal and its tables.
@@ -59,6 +64,8 @@ pub struct Disk {
     pub memos: BTreeMap<ObjectId, BlobId>,
     /// What runs of jobs of this home have saved last.
     pub saved: BTreeMap<ObjectId, Checkpoint>,
+    /// What projects and their users have used.
+    pub tallies: BTreeMap<(ObjectId, Option<ObjectId>), Tally>,
     /// What runs of other homes have saved last.
     pub guest_saved: BTreeMap<ObjectId, Checkpoint>,
     pending: VecDeque<Record>,
@@ -117,23 +124,25 @@ impl Disk {
         keyed.collect()
     }
 
-    /// How many jobs have settled, by group.
-    pub fn settled(&self) -> BTreeMap<Group, u64> {
-        let mut counts = BTreeMap::new();
+    /// How many jobs have settled, by group, and the bytes that they refer to.
+    pub fn settled(&self) -> Vec<(Group, u64, u64)> {
+        let mut counts: BTreeMap<Group, (u64, u64)> = BTreeMap::new();
         for (accepted, standing) in self.jobs.values().filter(|(job, standing)| is_kept(job, standing)) {
-            *counts.entry(Group::of(accepted, standing.state)).or_default() += 1;
+            let (count, bytes) = counts.entry(Group::of(accepted, standing.state)).or_default();
+            (*count, *bytes) = (*count + 1, *bytes + bytes_of(accepted, standing));
         }
-        counts
+        counts.into_iter().map(|(group, (count, bytes))| (group, count, bytes)).collect()
     }
 
-    /// The oldest settled jobs of a group, with when they settled.
-    pub fn oldest(&self, group: Group) -> Vec<(u64, ObjectId)> {
+    /// The oldest settled jobs of a group, with when they settled and the bytes that they refer to.
+    pub fn oldest(&self, group: Group) -> Vec<(u64, ObjectId, u64)> {
         let settled = self
             .jobs
             .values()
             .filter(|(accepted, standing)| is_kept(accepted, standing) && Group::of(accepted, standing.state) == group);
-        let mut settled: Vec<_> =
-            settled.map(|(accepted, standing)| (standing.settled_ms.unwrap_or_default(), accepted.id)).collect();
+        let mut settled: Vec<_> = settled
+            .map(|(job, standing)| (standing.settled_ms.unwrap_or_default(), job.id, bytes_of(job, standing)))
+            .collect();
         settled.sort_unstable();
         settled.truncate(SWEEP_LEN_MAX);
         settled
@@ -244,6 +253,16 @@ impl Disk {
                 }
                 other => return Err(format!("{id} was merged and stood as {other:?}")),
             },
+            Record::Tally(tally) => {
+                let key = (tally.group, tally.user);
+                let before = match tally.recent_us {
+                    0 => self.tallies.remove(&key),
+                    _ => self.tallies.insert(key, tally),
+                };
+                if before.is_some_and(|before| before.total_us > tally.total_us && tally.recent_us > 0) {
+                    return Err(format!("what was used became less: {before:?}, then {tally:?}"));
+                }
+            }
             Record::ChargeGone(job) => {
                 if self.charges.remove(&job).is_none() && self.taken.remove(&job).is_none() {
                     return Err(format!("{job} is kept no more and was not kept"));

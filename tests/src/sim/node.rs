@@ -9,7 +9,7 @@ use shoal_kernel::faults::Faults;
 use shoal_kernel::machine::Machine;
 use shoal_kernel::{
     Accepted, Call, CallEnd, ChargeState, Command, Config, Effect, End, Group, GuestEnd, GuestRun, Input, Now,
-    Principal, Recall, Reign, RequestId, Standing, WorkerAttached,
+    Principal, Recall, Reign, RequestId, Standing, Tally, WorkerAttached,
 };
 use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::id::IdSource;
@@ -21,7 +21,7 @@ use shoal_protocol::wire::worker::{Ask, FromWorker, Run, ToWorker};
 use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem, WorkerId};
 
 use super::Violation;
-use super::checks::Asked;
+use super::checks::{Asked, shares};
 use super::network::{ConnectionId, Way};
 use super::peers::{self, Outgoing, PeerLink};
 use super::world::{Event, LEASE_MS, RETENTION, TAKEOVER_AFTER_MS, World};
@@ -60,7 +60,9 @@ pub struct Node<F> {
     /// And which URLs are to be called.
     restored_calls: BTreeMap<ObjectId, Call>,
     /// How many jobs had settled by then.
-    restored_settled: BTreeMap<Group, u64>,
+    restored_settled: Vec<(Group, u64, u64)>,
+    /// What had been used by then.
+    restored_tallies: Vec<Tally>,
     inputs: Vec<(Now, Input)>,
     effects: Vec<Effect>,
     started: Now,
@@ -104,6 +106,7 @@ impl<F: Faults> World<F> {
             restored_memos: self.disk.memos.clone(),
             restored_calls: self.disk.calls.clone(),
             restored_settled: self.disk.settled(),
+            restored_tallies: self.disk.tallies.values().copied().collect(),
             inputs: Vec::new(),
             effects: Vec::new(),
             started: self.now(),
@@ -119,10 +122,16 @@ impl<F: Faults> World<F> {
         let [own, guests] = node.restored_saves.clone();
         node.kernel.restore_keys(node.restored_keys.iter().copied());
         node.kernel.restore_settled(node.started, node.restored_settled.clone().into_iter());
+        node.kernel.restore_shares(node.started, node.restored_tallies.iter().copied());
         node.kernel.restore_checkpoints(own.into_iter(), guests.into_iter());
         self.checks.restarted(&self.disk, self.now());
+        let forgotten = shares::forgotten(&self.disk, node.kernel.tallies());
         self.node = Some(node);
+        forgotten.map_err(|broken| self.violation(broken))?;
         self.decided(None, effects)?;
+        for project in self.projects.clone() {
+            self.input(Input::Project(Box::new(project)))?;
+        }
         let foreign: Vec<Function> = self.foreign.values().cloned().collect();
         for function in self.functions.clone().into_iter().chain(foreign) {
             self.input(Input::Function(Box::new(function)))?;
@@ -201,6 +210,7 @@ impl<F: Faults> World<F> {
         let [own, guests] = node.restored_saves.clone();
         kernel.restore_keys(node.restored_keys.iter().copied());
         kernel.restore_settled(node.started, node.restored_settled.clone().into_iter());
+        kernel.restore_shares(node.started, node.restored_tallies.iter().copied());
         kernel.restore_checkpoints(own.into_iter(), guests.into_iter());
         for (now, input) in &node.inputs {
             kernel.handle(*now, input.clone(), &mut effects);

@@ -295,7 +295,13 @@ impl<F: Faults> World<F> {
         if self.setting.place.is_none() {
             return;
         }
-        let hint = Hint { number: self.now_ms, name: self.name(), workers: node.kernel.hints(), ..Hint::default() };
+        let hint = Hint {
+            number: self.now_ms,
+            name: self.name(),
+            workers: node.kernel.hints(),
+            tallies: node.kernel.tallies().to_vec(),
+            ..Hint::default()
+        };
         let connections: Vec<ConnectionId> = node.peers.values().map(|link| link.connection).collect();
         for connection in connections {
             self.outbox.push(Outgoing::Say { connection, message: PeerMessage::Hint(hint.clone()) });

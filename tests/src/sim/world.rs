@@ -8,6 +8,7 @@ use shoal_kernel::faults::Faults;
 use shoal_kernel::{Group, Now, Recall, Reply, RequestId, Retention};
 use shoal_protocol::object::function::{Function, Grant, Needs, RunLimits, Version};
 use shoal_protocol::object::job::{CallState, Ending, FailureCode, KeyId, Outcome};
+use shoal_protocol::object::project::{Project, Quota};
 use shoal_protocol::object::worker::Offer;
 use shoal_protocol::wire::custody::{Keep, KeepJob};
 use shoal_protocol::wire::worker::{FromWorker, Run, ToWorker};
@@ -245,6 +246,8 @@ pub struct World<F> {
     pub(crate) requests: RequestId,
     /// The functions that are there, one for each behaviour.
     pub(crate) functions: Vec<Function>,
+    /// The projects that are there: some functions are theirs.
+    pub(crate) projects: Vec<Project>,
     pub(crate) deleted: BTreeSet<ObjectId>,
     /// Functions of other nodes that replaced none of ours.
     pub(crate) foreign: BTreeMap<ObjectId, Function>,
@@ -264,6 +267,7 @@ impl<F: Faults> World<F> {
     /// The world of a seed, before anything has happened. `print` shows every input and effect.
     pub fn new(seed: u64, print: bool) -> Self {
         let mut world = Self::with(Setting::alone(), seed, print);
+        world.projects = projects();
         world.functions = (0..Behaviour::ALL.len()).map(|behaviour| world.make_function(behaviour)).collect();
         world
     }
@@ -287,6 +291,7 @@ impl<F: Faults> World<F> {
             clients: (0..setting.clients).map(|n| Client::new(user(n), setting.jobs.clone())).collect(),
             requests: 0,
             functions: Vec::new(),
+            projects: Vec::new(),
             deleted: BTreeSet::new(),
             foreign: BTreeMap::new(),
             outbox: Vec::new(),
@@ -517,7 +522,8 @@ impl<F: Faults> World<F> {
             id: ObjectId::from_parts(number, 0, *b"function"),
             name: format!("function-{behaviour}"),
             owner: user(9),
-            project: None,
+            // Every third is in no project.
+            project: (behaviour % 3).checked_sub(1).and_then(|place| Some(self.projects.get(place)?.id)),
             description: String::new(),
             versions: vec![Version { number: 1, component, size: 1 }],
             current: component,
@@ -528,6 +534,27 @@ impl<F: Faults> World<F> {
             heads: Vec::new(),
         }
     }
+}
+
+/// Two projects that all users are members of. Why such quotas: that each of them is met within ten minutes, and by then all jobs
+/// come through.
+fn projects() -> Vec<Project> {
+    let quotas = [
+        Quota { running: Some(2), queued: Some(25), ..Quota::default() },
+        Quota { rate: Some(20), running: Some(3), ..Quota::default() },
+    ];
+    let project = |(n, quota): (u64, Quota)| Project {
+        id: ObjectId::from_parts(n + 1, 0, *b"projects"),
+        name: format!("project-{n}"),
+        owner: user(9),
+        members: (0..9).map(|n| (user(n), "developer".to_owned())).collect(),
+        labels: Default::default(),
+        weight: 1 + 2 * n as u32,
+        quota,
+        usage: None,
+        heads: Vec::new(),
+    };
+    (0..).zip(quotas).map(project).collect()
 }
 
 /// The id of a user.

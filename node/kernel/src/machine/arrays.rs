@@ -67,8 +67,9 @@ impl<F: Faults> Machine<F> {
         }
     }
 
-    /// Counts an element that has ended: its array, and where that stands now.
-    pub(super) fn count_ended(&mut self, element: &Accepted, state: State) -> Option<(ObjectId, Standing)> {
+    /// Counts an element that has ended, with so many bytes of result and log: its array, and where that stands now.
+    pub(super) fn count_ended(&mut self, element: &Accepted, state: State, bytes: u64) -> Option<(ObjectId, Standing)> {
+        self.jobs.made(element.array_id()?, bytes);
         let array = self.jobs.get_mut(element.array_id()?)?;
         array.extras.elements.as_mut()?.end(state);
         Some((array.id(), array.next_standing())).filter(|_| !F::has(Fault::ElementUncounted))

@@ -9,6 +9,7 @@ use crate::effect::{Effect, Reply};
 use crate::faults::{Fault, Faults};
 use crate::input::{Command, Now, Principal, RequestId};
 use crate::jobs::{Job, Names, Phase};
+use crate::queue::Lane;
 use crate::record::Group;
 use crate::workers::{Link, Worker};
 use crate::{reason, rights, view};
@@ -39,7 +40,9 @@ impl<F: Faults> Machine<F> {
             Command::Hold(id) => self.hold(now, &principal, id, effects),
             Command::Release(id) => self.release_job(now, &principal, id, effects),
             Command::Patch(id, patch) => self.patch(now, &principal, id, patch, effects),
-            Command::Forget { job, owner, group } => self.forget(&principal, job, (owner, group), effects),
+            Command::Forget { job, owner, group, bytes } => {
+                self.forget(&principal, job, (owner, group, bytes), effects)
+            }
             Command::Workers => self.list_workers(&principal),
             Command::PatchWorker(id, patch) => self.patch_worker(&principal, id, &patch),
             Command::DetachWorker(id) => self.detach_worker(now, &principal, id, effects),
@@ -50,6 +53,7 @@ impl<F: Faults> Machine<F> {
             Command::HandOver => Ok(self.hand_over(now, effects)),
             Command::Drained => self.drained(&principal, effects),
             Command::Inherit(inheritance) => self.inherit(now, &principal, *inheritance, effects),
+            Command::Shares(groups) => Ok(Reply::Shares(self.shares(groups))),
         };
         effects.push(Effect::Reply { request, reply });
     }
@@ -134,7 +138,7 @@ impl<F: Faults> Machine<F> {
         &mut self,
         principal: &Principal,
         id: ObjectId,
-        (owner, group): (ObjectId, Group),
+        (owner, group, bytes): (ObjectId, Group, u64),
         effects: &mut Vec<Effect>,
     ) -> Result<Reply, Problem> {
         if !rights::may_change_job(principal, owner) {
@@ -143,7 +147,7 @@ impl<F: Faults> Machine<F> {
         if self.jobs.contains(id) {
             return Err(Problem::new(Kind::Conflict, "the job has not ended; cancel it first"));
         }
-        self.forget_settled(group);
+        self.forget_settled(group, bytes);
         self.sweep(vec![id], effects);
         Ok(Reply::Done)
     }
@@ -252,8 +256,10 @@ impl<F: Faults> Machine<F> {
             Phase::Later { until_ms } => Some(reason::later(*until_ms, now.mono_ms)),
             Phase::Queued { .. } => {
                 let needs = &job.accepted.spec.needs;
-                let behind = self.queue.is_behind(needs, job.rank());
-                Some(reason::queued(&self.workers, needs, behind, self.refusing.as_ref(), now.mono_ms))
+                let place = self.queue.place(needs, Lane::of(&job.accepted), job.rank());
+                let closed = self.refusing.as_ref();
+                let left_out = self.left_out(job).filter(|_| closed.is_none());
+                Some(left_out.unwrap_or_else(|| reason::queued(&self.workers, needs, place, closed, now.mono_ms)))
             }
             Phase::Backoff(pause) => {
                 let tried = job.history.attempts_total + u32::from(job.history.fruitless);

@@ -19,7 +19,7 @@ use crate::custody::{COMPARE_EVERY_MS, Custodian, Custody, LOOK_EVERY_MS, POOR_M
 use crate::effect::{Effect, Reply};
 use crate::faults::{Fault, Faults};
 use crate::input::{Now, Recall, RequestId};
-use crate::jobs::{Job, Phase};
+use crate::jobs::{Job, Phase, outcome_bytes};
 use crate::record::{Accepted, Custodians, Record, Standing};
 use crate::timers::Timer;
 
@@ -105,7 +105,8 @@ impl<F: Faults> Machine<F> {
         let mut told = Vec::new();
         self.keep_standing(accepted, &standing, &mut told);
         self.note_taken(accepted.id, &standing);
-        let far = self.count_ended(accepted, standing.state);
+        let bytes = standing.outcome.as_ref().map_or(0, outcome_bytes);
+        let far = self.count_ended(accepted, standing.state, bytes);
         if let Some((array, far)) = &far
             && let Some(array) = self.jobs.get(*array)
         {
@@ -210,8 +211,8 @@ impl<F: Faults> Machine<F> {
             return;
         }
         drop(self.end(now, id, State::Cancelled, None, effects));
-        if let Some(group) = self.custody.ended_in(id) {
-            self.forget_settled(group);
+        if let Some((group, bytes)) = self.custody.ended_in(id) {
+            self.forget_settled(group, bytes);
         }
         self.sweep(vec![id], effects);
         let done = self.custody.close(id, Some(Custody::refusal));

@@ -16,7 +16,7 @@ use super::telling::noted;
 use crate::effect::Effect;
 use crate::faults::{Fault, Faults};
 use crate::input::Now;
-use crate::jobs::{Job, Phase};
+use crate::jobs::{Job, Phase, stored_bytes};
 use crate::record::{Accepted, Group, Record, Reign, Standing};
 
 impl<F: Faults> Machine<F> {
@@ -183,6 +183,7 @@ impl<F: Faults> Machine<F> {
     ) {
         let same = theirs.epoch == ours.epoch && theirs.outcome == ours.outcome;
         let new = !same && theirs.superseded.is_none() && term_of(theirs.revision) > term_of(ours.revision);
+        let before_bytes = kept_bytes(accepted, &ours);
         let mut standing = theirs;
         if new {
             self.counters.superseded += 1;
@@ -193,15 +194,21 @@ impl<F: Faults> Machine<F> {
         }
         let id = accepted.id;
         let (before, group) = (Group::of(accepted, ours.state), Group::of(accepted, standing.state));
+        let bytes = kept_bytes(accepted, &standing);
         effects.push(Effect::Write(Record::Merged(id, Box::new(standing.clone()))));
-        if before != group && accepted.array_id().is_none() {
-            self.forget_settled(before);
-            self.shelve(now, group, effects);
+        if accepted.array_id().is_none() && (before, before_bytes) != (group, bytes) {
+            self.forget_settled(before, before_bytes);
+            self.shelve(now, group, bytes, effects);
         }
         self.note_taken(id, &standing);
         self.keep_standing(accepted, &standing, effects);
         effects.push(Effect::Changed { job: id, settled: true });
     }
+}
+
+/// Bytes that a settled job refers to.
+pub(super) fn kept_bytes(accepted: &Accepted, standing: &Standing) -> u64 {
+    stored_bytes(accepted, standing.elements.as_ref(), standing.outcome.as_ref())
 }
 
 impl Job {

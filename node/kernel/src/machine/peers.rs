@@ -131,6 +131,7 @@ impl<F: Faults> Machine<F> {
         peer.hint(hint.workers, seen);
         worker.leaving = hint.stopping;
         self.placeable = true;
+        self.heard_tallies(node, &hint.tallies);
         self.custodian_hints(node, hint.stopping, hint.labels.get(ZONE).cloned());
     }
 

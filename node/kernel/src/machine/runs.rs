@@ -8,6 +8,7 @@ use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{Kind, ObjectId, Problem, WorkerId};
 
 use super::Machine;
+use super::merging::kept_bytes;
 use super::telling::noted;
 use crate::backoff::pause_ms;
 use crate::effect::Effect;
@@ -47,7 +48,9 @@ impl<F: Faults> Machine<F> {
         job.begin_attempt(to, &worker.name, node, now.wall_ms);
         job.phase = Phase::Placed(Box::new(Placed::new(to, self.turn, now.mono_ms)));
         worker.take(id, &job.accepted.spec.needs);
+        self.begin_use(now, id);
         self.counters.offers += 1;
+        let Some(job) = self.jobs.get(id) else { return };
         self.counters.resumed += u64::from(job.history.checkpoint.is_some());
         if !F::has(Fault::EpochUnwritten) {
             match job.accepted.extras.index.is_some() && job.epoch == 1 {
@@ -86,6 +89,7 @@ impl<F: Faults> Machine<F> {
         if let Some(worker) = self.workers.get_mut(worker) {
             worker.warm_up(component);
         }
+        self.shares.started(run.job);
         effects.push(Effect::Changed { job: run.job, settled: false });
     }
 
@@ -126,6 +130,7 @@ impl<F: Faults> Machine<F> {
             return;
         }
         self.release(run.job);
+        self.settle_use(now, run.job, &outcome);
         let Some(job) = self.jobs.get_mut(run.job) else { return };
         job.end_attempt(&outcome.ending, Some(outcome.usage), now.wall_ms);
         self.functions.learn(job.accepted.spec.function, outcome.usage.run_us);
@@ -339,6 +344,7 @@ impl<F: Faults> Machine<F> {
         let (mut job, told) = self.leave(now, id, state, outcome.as_ref(), effects)?;
         // What ends before its custodians have it was not acknowledged as kept.
         job.alone |= job.phase == Phase::Keeping;
+        let saved = saved_no_more(&job);
         let (accepted, mut standing) = job.settled(state, outcome, now.wall_ms);
         standing.unconfirmed |= self.decides_alone(&accepted);
         if let Some(elements) = &mut standing.elements {
@@ -350,6 +356,7 @@ impl<F: Faults> Machine<F> {
         if let Some(key) = memo {
             self.remember(id, key, effects);
         }
+        effects.extend(saved);
         Some((told, array))
     }
 
@@ -361,7 +368,9 @@ impl<F: Faults> Machine<F> {
         let left = self.leave(now, id, standing.state, standing.outcome.as_ref(), effects);
         let Some((job, told)) = left else { return };
         let settled = Now { wall_ms: standing.settled_ms.unwrap_or(now.wall_ms), ..now };
+        let saved = saved_no_more(&job);
         let array = self.put_away(settled, job.accepted, standing, effects);
+        effects.extend(saved);
         effects.push(told);
         if let Some(array) = array {
             self.array_goes_on(now, array, effects);
@@ -381,6 +390,7 @@ impl<F: Faults> Machine<F> {
             self.release(id);
         }
         self.take_out(id);
+        self.end_use(id);
         self.custody.trust(id);
         let job = self.jobs.remove(id)?;
         self.placeable |= job.placed().is_some();
@@ -397,10 +407,6 @@ impl<F: Faults> Machine<F> {
                 let output = outcome.map_or_else(Payload::empty, |outcome| outcome.output.clone());
                 Some(End { state, output })
             });
-        }
-        if let Some(last) = &job.history.checkpoint {
-            let saving = Saving { checkpoint: None, replaces: last.bytes.blob() };
-            effects.push(Effect::Write(Record::Checkpoint(id, Box::new(saving))));
         }
         let told = noted(now, &job, state, outcome);
         Some((job, told))
@@ -420,17 +426,18 @@ impl<F: Faults> Machine<F> {
         }
         self.counters.settle(state, standing.elements.map_or(1, |elements| elements.cut));
         let (array, group) = (accepted.array_id(), Group::of(&accepted, state));
+        let bytes = kept_bytes(&accepted, &standing);
         if F::has(Fault::SettledStays) {
             let mut again = Job::new(accepted.clone(), standing.clone(), now.mono_ms);
             again.phase = Phase::Queued { since_ms: now.mono_ms };
-            self.queue.insert(&again.accepted.spec.needs, again.rank());
             self.jobs.insert(again);
+            self.queue_job(id);
         }
         self.write_end(&accepted, standing, effects);
         if array.is_none() || F::has(Fault::ElementRetained) {
             // An element is kept as long as its array is, and with it.
-            self.keep_settled(now, group, id, effects);
-            self.custody.ended(id, group);
+            self.keep_settled(now, (group, id, bytes), effects);
+            self.custody.ended(id, group, bytes);
         }
         effects.push(Effect::Changed { job: id, settled: true });
         array
@@ -450,6 +457,13 @@ impl<F: Faults> Machine<F> {
             self.settle_gone(now, id, effects);
         }
     }
+}
+
+/// What a job has saved goes with its end, and not before: were the end lost, a run would have to begin anew.
+fn saved_no_more(job: &Job) -> Option<Effect> {
+    let last = job.history.checkpoint.as_ref()?;
+    let saving = Saving { checkpoint: None, replaces: last.bytes.blob() };
+    Some(Effect::Write(Record::Checkpoint(job.id(), Box::new(saving))))
 }
 
 /// Strikes a run from the books that never began.

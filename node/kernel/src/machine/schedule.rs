@@ -12,7 +12,7 @@ use crate::input::Now;
 use crate::jobs::{Phase, Placed};
 use crate::peers::{Peer, Room};
 use crate::placement::{self, Obstacle, Request};
-use crate::queue::{Rank, ShapeId};
+use crate::queue::{ShapeId, Turn};
 use crate::record::Accepted;
 use crate::timers::Timer;
 use crate::workers::Worker;
@@ -49,18 +49,26 @@ impl<F: Faults> Machine<F> {
 
     /// Gives every job that waits its turn.
     fn place_all(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let mut heads: BinaryHeap<Reverse<(Rank, ShapeId)>> = self.queue.heads().map(Reverse).collect();
+        self.counters.quota_waits += u64::from(self.queue.shapes().any(|shape| self.turn_of(shape).is_none()));
+        let turns = self.queue.shapes().filter_map(|shape| Some(Reverse((self.turn_of(shape)?, shape))));
+        let mut heads: BinaryHeap<Reverse<(Turn, ShapeId)>> = turns.collect();
         let mut claims = Claims::default();
         // Within a step capacity only shrinks: a shape that was refused once is not looked at again.
-        while let Some(Reverse((rank, shape))) = heads.pop() {
-            let id = rank.job();
+        while let Some(Reverse((turn, shape))) = heads.pop() {
+            // What has been handed over since may have changed whose turn it is: never to somebody's who was before.
+            let Some(now_first) = self.turn_of(shape) else { continue };
+            if now_first > turn {
+                heads.push(Reverse((now_first, shape)));
+                continue;
+            }
+            let id = now_first.rank.job();
             match self.find_place(now, id, shape, &claims) {
                 Some((worker, ahead)) => {
                     if let Some(id) = self.next_to_run(now, id) {
                         self.counters.prefetched += u64::from(ahead);
                         self.offer(now, id, worker, effects);
                     }
-                    heads.extend(self.queue.head(shape).map(|next| Reverse((next, shape))));
+                    heads.extend(self.turn_of(shape).map(|next| Reverse((next, shape))));
                 }
                 None => self.claim(now, id, shape, &mut claims),
             }

@@ -33,7 +33,7 @@ pub(super) struct Sought {
 impl<F: Faults> Machine<F> {
     /// Looks for peers for the jobs that still wait.
     pub(super) fn seek(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let heads: Vec<_> = self.queue.heads().map(|(_, shape)| shape).collect();
+        let heads: Vec<_> = self.queue.shapes().collect();
         let mut next_ms: Option<u64> = None;
         for shape in heads {
             let Some(needs) = self.queue.needs(shape).filter(|needs| can_be_looked_up(needs)) else { continue };

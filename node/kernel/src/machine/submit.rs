@@ -17,6 +17,7 @@ use crate::effect::{Effect, Reply};
 use crate::faults::{Fault, Faults};
 use crate::input::{NewJob, Now, Principal, RequestId};
 use crate::jobs::{Job, Phase};
+use crate::queue::Lane;
 use crate::record::{Accepted, Record, Spec, VERSION};
 use crate::rights;
 
@@ -80,6 +81,7 @@ impl<F: Faults> Machine<F> {
                 let accepted = *accepted;
                 let id = accepted.id;
                 self.note_key(&accepted);
+                self.count_submission(now, Lane::of(&accepted));
                 let standing = accepted.standing();
                 let state = standing.state;
                 effects.push(Effect::Write(Record::Accepted(Box::new(accepted.clone()))));
@@ -98,6 +100,7 @@ impl<F: Faults> Machine<F> {
             }
             Err(problem) => {
                 self.counters.refuse(problem.kind);
+                self.counters.over_quota += u64::from(problem.kind == Kind::OverQuota);
                 Receipt::Refused(problem)
             }
         }
@@ -152,6 +155,8 @@ impl<F: Faults> Machine<F> {
             return Err(Problem::new(Kind::InvalidField, detail));
         }
         let custody = self.custody_for(now, job.durability)?;
+        let group = function.project.unwrap_or(function.owner);
+        self.check_quotas(now, Lane { group, user: owner }, &job)?;
         let accepted = accept(now, owner, function, job, custody)?;
         if !self.queue.has_room(&accepted.spec.needs) {
             return Err(full("jobs of too many different needs wait at this node".into()));

@@ -18,28 +18,35 @@ use crate::timers::Timer;
 pub const SWEEP_LEN_MAX: usize = 64;
 
 impl<F: Faults> Machine<F> {
-    /// Takes the counts of settled jobs back: after [`Self::restore`], before any input. What is due is asked for with the
+    /// Takes the counts of settled jobs back, and the bytes that they refer to: after [`Self::restore`], before any input. What is due is asked for with the
     /// next input.
-    pub fn restore_settled(&mut self, now: Now, counts: impl Iterator<Item = (Group, u64)>) {
-        for (group, count) in counts.filter(|_| !F::has(Fault::SettledUncounted)) {
+    pub fn restore_settled(&mut self, now: Now, counts: impl Iterator<Item = (Group, u64, u64)>) {
+        for (group, count, bytes) in counts.filter(|_| !F::has(Fault::SettledUncounted)) {
             // Some of them have settled while these were restored.
-            self.shelves.shelf(group).count += count;
+            let shelf = self.shelves.shelf(group);
+            (shelf.count, shelf.bytes) = (shelf.count + count, shelf.bytes.saturating_add(bytes));
             self.sweep_at(group, now.mono_ms);
         }
     }
 
     /// A job has settled, and is kept from now on.
-    pub(super) fn keep_settled(&mut self, now: Now, group: Group, job: ObjectId, effects: &mut Vec<Effect>) {
-        let retained = Retained { group, job, settled_ms: now.wall_ms };
+    pub(super) fn keep_settled(
+        &mut self,
+        now: Now,
+        (group, job, bytes): (Group, ObjectId, u64),
+        effects: &mut Vec<Effect>,
+    ) {
+        let retained = Retained { group, job, settled_ms: now.wall_ms, bytes };
         effects.push(Effect::Write(Record::Retained(retained)));
-        self.shelve(now, group, effects);
+        self.shelve(now, group, bytes, effects);
     }
 
     /// Counts one more settled job of a group.
-    pub(super) fn shelve(&mut self, now: Now, group: Group, effects: &mut Vec<Effect>) {
+    pub(super) fn shelve(&mut self, now: Now, group: Group, bytes: u64, effects: &mut Vec<Effect>) {
         let Keep { age_ms, jobs } = self.config.retention.of(group);
         let shelf = self.shelves.shelf(group);
         shelf.count = shelf.count.saturating_add(1);
+        shelf.bytes = shelf.bytes.saturating_add(bytes);
         if shelf.count > jobs {
             self.ask_oldest(group, effects);
         } else if shelf.due_ms.is_none() && !shelf.asked {
@@ -48,9 +55,10 @@ impl<F: Faults> Machine<F> {
     }
 
     /// Somebody forgets a settled job.
-    pub(super) fn forget_settled(&mut self, group: Group) {
+    pub(super) fn forget_settled(&mut self, group: Group, bytes: u64) {
         if let Some(shelf) = self.shelves.get_mut(group) {
             shelf.count = shelf.count.saturating_sub(1);
+            shelf.bytes = shelf.bytes.saturating_sub(bytes);
         }
     }
 
@@ -69,19 +77,20 @@ impl<F: Faults> Machine<F> {
         }
     }
 
-    /// The edge says which settled jobs of a group are the oldest: up to [`SWEEP_LEN_MAX`], with when they settled.
-    pub(super) fn oldest(&mut self, now: Now, group: Group, jobs: &[(u64, ObjectId)], effects: &mut Vec<Effect>) {
+    /// The edge says which settled jobs of a group are the oldest: up to [`SWEEP_LEN_MAX`], with when they settled and the bytes that they refer to.
+    pub(super) fn oldest(&mut self, now: Now, group: Group, jobs: &[(u64, ObjectId, u64)], effects: &mut Vec<Effect>) {
         let keep = self.config.retention.of(group);
         let Some(shelf) = self.shelves.get_mut(group) else { return };
         shelf.asked = false;
         let mut gone = Vec::new();
         let mut left = jobs.iter();
-        let stays = left.find(|(settled_ms, job)| {
+        let stays = left.find(|(settled_ms, job, bytes)| {
             let over = shelf.count > keep.jobs;
             if !over && settled_ms.saturating_add(keep.age_ms) > now.wall_ms {
                 return true;
             }
             shelf.count = shelf.count.saturating_sub(1);
+            shelf.bytes = shelf.bytes.saturating_sub(*bytes);
             self.counters.swept_for_number += u64::from(over);
             gone.push(*job);
             false
@@ -89,7 +98,7 @@ impl<F: Faults> Machine<F> {
         let count = shelf.count;
         self.sweep(gone, effects);
         match stays {
-            Some((settled_ms, _)) => {
+            Some((settled_ms, ..)) => {
                 let left_ms = settled_ms.saturating_add(keep.age_ms).saturating_sub(now.wall_ms);
                 // No longer than it may stay, should the wall clock have been set back.
                 self.sweep_at(group, now.mono_ms.saturating_add(left_ms.min(keep.age_ms)));

@@ -15,6 +15,7 @@ use crate::effect::{Effect, Reply};
 use crate::faults::{Fault, Faults};
 use crate::input::{Now, Principal};
 use crate::jobs::{Job, Pause, Phase};
+use crate::queue::Lane;
 use crate::timers::Timer;
 
 /// What is left of a length that began at a time of the wall clock, in milliseconds: never more than all of it, should
@@ -82,7 +83,8 @@ impl<F: Faults> Machine<F> {
             job.extras.queue_until_ms = Some(until_ms);
             self.timers.set(until_ms, Timer::QueueLimit(id));
         }
-        self.queue.insert(&job.accepted.spec.needs, job.rank());
+        self.end_use(id);
+        self.queue_job(id);
         self.placeable = true;
     }
 
@@ -121,6 +123,7 @@ impl<F: Faults> Machine<F> {
         }
         self.queue.reserve(&job.accepted.spec.needs);
         job.phase = phase;
+        self.end_use(id);
     }
 
     /// Takes a job from where it waits. The caller says where it goes.
@@ -128,7 +131,9 @@ impl<F: Faults> Machine<F> {
         let Some(job) = self.jobs.get_mut(id) else { return };
         match &job.phase {
             Phase::Placed(_) => {}
-            Phase::Queued { .. } => self.queue.remove(&job.accepted.spec.needs, job.rank()),
+            Phase::Queued { .. } => {
+                self.queue.remove(&job.accepted.spec.needs, Lane::of(&job.accepted), job.rank());
+            }
             Phase::Held | Phase::Keeping | Phase::Blocked | Phase::Begun | Phase::Yielded => {
                 self.queue.give_back(&job.accepted.spec.needs);
             }
@@ -239,8 +244,8 @@ impl<F: Faults> Machine<F> {
         let before = job.rank();
         job.priority = priority;
         if matches!(job.phase, Phase::Queued { .. }) {
-            self.queue.remove(&job.accepted.spec.needs, before);
-            self.queue.insert(&job.accepted.spec.needs, job.rank());
+            self.queue.remove(&job.accepted.spec.needs, Lane::of(&job.accepted), before);
+            self.queue_job(id);
             self.placeable = true;
         }
     }

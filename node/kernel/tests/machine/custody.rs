@@ -103,7 +103,7 @@ fn what_is_new_of_a_job_follows_with_rising_revisions_and_nobody_waits_for_it() 
     assert_eq!(node.standing(1).revision, 2, "one for the epoch, one for the end");
     let (reply, effects) = node.command(
         owner(),
-        Command::Forget { job: id(1), owner: id(OWNER), group: Group { owner: id(OWNER), dead: false } },
+        Command::Forget { job: id(1), owner: id(OWNER), group: Group { owner: id(OWNER), dead: false }, bytes: 0 },
     );
     assert_eq!(reply, Ok(Reply::Done));
     let forget = Effect::ToCustodian { custodian: peer(1), message: PeerMessage::Forget(vec![id(1)]) };

@@ -228,6 +228,9 @@ fn the_submitter_must_have_the_right_by_what_is_known_here() {
         owner: id(OWNER),
         members: [(id(OTHER), "developer".to_owned())].into(),
         labels: Default::default(),
+        weight: 1,
+        quota: Default::default(),
+        usage: None,
         heads: Vec::new(),
     })));
     assert_eq!(starts(&node.offer_with(1, run_of(1, 1, 1), project)).len(), 1);

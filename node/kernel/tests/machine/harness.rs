@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use shoal_kernel::{
     Accepted, Call, Charge, ChargeState, Command, Config, Drain, Effect, Group, GuestEnd, GuestRun, Input, Kernel,
-    NewJob, Now, PeerAttached, Principal, Record, Reign, Reply, Saving, Standing, WorkerAttached,
+    NewJob, Now, PeerAttached, Principal, Record, Reign, Reply, Saving, Standing, Tally, WorkerAttached, stored_bytes,
 };
 use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::object::function::{Function, Needs, RunLimits, Version};
@@ -125,6 +125,8 @@ pub(crate) struct Node {
     pub(crate) charges: BTreeMap<ObjectId, (u32, Accepted, Standing)>,
     pub(crate) reigns: BTreeMap<(NodeId, u32, bool), Reign>,
     pub(crate) drain: Option<Drain>,
+    /// What was used, of each project and of each of its users.
+    pub(crate) tallies: BTreeMap<(ObjectId, Option<ObjectId>), Tally>,
     config: Config,
     connections: u64,
     /// The connection to each peer.
@@ -163,6 +165,7 @@ impl Node {
             charges: BTreeMap::new(),
             reigns: BTreeMap::new(),
             drain: None,
+            tallies: BTreeMap::new(),
             now: Now { mono_ms: 10_000, wall_ms: 1_000_000 },
             journal: Vec::new(),
             jobs: BTreeMap::new(),
@@ -208,11 +211,14 @@ impl Node {
         node.kernel.restore(node.now, self.jobs.values().cloned(), &mut effects);
         node.kernel.restore_calls(node.now, self.calls.clone().into_iter());
         node.kernel.restore_guests(node.now, self.guests.values().cloned(), &mut effects);
-        let mut counts: BTreeMap<Group, u64> = BTreeMap::new();
+        let mut counts: BTreeMap<Group, (u64, u64)> = BTreeMap::new();
         for (accepted, standing) in self.kept() {
-            *counts.entry(Group::of(accepted, standing.state)).or_default() += 1;
+            let (count, bytes) = counts.entry(Group::of(accepted, standing.state)).or_default();
+            (*count, *bytes) = (*count + 1, *bytes + bytes_of(accepted, standing));
         }
-        node.kernel.restore_settled(node.now, counts.into_iter());
+        node.kernel.restore_settled(node.now, counts.into_iter().map(|(group, (count, bytes))| (group, count, bytes)));
+        node.kernel.restore_shares(node.now, self.tallies.values().copied());
+        node.tallies = self.tallies.clone();
         let keyed =
             self.jobs.values().filter_map(|(job, _)| Some((KeyId::of(job)?, job.id, job.extras.key.as_ref()?.body)));
         node.kernel.restore_keys(keyed);
@@ -251,10 +257,17 @@ impl Node {
                     self.jobs.get_mut(element).unwrap().1 = (**standing).clone();
                     self.jobs.get_mut(array).unwrap().1 = (**far).clone();
                 }
-                Record::Retained(_) => {}
+                Record::Retained(retained) => {
+                    let (accepted, standing) = &self.jobs[&retained.job];
+                    assert_eq!(retained.bytes, bytes_of(accepted, standing));
+                }
                 Record::Call(job, call) => drop(self.calls.insert(*job, call.clone())),
                 Record::Memo(job, Some(key)) => drop(self.memos.insert(*job, *key)),
                 Record::Memo(job, None) => drop(self.memos.remove(job)),
+                Record::Tally(tally) => match tally.recent_us {
+                    0 => drop(self.tallies.remove(&(tally.group, tally.user))),
+                    _ => drop(self.tallies.insert((tally.group, tally.user), *tally)),
+                },
                 Record::Swept(job) => {
                     self.memos.remove(job);
                     self.calls.remove(job);
@@ -414,6 +427,11 @@ impl Node {
         let placed = self.jobs.values().filter(|(_, standing)| standing.state == State::Offered).count() as u64;
         assert_eq!(load.running, placed);
     }
+}
+
+/// Bytes that a job refers to.
+pub(crate) fn bytes_of(accepted: &Accepted, standing: &Standing) -> u64 {
+    stored_bytes(accepted, standing.elements.as_ref(), standing.outcome.as_ref())
 }
 
 fn keep(saved: &mut BTreeMap<ObjectId, Checkpoint>, job: ObjectId, saving: &Saving) {

@@ -41,7 +41,7 @@ fn the_same_key_gives_the_same_job_until_that_is_forgotten() {
     let (mut node, _) = node.restarted();
     assert_eq!(receipt(&mut node, owner(), keyed(8, "a")), Receipt::Accepted { id: id(1) }, "also when it has ended");
     let group = Group { owner: id(OWNER), dead: false };
-    node.command(owner(), Command::Forget { job: id(1), owner: id(OWNER), group }).0.unwrap();
+    node.command(owner(), Command::Forget { job: id(1), owner: id(OWNER), group, bytes: 0 }).0.unwrap();
     assert_eq!(receipt(&mut node, owner(), keyed(9, "a")), Receipt::Accepted { id: id(9) });
     assert_eq!(node.kernel.counters().same_key, 1);
 }

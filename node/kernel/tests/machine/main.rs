@@ -20,6 +20,7 @@ mod placing;
 mod restarting;
 mod running;
 mod seeking;
+mod sharing;
 mod submitting;
 mod sweeping;
 mod takeover;

@@ -296,7 +296,8 @@ fn name_and_labels_change_by_their_owner() {
 fn only_settled_jobs_are_forgotten_and_only_by_their_owner() {
     let mut node = Node::new();
     node.submit(new_job(1));
-    let forget = || Command::Forget { job: id(1), owner: id(OWNER), group: Group { owner: id(OWNER), dead: false } };
+    let forget =
+        || Command::Forget { job: id(1), owner: id(OWNER), group: Group { owner: id(OWNER), dead: false }, bytes: 0 };
     assert_eq!(node.command(owner(), forget()).0.unwrap_err().kind, Kind::Conflict);
     assert!(node.command(owner(), Command::Cancel(id(1))).0.is_ok());
     assert_eq!(node.command(other(), forget()).0.unwrap_err().kind, Kind::Forbidden);

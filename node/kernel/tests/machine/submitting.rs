@@ -85,6 +85,9 @@ fn a_projects_function_is_for_its_members() {
         owner: id(OWNER),
         members: [(id(OTHER), "developer".to_owned())].into(),
         labels: Default::default(),
+        weight: 1,
+        quota: Default::default(),
+        usage: None,
         heads: Vec::new(),
     };
     node.handle(Input::Project(Box::new(project)));

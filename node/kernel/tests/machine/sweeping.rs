@@ -44,7 +44,8 @@ impl Node {
     /// What the edge reads of the store.
     fn oldest(&mut self, group: Group) -> Vec<Effect> {
         let settled = self.kept().filter(|(accepted, standing)| Group::of(accepted, standing.state) == group);
-        let mut jobs: Vec<_> = settled.map(|(job, standing)| (standing.settled_ms.unwrap(), job.id)).collect();
+        let mut jobs: Vec<_> =
+            settled.map(|(job, standing)| (standing.settled_ms.unwrap(), job.id, bytes_of(job, standing))).collect();
         jobs.sort_unstable();
         jobs.truncate(SWEEP_LEN_MAX);
         self.handle(Input::Oldest { group, jobs })
@@ -107,7 +108,7 @@ fn of_too_many_the_oldest_go_a_few_at_a_time() {
     assert_eq!((swept(&effects).len(), asked(&effects)), (3, Vec::new()));
     assert_eq!((node.jobs.len(), node.kernel.counters().swept_for_number), (5, SWEEP_LEN_MAX as u64 + 3));
     // One that somebody forgets makes room.
-    let command = Command::Forget { job: id(all), owner: id(OWNER), group: settled() };
+    let command = Command::Forget { job: id(all), owner: id(OWNER), group: settled(), bytes: 0 };
     node.command(owner(), command).0.unwrap();
     assert_eq!(asked(&node.succeeds(all + 1)), []);
     assert_eq!(asked(&node.succeeds(all + 2)), [settled()]);

@@ -11,7 +11,7 @@ use shoal_protocol::ObjectId;
 use shoal_protocol::name::Labels;
 use shoal_protocol::object::function::{Grant, Needs, NewFunction, RunLimits};
 use shoal_protocol::object::job::Receipt;
-use shoal_protocol::object::project::NewProject;
+use shoal_protocol::object::project::{NewProject, Quota};
 use shoal_protocol::object::user::NewUser;
 
 /// What can be set of a user.
@@ -32,8 +32,10 @@ pub(super) struct ProjectPatch {
     name: Option<String>,
     /// Labels; null removes one.
     labels: Option<Labels>,
-    /// Its share of busy workers, compared with other projects'.
+    /// Its share of busy workers, compared with other projects'; from 1 to 1,000.
     weight: Option<u32>,
+    /// What it may have at most, at each node; null removes a limit.
+    quota: Option<Quota>,
 }
 
 /// What can be set of a function. Its code changes by deploying.

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use shoal_kernel::{Accepted, Group, Retained, SWEEP_LEN_MAX, Standing};
+use serde::{Deserialize, Serialize};
+use shoal_kernel::{Accepted, Group, Retained, SWEEP_LEN_MAX, Standing, stored_bytes};
 use shoal_protocol::{ObjectId, Problem, codec};
 
 use super::{decode, object_id, read_job};
@@ -17,10 +18,35 @@ const INDEXED: &[u8] = b"settled_jobs_indexed";
 /// Jobs that are given their place in one commit.
 const PAGE_LEN: usize = 1_000;
 
+/// Settled jobs of a group.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+struct Count {
+    jobs: u64,
+    /// Bytes that they refer to.
+    bytes: u64,
+}
+
+/// Its row, as this program or an older one has written it: that one knew of no bytes.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Row {
+    Count(Count),
+    Jobs(u64),
+}
+
+impl From<Row> for Count {
+    fn from(row: Row) -> Self {
+        match row {
+            Row::Count(count) => count,
+            Row::Jobs(jobs) => Self { jobs, bytes: 0 },
+        }
+    }
+}
+
 /// How many settled jobs there are of each group.
 #[derive(Debug, Default)]
 pub(in crate::runtime) struct Kept {
-    counts: BTreeMap<Group, u64>,
+    counts: BTreeMap<Group, Count>,
     changed: BTreeSet<Group>,
     /// An array was forgotten, of whose elements rows are left.
     forgotten: bool,
@@ -41,29 +67,31 @@ impl Kept {
             after = Some(last.to_vec());
             for (key, row) in &page {
                 if let Some(group) = group_of(key) {
-                    counts.insert(group, decode("count of settled jobs", row)?);
+                    counts.insert(group, decode::<Row>("count of settled jobs", row)?.into());
                 }
             }
         }
     }
 
-    /// Each group with its count.
-    pub(in crate::runtime) fn iter(&self) -> impl Iterator<Item = (Group, u64)> {
-        self.counts.iter().map(|(group, count)| (*group, *count))
+    /// Each group with its count, and the bytes that its jobs refer to.
+    pub(in crate::runtime) fn iter(&self) -> impl Iterator<Item = (Group, u64, u64)> {
+        self.counts.iter().map(|(group, count)| (*group, count.jobs, count.bytes))
     }
 
     /// A job has settled.
     pub(super) fn add(&mut self, retained: &Retained, rows: &mut Vec<Mutation>) {
-        *self.counts.entry(retained.group).or_default() += 1;
+        let count = self.counts.entry(retained.group).or_default();
+        (count.jobs, count.bytes) = (count.jobs + 1, count.bytes.saturating_add(retained.bytes));
         self.changed.insert(retained.group);
-        rows.push(Mutation::put(Table::Settled, key_of(retained), Bytes::new()));
+        rows.push(Mutation::put(Table::Settled, key_of(retained), retained.bytes.to_be_bytes().to_vec()));
     }
 
     /// A settled job is forgotten.
     pub(super) fn remove(&mut self, accepted: &Accepted, standing: &Standing, rows: &mut Vec<Mutation>) {
         let retained = retained(accepted, standing);
         if let Some(count) = self.counts.get_mut(&retained.group) {
-            *count = count.saturating_sub(1);
+            count.jobs = count.jobs.saturating_sub(1);
+            count.bytes = count.bytes.saturating_sub(retained.bytes);
         }
         self.changed.insert(retained.group);
         rows.push(Mutation::delete(Table::Settled, key_of(&retained)));
@@ -102,7 +130,9 @@ impl Kept {
     pub(in crate::runtime) fn take_rows(&mut self) -> Vec<Mutation> {
         let changed = std::mem::take(&mut self.changed);
         let row = |group: Group| match self.counts.get(&group) {
-            Some(count) if *count > 0 => Mutation::put(Table::SettledCounts, group_key(group), codec::encode(count)),
+            Some(count) if count.jobs > 0 => {
+                Mutation::put(Table::SettledCounts, group_key(group), codec::encode(count))
+            }
             _ => {
                 self.counts.remove(&group);
                 Mutation::delete(Table::SettledCounts, group_key(group))
@@ -114,7 +144,8 @@ impl Kept {
 
 pub(super) fn retained(accepted: &Accepted, standing: &Standing) -> Retained {
     let (group, settled_ms) = (Group::of(accepted, standing.state), standing.settled_ms.unwrap_or_default());
-    Retained { group, job: accepted.id, settled_ms }
+    let bytes = stored_bytes(accepted, standing.elements.as_ref(), standing.outcome.as_ref());
+    Retained { group, job: accepted.id, settled_ms, bytes }
 }
 
 fn group_key(group: Group) -> Vec<u8> {
@@ -135,14 +166,15 @@ fn key_of(retained: &Retained) -> Vec<u8> {
     key
 }
 
-/// The oldest settled jobs of a group, with when they settled.
-pub(in crate::runtime) fn read_oldest(store: &Store, group: Group) -> Result<Vec<(u64, ObjectId)>, Problem> {
+/// The oldest settled jobs of a group, with when they settled and the bytes that they refer to: of those of an older program none.
+pub(in crate::runtime) fn read_oldest(store: &Store, group: Group) -> Result<Vec<(u64, ObjectId, u64)>, Problem> {
     let rows = store.scan_prefix(Table::Settled, &group_key(group), None, SWEEP_LEN_MAX)?;
-    let job = |key: &Bytes| {
+    let job = |key: &Bytes, row: &Bytes| {
         let settled_ms = u64::from_be_bytes(key.get(GROUP_LEN..GROUP_LEN + 8)?.try_into().ok()?);
-        Some((settled_ms, object_id(key.get(GROUP_LEN + 8..)?)?))
+        let bytes = row.as_ref().try_into().map_or(0, u64::from_be_bytes);
+        Some((settled_ms, object_id(key.get(GROUP_LEN + 8..)?)?, bytes))
     };
-    Ok(rows.iter().filter_map(|(key, _)| job(key)).collect())
+    Ok(rows.iter().filter_map(|(key, row)| job(key, row)).collect())
 }
 
 /// Gives the settled jobs of an older program their places. Whether there was anything to do.

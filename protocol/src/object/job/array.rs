@@ -137,6 +137,9 @@ pub struct Elements {
     /// Those that waited longer than they may.
     #[serde(skip_serializing_if = "is_zero")]
     pub expired: u32,
+    /// Bytes of the results and logs of those that have ended.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub bytes: u64,
 }
 
 impl Elements {
@@ -162,8 +165,8 @@ impl Elements {
     }
 }
 
-fn is_zero(number: &u32) -> bool {
-    *number == 0
+fn is_zero<N: Default + PartialEq>(number: &N) -> bool {
+    *number == N::default()
 }
 
 #[cfg(test)]
