@@ -329,6 +329,7 @@ impl Metrics {
             | Record::Custodians(_)
             | Record::ChargeGone(_)
             | Record::Reign(_)
+            | Record::Granted(_)
             | Record::Merged(..) => {}
         }
     }

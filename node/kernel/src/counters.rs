@@ -122,6 +122,12 @@ pub struct Counters {
     pub superseded: u64,
     /// Jobs taken over that their homes had settled meanwhile.
     pub settled_by_home: u64,
+    /// Words given that an epoch of a job with effects `once` may begin.
+    pub grants: u64,
+    /// Such words refused, since another node may have begun the job.
+    pub grants_refused: u64,
+    /// Jobs that were let begin, or end, by a majority of their custodians.
+    pub granted: u64,
     /// Jobs settled, by state.
     pub settled: BTreeMap<State, u64>,
     /// Settled jobs forgotten.

@@ -76,6 +76,12 @@ pub enum Fault {
     TermUnused,
     /// A home goes on with the jobs that were taken over.
     NotYielded,
+    /// A job with effects `once` begins without the word of its custodians.
+    GrantNotAwaited,
+    /// A member of a set grants without journaling it.
+    GrantUnwritten,
+    /// A job with effects `once` is run again when a run of it was lost.
+    LostRunRepeated,
 }
 
 /// Which bugs a kernel has.

@@ -62,6 +62,8 @@ pub(crate) enum Phase {
     Later { until_ms: u64 },
     /// An array: as many of its elements as may be under way are, or none is left that has not begun.
     Begun,
+    /// It waits until a majority of its custodians lets it begin, or end.
+    Ungranted,
     /// Its regent goes on with it.
     Yielded,
     /// It waits in the queue since then.
@@ -249,7 +251,7 @@ impl Job {
             Phase::Keeping => (self.accepted.standing().state, None),
             Phase::Placed(_) => (State::Offered, None),
             Phase::Backoff(pause) => (State::Queued, Some(pause.until_wall_ms)),
-            Phase::Begun | Phase::Later { .. } | Phase::Queued { .. } => (State::Queued, None),
+            Phase::Begun | Phase::Later { .. } | Phase::Ungranted | Phase::Queued { .. } => (State::Queued, None),
             Phase::Yielded => (self.told, None),
         };
         let (history, extras, names) = (&*self.history, &*self.extras, self.names());

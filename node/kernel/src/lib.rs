@@ -16,6 +16,7 @@
 //! | `custody` | who keeps this home's jobs with it, and which of them wait for that |
 //! | `charges` | what is kept of other homes' jobs |
 //! | `regents` | who acts for which home |
+//! | `grants` | whose word a job waits for that never runs twice |
 //! | [`lease`] | how long a silent worker keeps its runs |
 //! | `retention` | how many settled jobs are kept |
 //! | `reason` | what is said about a job that does not run |
@@ -30,6 +31,7 @@ mod dependents;
 pub mod effect;
 pub mod faults;
 mod functions;
+mod grants;
 mod guests;
 pub mod input;
 mod jobs;
@@ -57,8 +59,8 @@ pub use input::{Command, End, Input, NewJob, Now, PeerAttached, Principal, Recal
 pub use jobs::JOB_BYTES;
 pub use machine::SWEEP_LEN_MAX;
 pub use record::{
-    Accepted, Charge, ChargeState, Custodians, Group, GuestEnd, GuestRun, Record, Reign, Retained, Saving, Spec,
-    Standing, TakenJob,
+    Accepted, Charge, ChargeState, Custodians, Group, GuestEnd, GuestRun, Promise, Record, Reign, Retained, Saving,
+    Spec, Standing, TakenJob,
 };
 
 /// The kernel that production runs: the machine without any of the faults that the simulator can put in.

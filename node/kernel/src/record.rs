@@ -62,6 +62,19 @@ pub enum Record {
     Taken(Box<TakenJob>),
     /// A settled job stands otherwise: the other side of a cut has settled it as well, in a higher epoch. Counts nothing.
     Merged(ObjectId, Box<Standing>),
+    /// Who may begin which epoch of a job with effects `once`, by the word of this node. Gone with the job.
+    Granted(Promise),
+}
+
+/// The word of a member of a set that an epoch of a job may begin, and none below it any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promise {
+    /// Which job.
+    pub job: ObjectId,
+    /// Which epoch.
+    pub epoch: u64,
+    /// Who may begin it: the job's home, or a regent.
+    pub to: NodeId,
 }
 
 /// Settled jobs that are counted and kept together.

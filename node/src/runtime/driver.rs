@@ -101,6 +101,7 @@ impl Driver {
         let rows::Custody { sets, charges, reigns } = rows::read_custody(&self.store)?;
         self.kernel.restore_reigns(reigns.into_iter());
         self.kernel.restore_custody(now(), sets.into_iter(), charges.into_iter());
+        self.kernel.restore_grants(rows::read_grants(&self.store)?.into_iter());
         let mut gone = self.restore_jobs()?;
         self.kernel.restore_guests(now(), guests.into_iter(), &mut self.effects);
         self.kernel.restore_keys(rows::read_keys(&self.store)?.into_iter());

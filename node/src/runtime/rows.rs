@@ -3,6 +3,7 @@
 mod arrays;
 mod charges;
 mod checkpoints;
+mod grants;
 mod guests;
 mod keys;
 mod settled;
@@ -25,6 +26,7 @@ pub(super) use charges::{Custody, read_custody};
 pub(crate) use charges::{KeptJob, charges_before, charges_begun_before, read_charge, read_custodians, read_right};
 pub(super) use checkpoints::read_checkpoints;
 pub(crate) use checkpoints::{CHECKPOINT_PLACE, read_checkpoint, read_guest_checkpoint};
+pub(super) use grants::read_grants;
 pub(super) use guests::read_guests;
 pub(crate) use guests::{read_guest, read_guest_end};
 pub(super) use keys::read_keys;
@@ -185,6 +187,7 @@ pub(super) fn append(
         Record::Taken(taken) => take_over(&taken, counts, rows),
         Record::Merged(id, standing) => merge(id, &standing, store, kept, rows)?,
         Record::ChargeGone(job) => charges::gone(store, job, rows)?,
+        Record::Granted(promise) => grants::granted(promise, rows),
     }
     Ok(())
 }
@@ -220,6 +223,7 @@ fn sweep(
         kept.remove(&accepted, standing, rows);
     }
     drop_outcome(id, standing.as_ref(), rows);
+    rows.extend(grants::gone(&accepted));
     if let Some(row) = arrays::forgotten(&accepted) {
         kept.array_forgotten();
         rows.push(row);

@@ -89,7 +89,7 @@ impl Service {
             limits: job.spec.limits,
             name: job.name.into(),
             labels: extras.labels,
-            terms: Terms { hold: false, not_before_ms: None, priority, retry: job.terms.into_inner().retry },
+            terms: Terms { hold: false, not_before_ms: None, priority, ..job.terms.into_inner() },
             array,
             key: None,
             rerun_of: Some(job.id),

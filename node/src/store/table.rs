@@ -51,11 +51,13 @@ pub(crate) enum Table {
     Keys = 24,
     /// Id of an array that was forgotten → the highest index of its elements, of which rows are left.
     Remains = 25,
+    /// Job id → who may begin which epoch of it, by the word of this node.
+    Grants = 45,
 }
 
 impl Table {
     /// Every table.
-    pub(crate) const ALL: [Self; 22] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::Jobs,
         Self::Standings,
         Self::Changes,
@@ -78,6 +80,7 @@ impl Table {
         Self::SettledCounts,
         Self::Keys,
         Self::Remains,
+        Self::Grants,
     ];
 
     /// The name in redb.
@@ -105,6 +108,7 @@ impl Table {
             Self::SettledCounts => "settled_counts",
             Self::Keys => "keys",
             Self::Remains => "remains",
+            Self::Grants => "grants",
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::name::Labels;
-use crate::object::job::{After, Array, IdempotencyKey, Terms};
+use crate::object::job::{After, Array, Effects, IdempotencyKey, Terms};
 use crate::seldom::Usual;
 use crate::{ObjectId, Traceparent};
 
@@ -54,5 +54,6 @@ impl Default for Extras {
 }
 
 impl Usual for Terms {
-    const USUAL: &'static Self = &Self { hold: false, not_before_ms: None, priority: 0, retry: None };
+    const USUAL: &'static Self =
+        &Self { hold: false, not_before_ms: None, priority: 0, retry: None, effects: Effects::Idempotent };
 }

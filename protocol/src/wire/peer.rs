@@ -18,7 +18,7 @@ use crate::object::worker::Offer;
 use crate::record::Accepted;
 use crate::regency::{Regency, SignedVote};
 use crate::wire::client::Call;
-use crate::wire::custody::{Holding, Keep, KeepTaken, Kept};
+use crate::wire::custody::{Grant, Granted, Holding, Keep, KeepTaken, Kept};
 use crate::wire::worker::Run;
 use crate::{Kind, Octets, Problem};
 
@@ -103,6 +103,10 @@ pub enum PeerMessage {
     Voted(SignedVote),
     /// As a regent: keep these jobs of another home as I have decided; answered by [`PeerMessage::Kept`].
     KeepTaken(Box<KeepTaken>),
+    /// As a home, or a regent: let these jobs begin; answered by [`PeerMessage::Granted`].
+    Grant(Grant),
+    /// As a member of a set: these may.
+    Granted(Granted),
 }
 
 /// Who a neighbour is.
@@ -350,7 +354,7 @@ mod tests {
     use crate::object::job::{Ending, Payload, Usage};
     use crate::record::{Extras, Spec, Standing, VERSION};
     use crate::regency::Regent;
-    use crate::wire::custody::KeepJob;
+    use crate::wire::custody::{Ask, KeepJob};
 
     fn run() -> Run {
         Run { job: ObjectId::from_parts(1_700_000_000_000, 5, *b"homenode"), epoch: 3 }
@@ -479,6 +483,11 @@ mod tests {
                 regency: Regency { regent, votes: vec![vote] },
                 jobs: vec![],
             })),
+            PeerMessage::Grant(super::Grant { jobs: vec![Ask { job: run().job, epoch: 3, after: 2 }] }),
+            PeerMessage::Granted(Granted {
+                jobs: vec![(run().job, 3)],
+                refused: vec![(run().job, 4, NodeId([5; 32]))],
+            }),
         ]
     }
 
@@ -542,7 +551,7 @@ mod tests {
         refused(&|accepted| drop(accepted.extras.env.insert("a=b".into(), String::new())));
     }
 
-    const GOLDEN: [&str; 24] = [
+    const GOLDEN: [&str; 26] = [
         "0b8e15cb32",
         "a65e916d6b",
         "05192bb0dc",
@@ -567,5 +576,7 @@ mod tests {
         "a2d18d4837",
         "013ce0674a",
         "d7f6bf56e5",
+        "golden1",
+        "golden2",
     ];
 }

@@ -6,7 +6,9 @@ use std::ops::Range;
 use shoal_kernel::faults::Faults;
 use shoal_kernel::{Command, Group, NewJob, Principal, Reply, RequestId};
 use shoal_protocol::object::function::{Needs, RunLimits};
-use shoal_protocol::object::job::{After, Array, JobPatch, KeyId, Payload, Receipt, Retry, RetryOn, Terms, When};
+use shoal_protocol::object::job::{
+    After, Array, Effects, JobPatch, KeyId, Payload, Receipt, Retry, RetryOn, Terms, When,
+};
 use shoal_protocol::{BlobId, Kind, ObjectId, Problem, TraceId};
 
 use super::Violation;
@@ -14,6 +16,8 @@ use super::random::Random;
 use super::worker::Behaviour;
 use super::world::{Event, World};
 
+/// In a mesh one job of so many may not run twice.
+const ONCE_EVERY: u64 = 4;
 /// How long a client waits for an answer, in milliseconds.
 const PATIENCE_MS: u64 = 5_000;
 
@@ -319,7 +323,11 @@ impl<F: Faults> World<F> {
             Wants::Memory => needs.memory_mb = Some(1_500),
             Wants::WhatNobodyHas => drop(needs.capabilities.insert("gpu".into())),
         }
-        let (limits, terms) = patience(draft.patience, wall_ms);
+        let (limits, mut terms) = patience(draft.patience, wall_ms);
+        // Each try under a key says the same.
+        if self.setting.place.is_some() && draft.key.unwrap_or_else(|| id.millis()) % ONCE_EVERY == 0 {
+            terms.effects = Effects::Once;
+        }
         // The edge lets nobody wait for what the store does not know.
         let (after, input_of) = match draft.patience {
             Patience::After(job, when, input) if self.disk.jobs.contains_key(&job) => {

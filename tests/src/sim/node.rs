@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use shoal_kernel::faults::Faults;
 use shoal_kernel::machine::Machine;
 use shoal_kernel::{
-    Accepted, ChargeState, Command, Config, Effect, End, Group, GuestEnd, GuestRun, Input, Now, Principal, Recall,
-    Reign, RequestId, Standing, WorkerAttached,
+    Accepted, ChargeState, Command, Config, Effect, End, Group, GuestEnd, GuestRun, Input, Now, Principal, Promise,
+    Recall, Reign, RequestId, Standing, WorkerAttached,
 };
 use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::id::IdSource;
@@ -53,6 +53,8 @@ pub struct Node<F> {
     restored_saves: [BTreeMap<ObjectId, Checkpoint>; 2],
     /// Sets of custodians, and what was kept of other homes, when this life began.
     restored_custody: (Vec<CustodianSet>, Vec<ChargeState>, Vec<Reign>),
+    /// What this node had granted by then.
+    restored_grants: Vec<Promise>,
     /// The keys that jobs had by then.
     restored_keys: Vec<(KeyId, ObjectId, BlobId)>,
     /// How many jobs had settled by then.
@@ -96,6 +98,7 @@ impl<F: Faults> World<F> {
             restored_guests: self.disk.guests.values().cloned().collect(),
             restored_saves: [self.disk.saved.clone(), self.disk.guest_saved.clone()],
             restored_custody: self.disk.custody(),
+            restored_grants: self.disk.grants.values().copied().collect(),
             restored_keys: self.disk.keys(),
             restored_settled: self.disk.settled(),
             inputs: Vec::new(),
@@ -106,6 +109,7 @@ impl<F: Faults> World<F> {
         let (sets, charges, reigns) = node.restored_custody.clone();
         node.kernel.restore_reigns(reigns.into_iter());
         node.kernel.restore_custody(node.started, sets.into_iter(), charges.into_iter());
+        node.kernel.restore_grants(node.restored_grants.iter().copied());
         node.kernel.restore(node.started, node.restored.iter().cloned(), &mut effects);
         node.kernel.restore_guests(node.started, node.restored_guests.iter().cloned(), &mut effects);
         let [own, guests] = node.restored_saves.clone();
@@ -164,6 +168,7 @@ impl<F: Faults> World<F> {
         let (sets, charges, reigns) = node.restored_custody.clone();
         kernel.restore_reigns(reigns.into_iter());
         kernel.restore_custody(node.started, sets.into_iter(), charges.into_iter());
+        kernel.restore_grants(node.restored_grants.iter().copied());
         kernel.restore(node.started, node.restored.iter().cloned(), &mut effects);
         kernel.restore_guests(node.started, node.restored_guests.iter().cloned(), &mut effects);
         let [own, guests] = node.restored_saves.clone();

@@ -196,7 +196,9 @@ impl<F: Faults> Machine<F> {
         let started = job.placed().is_some_and(|placed| placed.started_ms.is_some());
         self.counters.lost += 1;
         job.history.losses = job.history.losses.saturating_add(1);
-        if loss == Loss::NeverArrived || (!started && job.history.fruitless < FRUITLESS_MAX) {
+        // Nobody knows for certain that it did not start: nothing is repeated then that may run only once.
+        let repeats = !job.accepted.terms.effects.is_once() || F::has(Fault::LostRunRepeated);
+        if repeats && (loss == Loss::NeverArrived || (!started && job.history.fruitless < FRUITLESS_MAX)) {
             let code = if loss == Loss::NeverArrived { RefusalCode::NeverArrived } else { RefusalCode::Lost };
             strike::<F>(job, code, why, now);
             job.history.fruitless = job.history.fruitless.saturating_add(1);
@@ -252,6 +254,10 @@ impl<F: Faults> Machine<F> {
             return;
         }
         let blameless = transient(&outcome.ending).is_some();
+        let once = job.accepted.terms.effects.is_once() && !F::has(Fault::LostRunRepeated);
+        if once && blameless && !job.is_stopping() {
+            return self.settle(now, id, state, Some(lost_for_good(outcome)), effects);
+        }
         self.counters.retried += u64::from(!blameless);
         // A worker that died for the first time is no reason to wait; it may have had nothing to do with the job.
         let first = blameless && job.history.losses == 1 && job.history.attempts_total == 1;
@@ -300,6 +306,9 @@ impl<F: Faults> Machine<F> {
         outcome: Option<Outcome>,
         effects: &mut Vec<Effect>,
     ) {
+        if self.ends_later(id, state, outcome.as_ref(), effects) {
+            return;
+        }
         let Some((told, array)) = self.end(now, id, state, outcome, effects) else { return };
         if !F::has(Fault::EndUntold) {
             effects.push(told);
@@ -359,6 +368,7 @@ impl<F: Faults> Machine<F> {
         }
         self.take_out(id);
         self.custody.trust(id);
+        self.grants.forget(id);
         let job = self.jobs.remove(id)?;
         self.placeable |= job.placed().is_some();
         if let Some(until_ms) = job.extras.total_until_ms {
@@ -444,6 +454,16 @@ pub(super) fn transient(ending: &Ending) -> Option<Failure> {
         }),
         Ending::Succeeded | Ending::Failed(_) | Ending::TimedOut => None,
     }
+}
+
+/// The end of a job that was lost in a run and may not be run again.
+fn lost_for_good(mut outcome: Outcome) -> Outcome {
+    if let Ending::Failed(failure) = &mut outcome.ending {
+        let message = std::mem::take(&mut failure.message);
+        failure.message =
+            cut(format!("{message}; what it did is not known, and its effects are `once`: it is not run again"));
+    }
+    outcome
 }
 
 fn outcome_of(failure: Failure, outcome: Outcome) -> Outcome {

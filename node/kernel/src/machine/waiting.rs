@@ -119,6 +119,10 @@ impl<F: Faults> Machine<F> {
             Phase::Held | Phase::Keeping | Phase::Blocked | Phase::Begun | Phase::Yielded => {
                 self.queue.give_back(&job.accepted.spec.needs);
             }
+            Phase::Ungranted => {
+                self.queue.give_back(&job.accepted.spec.needs);
+                self.grants.stop_waiting(id);
+            }
             Phase::Later { until_ms } => {
                 self.timers.remove(*until_ms, Timer::Backoff(id));
                 self.queue.give_back(&job.accepted.spec.needs);
@@ -147,6 +151,7 @@ impl<F: Faults> Machine<F> {
             | Phase::Keeping
             | Phase::Blocked
             | Phase::Begun
+            | Phase::Ungranted
             | Phase::Yielded
             | Phase::Queued { .. }
             | Phase::Placed(_) => return,
@@ -164,8 +169,13 @@ impl<F: Faults> Machine<F> {
         id: ObjectId,
         effects: &mut Vec<Effect>,
     ) -> Result<Reply, Problem> {
+        let is_ending = self.is_ending(id);
         let job = self.changeable(principal, id, "hold this job")?;
         match job.phase {
+            Phase::Ungranted if is_ending => {
+                let detail = "the job is about to end: it waits for the word of its custodians, and cannot be held";
+                return Err(Problem::new(Kind::Conflict, detail));
+            }
             Phase::Held => return self.reply_job(now, id),
             Phase::Placed(_) => {
                 let detail = "the job is handed over already: it can be cancelled, but not held";
@@ -177,7 +187,12 @@ impl<F: Faults> Machine<F> {
             }
             // Nobody changes here what has been yielded (`changeable`).
             Phase::Yielded => return self.reply_job(now, id),
-            Phase::Blocked | Phase::Begun | Phase::Later { .. } | Phase::Queued { .. } | Phase::Backoff(_) => {}
+            Phase::Blocked
+            | Phase::Begun
+            | Phase::Ungranted
+            | Phase::Later { .. }
+            | Phase::Queued { .. }
+            | Phase::Backoff(_) => {}
         }
         self.take_out(id);
         self.set_aside(id, Phase::Held);
@@ -287,7 +302,7 @@ impl<F: Faults> Machine<F> {
 
 impl Job {
     /// Until when it may wait for its first run, if it waits for that from now or its earliest time on and not for ever.
-    fn queue_limit(&self, now: Now) -> Option<u64> {
+    pub(super) fn queue_limit(&self, now: Now) -> Option<u64> {
         let first = self.is_fresh() && self.extras.elements.as_ref().is_none_or(|elements| elements.begun == 0);
         let queue_ms = self.accepted.spec.limits.queue_ms.filter(|_| first)?;
         let from_ms = now.mono_ms.max(self.extras.earliest_ms);

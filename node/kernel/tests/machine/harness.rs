@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use shoal_kernel::{
     Accepted, Charge, ChargeState, Command, Config, Effect, Group, GuestEnd, GuestRun, Input, Kernel, NewJob, Now,
-    PeerAttached, Principal, Record, Reign, Reply, Saving, Standing, WorkerAttached,
+    PeerAttached, Principal, Promise, Record, Reign, Reply, Saving, Standing, WorkerAttached,
 };
 use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::object::function::{Function, Needs, RunLimits, Version};
@@ -122,6 +122,7 @@ pub(crate) struct Node {
     /// The jobs of other homes that are kept here, with their sets.
     pub(crate) charges: BTreeMap<ObjectId, (u32, Accepted, Standing)>,
     pub(crate) reigns: BTreeMap<(NodeId, u32, bool), Reign>,
+    pub(crate) grants: BTreeMap<ObjectId, Promise>,
     config: Config,
     connections: u64,
     /// The connection to each peer.
@@ -157,6 +158,7 @@ impl Node {
             sets: BTreeMap::new(),
             charges: BTreeMap::new(),
             reigns: BTreeMap::new(),
+            grants: BTreeMap::new(),
             now: Now { mono_ms: 10_000, wall_ms: 1_000_000 },
             journal: Vec::new(),
             jobs: BTreeMap::new(),
@@ -175,6 +177,7 @@ impl Node {
         node.sets = self.sets.clone();
         node.charges = self.charges.clone();
         node.reigns = self.reigns.clone();
+        node.grants = self.grants.clone();
         node.connections = self.connections;
         let mut effects = Vec::new();
         let charges = self.charges.iter().map(|(job, (set, accepted, standing))| {
@@ -195,6 +198,7 @@ impl Node {
         });
         node.kernel.restore_reigns(self.reigns.values().cloned());
         node.kernel.restore_custody(node.now, self.sets.values().cloned(), charges);
+        node.kernel.restore_grants(self.grants.values().copied());
         node.kernel.restore(node.now, self.jobs.values().cloned(), &mut effects);
         node.kernel.restore_guests(node.now, self.guests.values().cloned(), &mut effects);
         let mut counts: BTreeMap<Group, u64> = BTreeMap::new();
@@ -240,8 +244,10 @@ impl Node {
                     self.jobs.get_mut(array).unwrap().1 = (**far).clone();
                 }
                 Record::Retained(_) => {}
+                Record::Granted(promise) => drop(self.grants.insert(promise.job, *promise)),
                 Record::Swept(job) => {
                     self.jobs.remove(job);
+                    self.grants.remove(job);
                     self.jobs.retain(|_, (element, _)| element.array_id() != Some(*job));
                 }
                 Record::GuestAccepted(guest) => {

@@ -10,6 +10,7 @@ mod guests;
 mod harness;
 mod homes;
 mod keys;
+mod once;
 mod pair;
 mod peers;
 mod placing;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::terms::is_zero;
-use super::{After, Array, Retry, Terms};
+use super::{After, Array, Effects, Retry, Terms};
 use crate::Octets;
 use crate::id::{BlobId, ObjectId};
 use crate::limits::SUBMIT_BATCH_LEN_MAX;
@@ -87,6 +87,10 @@ pub struct Submit {
     /// was asked for and cannot be had is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<u8>,
+    /// Whether it may run twice: `idempotent`, unless said otherwise, runs again whenever a run may have been lost; `once` never
+    /// does, and runs only while a majority of the nodes that keep it can be asked.
+    #[serde(default, skip_serializing_if = "Effects::is_usual")]
+    pub effects: Effects,
 }
 
 impl Submit {
@@ -97,6 +101,7 @@ impl Submit {
             not_before_ms: self.not_before_ms,
             priority: self.priority,
             retry: self.retry.clone().map(Box::new),
+            effects: self.effects,
         }
     }
 }
