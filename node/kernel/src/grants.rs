@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_protocol::object::job::{Outcome, State};
-use shoal_protocol::wire::custody::Ask;
+use shoal_protocol::wire::custody::Begin;
 use shoal_protocol::{NodeId, ObjectId};
 
 use crate::record::Promise;
@@ -18,7 +18,7 @@ pub(crate) const ASK_LEN: usize = 64;
 /// What this node waits for before a job may begin, or end, or be taken over.
 #[derive(Debug)]
 pub(crate) struct Waiting {
-    pub(crate) ask: Ask,
+    pub(crate) ask: Begin,
     /// Members beside this one that have given their word.
     pub(crate) by: BTreeSet<NodeId>,
     /// Whom another member has given it before.
@@ -36,7 +36,7 @@ pub(crate) struct Grants {
 
 impl Grants {
     /// Whether this node may give its word.
-    pub(crate) fn may_give(&self, ask: Ask, to: NodeId) -> Result<(), NodeId> {
+    pub(crate) fn may_give(&self, ask: Begin, to: NodeId) -> Result<(), NodeId> {
         match self.given.get(&ask.job) {
             // Who has it knows what has become of it.
             Some((epoch, holder)) if *epoch > ask.epoch || (*epoch > ask.after && *holder != to) => Err(*holder),
@@ -67,7 +67,7 @@ impl Grants {
     }
 
     /// Waits for the word of others. What was heard of the same epoch before counts.
-    pub(crate) fn wait(&mut self, ask: Ask, ending: Option<Box<(State, Option<Outcome>)>>) {
+    pub(crate) fn wait(&mut self, ask: Begin, ending: Option<Box<(State, Option<Outcome>)>>) {
         let before = self.waiting.remove(&ask.job).filter(|before| before.ask.epoch == ask.epoch);
         let by = before.map(|before| before.by).unwrap_or_default();
         self.waiting.insert(ask.job, Waiting { ask, by, given_to: None, ending });
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn an_epoch_is_granted_to_who_knows_what_became_of_the_last() {
         let job = ObjectId::from_parts(1, 0, [0; 8]);
-        let ask = |epoch, after| Ask { job, epoch, after };
+        let ask = |epoch, after| Begin { job, epoch, after };
         let mut grants = Grants::default();
         assert_eq!(grants.may_give(ask(1, 0), HOME), Ok(()));
         assert!(grants.give(Promise { job, epoch: 1, to: HOME }) && !grants.give(Promise { job, epoch: 1, to: HOME }));

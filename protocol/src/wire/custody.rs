@@ -117,12 +117,12 @@ pub struct Kept {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     /// At most [`KEEP_JOBS_MAX`].
-    pub jobs: Vec<Ask>,
+    pub jobs: Vec<Begin>,
 }
 
 /// The next run of a job, or its end, for which a member of the job's set is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ask {
+pub struct Begin {
     /// Which job.
     pub job: ObjectId,
     /// The epoch that is about to begin.

@@ -354,7 +354,7 @@ mod tests {
     use crate::object::job::{Ending, Payload, Usage};
     use crate::record::{Extras, Spec, Standing, VERSION};
     use crate::regency::Regent;
-    use crate::wire::custody::{Ask, KeepJob};
+    use crate::wire::custody::{Begin, KeepJob};
 
     fn run() -> Run {
         Run { job: ObjectId::from_parts(1_700_000_000_000, 5, *b"homenode"), epoch: 3 }
@@ -483,7 +483,7 @@ mod tests {
                 regency: Regency { regent, votes: vec![vote] },
                 jobs: vec![],
             })),
-            PeerMessage::Grant(super::Grant { jobs: vec![Ask { job: run().job, epoch: 3, after: 2 }] }),
+            PeerMessage::Grant(super::Grant { jobs: vec![Begin { job: run().job, epoch: 3, after: 2 }] }),
             PeerMessage::Granted(Granted {
                 jobs: vec![(run().job, 3)],
                 refused: vec![(run().job, 4, NodeId([5; 32]))],

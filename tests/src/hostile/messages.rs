@@ -20,7 +20,7 @@ use shoal_protocol::object::{Class, ListQuery};
 use shoal_protocol::record::{self, Accepted, Standing};
 use shoal_protocol::regency::{Regency, Regent, SignedVote, Vote};
 use shoal_protocol::wire::client::{Call, Opening, Request};
-use shoal_protocol::wire::custody::{Ask, Grant, Granted, Holding, Keep, KeepJob, KeepTaken, Kept};
+use shoal_protocol::wire::custody::{self as kept, Begin, Granted, Holding, Keep, KeepJob, KeepTaken, Kept};
 use shoal_protocol::wire::peer::{
     Ask, BodyFormat, Caller, Forwarded, Gossip, Hello, Hint, PeerMessage, Right, RunOffer, WorkerHint,
 };
@@ -94,7 +94,7 @@ pub fn peer(_: &mut Random) -> Box<dyn Target> {
         PeerMessage::Compare { after: Some(run().job) },
         PeerMessage::Holding(Holding { after: None, jobs: vec![(run().job, 7, 3); 20], more: true }),
         PeerMessage::Forget(vec![run().job; 20]),
-        PeerMessage::Grant(Grant { jobs: vec![Ask { job: run().job, epoch: 3, after: 2 }; 20] }),
+        PeerMessage::Grant(kept::Grant { jobs: vec![Begin { job: run().job, epoch: 3, after: 2 }; 20] }),
         PeerMessage::Granted(Granted {
             jobs: vec![(run().job, 3); 20],
             refused: vec![(run().job, 3, NodeId([5; 32])); 20],

@@ -325,7 +325,7 @@ impl<F: Faults> World<F> {
         }
         let (limits, mut terms) = patience(draft.patience, wall_ms);
         // Each try under a key says the same.
-        if self.setting.place.is_some() && draft.key.unwrap_or_else(|| id.millis()) % ONCE_EVERY == 0 {
+        if self.setting.place.is_some() && draft.key.unwrap_or_else(|| id.millis()).is_multiple_of(ONCE_EVERY) {
             terms.effects = Effects::Once;
         }
         // The edge lets nobody wait for what the store does not know.

@@ -12,11 +12,12 @@ use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::limits::KEEP_JOBS_MAX;
 use shoal_protocol::object::job::{Outcome, State};
 use shoal_protocol::regency::{first_of_term, term_of};
-use shoal_protocol::wire::custody::{Ask, Grant, Granted};
+use shoal_protocol::wire::custody::{Begin, Grant, Granted};
 use shoal_protocol::wire::peer::PeerMessage;
 use shoal_protocol::{NodeId, ObjectId};
 
 use super::Machine;
+use super::telling::noted;
 use crate::effect::Effect;
 use crate::faults::{Fault, Faults};
 use crate::input::Now;
@@ -83,6 +84,7 @@ impl<F: Faults> Machine<F> {
     /// Ends a job as soon as its custodians let it end: whether it has to wait for that.
     pub(super) fn ends_later(
         &mut self,
+        now: Now,
         id: ObjectId,
         state: State,
         outcome: Option<&Outcome>,
@@ -91,9 +93,15 @@ impl<F: Faults> Machine<F> {
         if self.jobs.get(id).is_none_or(|job| self.has_word(job)) {
             return false;
         }
+        let is_new = self.jobs.get(id).is_some_and(|job| job.phase == Phase::Keeping);
         self.take_out(id);
         self.set_aside(id, Phase::Ungranted);
         let Some(job) = self.jobs.get_mut(id) else { return false };
+        if is_new {
+            // Nobody has heard of it yet.
+            job.told = State::Queued;
+            effects.push(noted(now, job, State::Queued, None));
+        }
         job.cancelled |= state == State::Cancelled;
         let ask = next_of(job);
         self.grants.wait(ask, Some(Box::new((state, outcome.cloned()))));
@@ -116,7 +124,7 @@ impl<F: Faults> Machine<F> {
 
     /// Asks members that are there and have not answered to let jobs begin.
     pub(super) fn ask_for(&self, jobs: &[ObjectId], effects: &mut Vec<Effect>) {
-        let mut asks: BTreeMap<NodeId, Vec<Ask>> = BTreeMap::new();
+        let mut asks: BTreeMap<NodeId, Vec<Begin>> = BTreeMap::new();
         for id in jobs {
             let (Some(waiting), Some(set)) = (self.grants.waiting(*id), self.set_of_job(*id)) else { continue };
             let others = set.members.iter().filter(|member| **member != self.config.node);
@@ -183,7 +191,7 @@ impl<F: Faults> Machine<F> {
 
     /// Whether a node may ask for this: as the job's home in term 0, else as who acts for it in that term. Of a job that is not here,
     /// or has settled, nothing is said.
-    fn may_ask(&self, from: NodeId, ask: Ask) -> bool {
+    fn may_ask(&self, from: NodeId, ask: Begin) -> bool {
         let Some(set) = self.set_of_job(ask.job) else { return false };
         let open = self.charges.get(ask.job).is_some_and(|known| !known.settled && !known.taken);
         let (home, term) = (set.home, term_of(ask.epoch));
@@ -264,10 +272,11 @@ impl<F: Faults> Machine<F> {
         effects: &mut Vec<Effect>,
     ) -> bool {
         let id = accepted.id;
-        let ask = Ask { job: id, epoch: first_of_term(reign.regent.term).saturating_add(1), after: before.epoch };
+        let ask = Begin { job: id, epoch: first_of_term(reign.regent.term).saturating_add(1), after: before.epoch };
         let may_have_begun = before.state == State::Offered || self.guests.contains(id);
         let here = self.grants.may_give(ask, self.config.node).is_ok();
-        if may_have_begun || !here {
+        // Whoever takes the word has to go on with the job: nobody else can then.
+        if may_have_begun || !here || self.is_left_to_its_home(accepted, before) {
             self.leave_to_home((reign.regent.home, reign.regent.set), id);
             return false;
         }
@@ -311,8 +320,8 @@ impl<F: Faults> Machine<F> {
 }
 
 /// The next epoch of a job: of all before its node knows what became of them.
-fn next_of(job: &Job) -> Ask {
-    Ask { job: job.id(), epoch: job.epoch.saturating_add(1), after: job.epoch }
+fn next_of(job: &Job) -> Begin {
+    Begin { job: job.id(), epoch: job.epoch.saturating_add(1), after: job.epoch }
 }
 
 /// Whether nothing of a job begins or ends without the word of its custodians. Arrays and their elements are left to their home in

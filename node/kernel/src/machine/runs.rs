@@ -306,7 +306,7 @@ impl<F: Faults> Machine<F> {
         outcome: Option<Outcome>,
         effects: &mut Vec<Effect>,
     ) {
-        if self.ends_later(id, state, outcome.as_ref(), effects) {
+        if self.ends_later(now, id, state, outcome.as_ref(), effects) {
             return;
         }
         let Some((told, array)) = self.end(now, id, state, outcome, effects) else { return };

@@ -247,7 +247,7 @@ impl<F: Faults> Machine<F> {
 
     /// Whether only its home can go on with a job: no further run of it is allowed, and what became of the last that one knows; it
     /// waits for jobs that are not kept here; or its function is not known here.
-    fn is_left_to_its_home(&self, accepted: &Accepted, before: &Standing) -> bool {
+    pub(super) fn is_left_to_its_home(&self, accepted: &Accepted, before: &Standing) -> bool {
         let last = before.state == State::Offered && before.attempts_total >= accepted.spec.limits.attempts();
         let here = |job: &ObjectId| self.jobs.contains(*job) || self.charges.get(*job).is_some();
         last || !before.unmet.iter().all(here) || self.functions.get(accepted.spec.function).is_none()

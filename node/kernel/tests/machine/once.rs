@@ -4,7 +4,7 @@ use shoal_kernel::{Command, Effect, Input, NewJob, Promise, Record, Reply};
 use shoal_protocol::object::function::RunLimits;
 use shoal_protocol::object::job::{Effects, Ending, FailureCode, ReasonCode, Retry, RetryOn, State, Terms};
 use shoal_protocol::regency::{Vote, first_of_term};
-use shoal_protocol::wire::custody::{Ask, Grant, Granted, KeepJob};
+use shoal_protocol::wire::custody::{Begin, Grant, Granted, KeepJob};
 use shoal_protocol::wire::peer::PeerMessage;
 use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{NodeId, ObjectId, Seldom};
@@ -19,8 +19,8 @@ fn once(n: u64) -> NewJob {
     NewJob { terms: Terms { effects: Effects::Once, ..Terms::default() }, ..new_job(n) }
 }
 
-fn ask(job: ObjectId, epoch: u64, after: u64) -> Ask {
-    Ask { job, epoch, after }
+fn ask(job: ObjectId, epoch: u64, after: u64) -> Begin {
+    Begin { job, epoch, after }
 }
 
 /// A home with two custodians and a worker.
@@ -43,7 +43,7 @@ fn submit(node: &mut Node, job: NewJob) -> Vec<Effect> {
 }
 
 /// What is asked of a member by these effects.
-fn asks(effects: &[Effect], of: u8) -> Vec<Ask> {
+fn asks(effects: &[Effect], of: u8) -> Vec<Begin> {
     let asks = effects.iter().filter_map(|effect| match effect {
         Effect::ToCustodian { custodian, message: PeerMessage::Grant(grant) } if *custodian == peer(of) => {
             Some(grant.jobs.clone())
@@ -57,13 +57,13 @@ fn grants(node: &mut Node, by: u8, job: ObjectId, epoch: u64) -> Vec<Effect> {
     node.handle(Input::Granted { node: peer(by), granted: Granted { jobs: vec![(job, epoch)], refused: Vec::new() } })
 }
 
-fn asked(node: &mut Node, by: u8, ask: Ask) -> Option<Granted> {
+fn asked(node: &mut Node, by: u8, ask: Begin) -> Option<Granted> {
     let effects = node.handle(Input::Grant { from: peer(by), grant: Grant { jobs: vec![ask] } });
     let answer = to_home(&effects, by).into_iter().find_map(|message| match message {
         PeerMessage::Granted(granted) => Some(granted),
         _ => None,
     });
-    if answer.as_ref().is_some_and(|answer| !answer.jobs.is_empty()) && node.grants.get(&ask.job).is_some() {
+    if answer.as_ref().is_some_and(|answer| !answer.jobs.is_empty()) && node.grants.contains_key(&ask.job) {
         let written = effects.iter().position(|effect| matches!(effect, Effect::Write(Record::Granted(_))));
         let said = place(&effects, |effect| matches!(effect, Effect::ToHome { .. }));
         assert!(written.is_none_or(|written| written < said), "written, then said");
