@@ -2,6 +2,7 @@
 //!
 //! `cargo run --release -p shoal-testnet -- lan` starts nodes in network namespaces of their own, makes the steps of
 //! `testnet/scenarios/lan.toml`, and says which promises were kept; `run FILE` does so with a scenario of one's own.
+//! `islands` cuts a mesh in two and counts how often the jobs of both sides run;
 //! `blobs` moves a large blob between two nodes, in turn with iroh-blobs alone; `hop` times jobs over three nodes beside
 //! one; `kill` kills nodes and workers again and again while clients submit; `long` restarts all who have to do with one
 //! long job. The exit code is 1 when a promise
