@@ -576,7 +576,7 @@ mod tests {
         "a2d18d4837",
         "013ce0674a",
         "d7f6bf56e5",
-        "golden1",
-        "golden2",
+        "2801c2bf38",
+        "49bbc0c763",
     ];
 }

@@ -38,6 +38,6 @@ mod tests {
         let promise = Promise { job: ObjectId::from_parts(1, 0, [2; 8]), epoch: 3, to: NodeId([4; 32]) };
         let bytes = codec::encode(&promise);
         assert_eq!(codec::decode::<Promise>(&bytes), Ok(promise));
-        assert_eq!(shoal_protocol::BlobId::of(&bytes).short(), "golden");
+        assert_eq!(shoal_protocol::BlobId::of(&bytes).short(), "e736ca86a9");
     }
 }
