@@ -387,6 +387,7 @@ impl Metrics {
             | Record::ChargeGone(_)
             | Record::Reign(_)
             | Record::Drain(_)
+            | Record::Granted(_)
             | Record::Merged(..)
             | Record::Memo(..)
             | Record::Call(..)

@@ -2,6 +2,7 @@
 //!
 //! `cargo run --release -p shoal-testnet -- lan` starts nodes in network namespaces of their own, makes the steps of
 //! `testnet/scenarios/lan.toml`, and says which promises were kept; `run FILE` does so with a scenario of one's own.
+//! `islands` cuts a mesh in two and counts how often the jobs of both sides run;
 //! `blobs` moves a large blob between two nodes, in turn with iroh-blobs alone; `hop` times jobs over three nodes beside
 //! one; `kill` kills nodes and workers again and again while clients submit; `long` restarts all who have to do with one
 //! long job. The exit code is 1 when a promise
@@ -15,6 +16,7 @@ mod replicas;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::{Parser, Subcommand};
@@ -44,6 +46,14 @@ enum Command {
     Dht(Args),
     /// A mesh that is cut in two and healed
     Cut(Args),
+    /// A mesh that is cut in two, with jobs submitted, run and read on both sides: what may run once runs once
+    Islands {
+        /// How long it is cut
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=24 * 3600))]
+        seconds: u64,
+        #[command(flatten)]
+        args: Args,
+    },
     /// Nodes come and go under load
     Churn(Args),
     /// Two sites behind routers that masquerade, and a public node
@@ -132,6 +142,11 @@ fn command() -> anyhow::Result<ExitCode> {
         Command::Wan(args) => Wanted::built_in("wan", args)?,
         Command::Dht(args) => Wanted::built_in("dht", args)?,
         Command::Cut(args) => Wanted::built_in("cut", args)?,
+        Command::Islands { seconds, args } => {
+            let wanted = Wanted::built_in("islands", args)?;
+            let scenario = wanted.scenario.living_for(Duration::from_secs(seconds))?;
+            Wanted { scenario, ..wanted }
+        }
         Command::Churn(args) => Wanted::built_in("churn", args)?,
         Command::Nat(args) => Wanted::built_in("nat", args)?,
         Command::Spread(args) => Wanted::built_in("spread", args)?,

@@ -1,9 +1,11 @@
 //! Makes the steps of a scenario, one after the other, and writes down what it finds.
 
+mod account;
 mod churn;
 mod counters;
 mod documents;
 mod jobs;
+mod live;
 mod meet;
 mod read;
 mod rest;
@@ -23,13 +25,15 @@ use crate::screen::Screen;
 use crate::world::World;
 
 use jobs::Job;
+use live::Lives;
 
 /// The scenarios that come with it.
-pub const BUILT_IN: [(&str, &str); 8] = [
+pub const BUILT_IN: [(&str, &str); 9] = [
     ("lan", include_str!("../scenarios/lan.toml")),
     ("wan", include_str!("../scenarios/wan.toml")),
     ("dht", include_str!("../scenarios/dht.toml")),
     ("cut", include_str!("../scenarios/cut.toml")),
+    ("islands", include_str!("../scenarios/islands.toml")),
     ("churn", include_str!("../scenarios/churn.toml")),
     ("nat", include_str!("../scenarios/nat.toml")),
     ("spread", include_str!("../scenarios/spread.toml")),
@@ -51,6 +55,8 @@ pub struct Run {
     lines: Vec<Line>,
     functions: BTreeMap<String, ObjectId>,
     batches: BTreeMap<String, Vec<Job>>,
+    /// Of all steps `live`.
+    lives: Lives,
     /// When the step before the one at hand had done its part; of a start, when the last node was up.
     mark: Instant,
     seed: u64,
@@ -76,6 +82,7 @@ pub async fn run(
         lines: Vec::new(),
         functions: BTreeMap::new(),
         batches: BTreeMap::new(),
+        lives: Lives::default(),
         mark: Instant::now(),
         seed: scenario.network.seed,
     };
@@ -118,6 +125,8 @@ impl Run {
             Step::Lookups(step) => self.lookups(step).await?,
             Step::Unchanged(step) => self.unchanged(step).await?,
             Step::Churn(step) => self.churn(step).await?,
+            Step::Live(step) => self.live(step).await?,
+            Step::Account(step) => self.account(step).await?,
             Step::Spread(step) => self.spread(step).await?,
             Step::Rest(step) => self.rest(step).await?,
         }

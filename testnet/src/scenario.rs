@@ -6,14 +6,15 @@ mod steps;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 use shoal_protocol::name::{self, Labels};
 
 pub use operands::{
-    Churn, Cut, Deploy, Edit, Equal, Guest, Lookups, Meet, Nodes, Nothing, PathIs, PathKind, Pause, Put, Read, Rest,
-    Spread, Stop, Submit, Unchanged, Until, Wait,
+    Account, Churn, Cut, Deploy, Edit, Equal, Guest, Live, Lookups, Meet, Nodes, Nothing, PathIs, PathKind, Pause, Put,
+    Read, Rest, Spread, Stop, Submit, Unchanged, Until, Wait,
 };
 pub use select::Select;
 pub use steps::Step;
@@ -175,6 +176,19 @@ impl Scenario {
             ensure!(*count > 0, "{wanted} nodes are too few: group {} would have none", group.name);
         }
         self.check()?;
+        Ok(self)
+    }
+
+    /// With this length of its last step `live` instead.
+    ///
+    /// # Errors
+    /// When it has no such step.
+    pub fn living_for(mut self, length: Duration) -> anyhow::Result<Self> {
+        let live = self.steps.iter_mut().rev().find_map(|step| match step {
+            Step::Live(live) => Some(live),
+            _ => None,
+        });
+        live.context("this scenario has no step live")?.length = length;
         Ok(self)
     }
 

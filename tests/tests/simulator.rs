@@ -452,6 +452,27 @@ fn a_home_that_does_not_yield_to_its_regent_is_found() {
 }
 
 #[test]
+fn a_run_without_the_word_of_a_majority_is_found() {
+    let rule = found_in_a_mesh(Fault::GrantNotAwaited).1.rule;
+    let rules = [
+        "what runs once has started once",
+        "what runs once is ended by who has the word of a majority",
+        "what runs once settles once",
+    ];
+    assert!(rules.contains(&rule), "{rule}");
+}
+
+#[test]
+fn a_word_that_is_not_journaled_is_found() {
+    assert_eq!(found_in_a_mesh(Fault::GrantUnwritten).1.rule, "a word is durable before anybody hears it");
+}
+
+#[test]
+fn a_lost_run_that_is_repeated_although_it_may_not_is_found() {
+    assert_eq!(found_in_a_mesh(Fault::LostRunRepeated).1.rule, "a run that may have done something is not repeated");
+}
+
+#[test]
 fn a_change_without_those_that_it_follows_is_found() {
     assert_eq!(found_in_a_mesh(ReplicaFault::DepsSkipped).1.rule, SAME_DOCUMENTS);
 }

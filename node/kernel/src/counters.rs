@@ -142,6 +142,12 @@ pub struct Counters {
     pub tallies: u64,
     /// Tallies of other nodes that were news.
     pub tallies_heard: u64,
+    /// Words given that an epoch of a job with effects `once` may begin.
+    pub grants: u64,
+    /// Such words refused, since another node may have begun the job.
+    pub grants_refused: u64,
+    /// Jobs that were let begin, or end, by a majority of their custodians.
+    pub granted: u64,
     /// Jobs settled, by state.
     pub settled: BTreeMap<State, u64>,
     /// Settled jobs forgotten.

@@ -88,6 +88,12 @@ pub enum Fault {
     QuotaIgnored,
     /// Every project has the same weight.
     WeightIgnored,
+    /// A job with effects `once` begins without the word of its custodians.
+    GrantNotAwaited,
+    /// A member of a set grants without journaling it.
+    GrantUnwritten,
+    /// A job with effects `once` is run again when a run of it was lost.
+    LostRunRepeated,
 }
 
 /// Which bugs a kernel has.

@@ -16,7 +16,7 @@ use shoal_protocol::object::job::{
 use shoal_protocol::object::project::Project;
 use shoal_protocol::object::worker::{Offer, WorkerPatch};
 use shoal_protocol::regency::{Regent, SignedVote, Vote};
-use shoal_protocol::wire::custody::{Holding, KeepJob, Kept};
+use shoal_protocol::wire::custody::{Grant, Granted, Holding, KeepJob, Kept};
 use shoal_protocol::wire::drain::HandedJob;
 use shoal_protocol::wire::peer::{Hint, RunOffer};
 use shoal_protocol::wire::worker::Run;
@@ -301,6 +301,20 @@ pub enum Input {
         told: Box<KeepJob>,
         /// The job.
         record: Option<Box<(Accepted, Standing)>>,
+    },
+    /// A home, or a regent of one, asks to let jobs begin whose effects are `once`.
+    Grant {
+        /// Who asks.
+        from: NodeId,
+        /// For what, within its bounds.
+        grant: Grant,
+    },
+    /// A member of their sets answers that for jobs which this node decides.
+    Granted {
+        /// Who answers.
+        node: NodeId,
+        /// What, within its bounds.
+        granted: Granted,
     },
     /// A worker takes no new runs and leaves.
     Leaving {

@@ -64,6 +64,8 @@ pub(crate) enum Phase {
     Begun,
     /// It waits for the result of this job, which is equal.
     Alike(Box<ObjectId>),
+    /// It waits until a majority of its custodians lets it begin, or end.
+    Ungranted,
     /// Its regent goes on with it.
     Yielded,
     /// It waits in the queue since then.
@@ -271,7 +273,9 @@ impl Job {
             Phase::Keeping => (self.accepted.standing().state, None),
             Phase::Placed(_) => (State::Offered, None),
             Phase::Backoff(pause) => (State::Queued, Some(pause.until_wall_ms)),
-            Phase::Begun | Phase::Alike(_) | Phase::Later { .. } | Phase::Queued { .. } => (State::Queued, None),
+            Phase::Begun | Phase::Alike(_) | Phase::Later { .. } | Phase::Ungranted | Phase::Queued { .. } => {
+                (State::Queued, None)
+            }
             Phase::Yielded => (self.told, None),
         };
         let (history, extras, names) = (&*self.history, &*self.extras, self.names());

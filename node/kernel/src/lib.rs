@@ -18,6 +18,7 @@
 //! | `custody` | who keeps this home's jobs with it, and which of them wait for that |
 //! | `charges` | what is kept of other homes' jobs |
 //! | `regents` | who acts for which home |
+//! | `grants` | whose word a job waits for that never runs twice |
 //! | [`lease`] | how long a silent worker keeps its runs |
 //! | `calls` | which URLs are to be called since a job has ended |
 //! | `memos` | which results may be given again |
@@ -35,6 +36,7 @@ mod dependents;
 pub mod effect;
 pub mod faults;
 mod functions;
+mod grants;
 mod guests;
 pub mod input;
 mod jobs;
@@ -67,8 +69,8 @@ pub use input::{
 pub use jobs::{JOB_BYTES, stored_bytes};
 pub use machine::SWEEP_LEN_MAX;
 pub use record::{
-    Accepted, Call, Charge, ChargeState, Custodians, Drain, Group, GuestEnd, GuestRun, Record, Reign, Retained, Saving,
-    Spec, Standing, TakenJob, Tally,
+    Accepted, Call, Charge, ChargeState, Custodians, Drain, Group, GuestEnd, GuestRun, Promise, Record, Reign,
+    Retained, Saving, Spec, Standing, TakenJob, Tally,
 };
 
 /// The kernel that production runs: the machine without any of the faults that the simulator can put in.

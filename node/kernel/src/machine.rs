@@ -1,7 +1,8 @@
 //! What each input does. The parts: [`submit`] takes jobs in, [`keys`] none twice, [`schedule`] hands them to workers and peers, [`sharing`] says whose turn it is and who may have more, [`runs`]
 //! follows a run to its end, [`custody`] brings jobs to those who keep them with this home, [`charges`] keeps those of others,
 //! [`takeover`] goes on with them when their home is away, and [`merging`] joins both sides when it is back, [`drain`] gives all
-//! of them away when this node leaves, and [`inheriting`] takes those of one that does,
+//! of them away when this node leaves, and [`inheriting`] takes those of one that does, [`grants`] brings those that never run twice
+//! the word of their custodians,
 //! [`waiting`] what waits before and between runs, [`dependencies`] what waits for others, [`memo`] what is not run again, [`arrays`] jobs that stand for many, [`sweeping`] what has settled, [`calling`] tells others of it, [`telling`] tells subscribers, [`attachment`] follows workers, [`disconnect`] jobs that wait for one of them, [`peers`] what peers do beyond that, [`seek`] looks for more
 //! of them, [`checkpoints`] keeps what runs save for the next, [`guests`] runs what other homes offer, [`homes`] talks with these homes, [`commands`] answers everything else.
 //!
@@ -12,6 +13,7 @@
 //! Invariant: a run of another home is taken, and its ending reported, only after that is written (`guests`).
 //! Invariant: a job that others shall have is acknowledged, and runs, only after they have said that it is on their disks, or
 //! were given up (`custody`); they say it only after that is written (`charges`).
+//! Invariant: a job with effects `once` is handed over, and ends, only with the word of a majority of its set (`grants`).
 
 mod arrays;
 mod attachment;
@@ -23,6 +25,7 @@ mod custody;
 mod dependencies;
 mod disconnect;
 mod drain;
+mod grants;
 mod guests;
 mod homes;
 mod inheriting;
@@ -40,6 +43,7 @@ mod takeover;
 mod telling;
 mod waiting;
 
+pub(crate) use grants::Votes;
 pub use sweeping::SWEEP_LEN_MAX;
 
 use std::collections::BTreeMap;
@@ -58,6 +62,7 @@ use crate::dependents::Dependents;
 use crate::effect::{Effect, Load};
 use crate::faults::{Fault, Faults};
 use crate::functions::Functions;
+use crate::grants::Grants;
 use crate::guests::Guests;
 use crate::input::{Input, Now};
 use crate::jobs::{Job, Jobs, Phase, Placed};
@@ -84,6 +89,7 @@ pub struct Machine<F> {
     custody: Custody,
     charges: Charges,
     regents: Regents,
+    grants: Grants,
     functions: Functions,
     specs: Specs,
     dependents: Dependents,
@@ -129,6 +135,7 @@ impl<F: Faults> Machine<F> {
             custody: Custody::default(),
             charges: Charges::default(),
             regents: Regents::default(),
+            grants: Grants::default(),
             functions: Functions::default(),
             specs: Specs::default(),
             dependents: Dependents::default(),
@@ -273,6 +280,8 @@ impl<F: Faults> Machine<F> {
             Input::Took { home, set, jobs } => self.took(now, (home, set), jobs, effects),
             Input::KeepTaken { from, reign, jobs } => self.told_by_regent(now, from, *reign, jobs, effects),
             Input::Merge { from, told, record } => self.merge(now, from, *told, record, effects),
+            Input::Grant { from, grant } => self.grant_asked(from, grant, effects),
+            Input::Granted { node, granted } => self.granted(now, node, granted, effects),
             _ => {}
         }
     }

@@ -8,6 +8,7 @@ use shoal_protocol::{ObjectId, Problem, WorkerId};
 
 use crate::input::Now;
 use crate::jobs::{Disconnected, Job, Placed};
+use crate::machine::Votes;
 use crate::placement::{Obstacle, examine};
 use crate::queue::Place;
 use crate::workers::{Link, Worker, Workers};
@@ -107,6 +108,25 @@ pub(crate) fn yielded(job: &Job) -> Reason {
     let regent = job.extras.rule.as_ref().map_or_else(String::new, |rule| rule.regent.short());
     let message = format!("node {regent} has gone on with it while this one was away, and does until it ends");
     plain(ReasonCode::Yielded, message)
+}
+
+/// Why a job waits that never runs twice.
+pub(crate) fn ungranted(votes: &Votes, ends: bool) -> Reason {
+    let Votes { given, there, wanted, members, given_to } = votes;
+    let what = if ends { "end" } else { "begin" };
+    let message = match given_to {
+        _ if there < wanted => {
+            format!(
+                "{there} of the {members} nodes that keep it are there; effects `once` need {wanted} before it may {what}"
+            )
+        }
+        Some(holder) => format!(
+            "a custodian has given its word to node {}, which may have begun it: only that one can say what became of it",
+            holder.short()
+        ),
+        None => format!("{given} of the {members} nodes that keep it have let it {what}; effects `once` need {wanted}"),
+    };
+    plain(ReasonCode::NoMajority, message)
 }
 
 /// Why a job waits that is not acknowledged yet.

@@ -71,6 +71,8 @@ pub enum Record {
     Merged(ObjectId, Box<Standing>),
     /// What a project or one of its users has used at this node.
     Tally(Tally),
+    /// Who may begin which epoch of a job with effects `once`, by the word of this node. Gone with the job.
+    Granted(Promise),
 }
 
 /// What the jobs of a project, or those of one of its users, have used whose home is this node: runs that have ended.
@@ -86,6 +88,17 @@ pub struct Tally {
     pub recent_us: u64,
     /// When, in milliseconds since the Unix epoch.
     pub at_ms: u64,
+}
+
+/// The word of a member of a set that an epoch of a job may begin, and none below it any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promise {
+    /// Which job.
+    pub job: ObjectId,
+    /// Which epoch.
+    pub epoch: u64,
+    /// Who may begin it: the job's home, or a regent.
+    pub to: NodeId,
 }
 
 /// Settled jobs that are counted and kept together.

@@ -30,6 +30,7 @@ pub fn job(home: NodeId, accepted: &Accepted, standing: &Standing, inline: bool)
         regent: standing.regent,
         unconfirmed: standing.unconfirmed,
         superseded: standing.superseded.as_deref().cloned(),
+        effects: accepted.terms.effects,
         state: standing.state,
         reason: None,
         epoch: standing.epoch,

@@ -307,6 +307,7 @@ fn show(job: &JobObject) -> String {
         ("labels", labels(&job.labels)),
         ("needs", needs(job)),
         ("array", array(job)),
+        ("effects", if job.effects.is_once() { "once".into() } else { String::new() }),
         ("priority", if job.priority == 0 { String::new() } else { job.priority.to_string() }),
         ("after", after(job)),
         ("key", job.idempotency_key.clone().unwrap_or_default()),

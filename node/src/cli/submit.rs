@@ -7,7 +7,7 @@ use serde::Serialize;
 use shoal_client::Client;
 use shoal_protocol::custody::DURABILITY_MAX;
 use shoal_protocol::limits::{CLIENT_FRAME_LEN_MAX, INLINE_LEN_MAX, SUBMIT_BATCH_LEN_MAX};
-use shoal_protocol::object::job::{After, Input, Receipt, Submit as Job, When};
+use shoal_protocol::object::job::{After, Effects, Input, Receipt, Submit as Job, When};
 use shoal_protocol::{BlobId, ObjectId, codec};
 
 use super::connect::Context;
@@ -76,6 +76,10 @@ pub(crate) struct Submit {
     /// On how many nodes the job is on disk before its id is printed, from 1 to 3; 2 where another node is in reach, else 1
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=i64::from(DURABILITY_MAX)))]
     durability: Option<u8>,
+    /// Never run it twice: each run needs the word of a majority of the nodes that keep the job, and one that is lost is not
+    /// repeated; without it a job runs again whenever a run may have been lost
+    #[arg(long)]
+    once: bool,
     /// Submit so many of the same job; prints an id for each
     #[arg(long, value_name = "N", conflicts_with = "wait", value_parser = clap::value_parser!(u32).range(1..=i64::from(COUNT_MAX)))]
     count: Option<u32>,
@@ -143,6 +147,7 @@ async fn prepare(client: &Client, command: Submit) -> Result<Job, Failure> {
         idempotency_key: command.key,
         after,
         durability: command.durability,
+        effects: if command.once { Effects::Once } else { Effects::Idempotent },
     })
 }
 

@@ -153,6 +153,7 @@ pub(crate) mod tests {
             owner: ObjectId::from_parts(3, 0, [7; 8]),
             home: NodeId([1; 32]),
             durability: None,
+            effects: Default::default(),
             custodians: Vec::new(),
             regent: None,
             unconfirmed: false,

@@ -102,6 +102,7 @@ impl Driver {
         self.kernel.restore_reigns(reigns.into_iter());
         self.kernel.restore_custody(now(), sets.into_iter(), charges.into_iter());
         self.kernel.restore_memos(rows::read_memos(&self.store)?.into_iter());
+        self.kernel.restore_grants(rows::read_grants(&self.store)?.into_iter());
         let mut gone = self.restore_jobs()?;
         self.kernel.restore_guests(now(), guests.into_iter(), &mut self.effects);
         self.kernel.restore_calls(now(), rows::read_calls(&self.store)?.into_iter());

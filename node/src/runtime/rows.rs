@@ -5,6 +5,7 @@ mod calls;
 mod charges;
 mod checkpoints;
 mod drain;
+mod grants;
 mod guests;
 mod keys;
 mod memos;
@@ -34,6 +35,7 @@ pub(crate) use charges::{
 pub(super) use checkpoints::read_checkpoints;
 pub(crate) use checkpoints::{CHECKPOINT_PLACE, read_checkpoint, read_guest_checkpoint};
 pub(crate) use drain::{Place, read_drain, settled_behind};
+pub(super) use grants::read_grants;
 pub(super) use guests::read_guests;
 pub(crate) use guests::{read_guest, read_guest_end};
 pub(super) use keys::read_keys;
@@ -200,6 +202,7 @@ pub(super) fn append(
         Record::Merged(id, standing) => merge(id, &standing, store, kept, rows)?,
         Record::ChargeGone(job) => charges::gone(store, job, rows)?,
         Record::Tally(tally) => rows.push(tallies::row(&tally)),
+        Record::Granted(promise) => grants::granted(promise, rows),
     }
     Ok(())
 }
@@ -235,6 +238,7 @@ fn sweep(
         kept.remove(&accepted, standing, rows);
     }
     drop_outcome(id, standing.as_ref(), rows);
+    rows.extend(grants::gone(&accepted));
     if let Some(row) = arrays::forgotten(&accepted) {
         kept.array_forgotten();
         rows.push(row);

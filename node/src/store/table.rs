@@ -59,13 +59,15 @@ pub(crate) enum Table {
     Calls = 41,
     /// Id of a settled job whose URL is still to be called → nothing.
     CallsOpen = 42,
+    /// Job id → who may begin which epoch of it, by the word of this node.
+    Grants = 45,
     /// To whom this node hands over what it has, while it leaves.
     Drain = 50,
 }
 
 impl Table {
     /// Every table.
-    pub(crate) const ALL: [Self; 27] = [
+    pub(crate) const ALL: [Self; 28] = [
         Self::Jobs,
         Self::Standings,
         Self::Changes,
@@ -93,6 +95,7 @@ impl Table {
         Self::Calls,
         Self::CallsOpen,
         Self::Drain,
+        Self::Grants,
     ];
 
     /// The name in redb.
@@ -125,6 +128,7 @@ impl Table {
             Self::Calls => "calls",
             Self::CallsOpen => "calls_open",
             Self::Drain => "drain",
+            Self::Grants => "grants",
         }
     }
 

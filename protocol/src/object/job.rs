@@ -25,7 +25,7 @@ pub use notify::{CallState, Called, NOTIFY_URL_LEN_MAX, Notify, NotifyOn};
 pub use run::{Attempt, Ending, Failure, FailureCode, Outcome, Progress, Usage};
 pub use submit::{Accepted, Input, Receipt, Submission, Submit};
 pub(crate) use terms::is_zero;
-pub use terms::{OnDisconnect, Retry, RetryOn, Terms, check_priority};
+pub use terms::{Effects, OnDisconnect, Retry, RetryOn, Terms, check_priority};
 
 use std::time::Duration;
 
@@ -168,6 +168,8 @@ pub enum ReasonCode {
     Dependency,
     /// The nodes that are to keep it have not said that they do.
     Keeping,
+    /// Its effects are `once`, and fewer than a majority of the nodes that keep it have let it begin, or end.
+    NoMajority,
     /// A custodian has gone on with it while its home was away, and does until it ends.
     Yielded,
     /// No worker is attached.
@@ -210,6 +212,7 @@ impl ReasonCode {
             Self::NotBefore => "not_before",
             Self::Dependency => "dependency",
             Self::Keeping => "keeping",
+            Self::NoMajority => "no_majority",
             Self::Yielded => "yielded",
             Self::NoWorker => "no_worker",
             Self::NoFit => "no_fit",
@@ -311,6 +314,9 @@ pub struct Job {
     /// How it had settled on the other side of a cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub superseded: Option<Superseded>,
+    /// Whether it may run twice; nothing is said where it may.
+    #[serde(default, skip_serializing_if = "Effects::is_usual")]
+    pub effects: Effects,
     /// Where it stands.
     pub state: State,
     /// Why it does not run.

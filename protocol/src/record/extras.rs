@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::name::Labels;
-use crate::object::job::{After, Array, IdempotencyKey, Terms};
+use crate::object::job::{After, Array, Effects, IdempotencyKey, Terms};
 use crate::seldom::Usual;
 use crate::{ObjectId, Traceparent};
 
@@ -62,5 +62,6 @@ impl Usual for Terms {
         on_disconnect: None,
         memo: false,
         notify: None,
+        effects: Effects::Idempotent,
     };
 }

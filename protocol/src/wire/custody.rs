@@ -113,6 +113,42 @@ pub struct Kept {
     pub full: bool,
 }
 
+/// Let these jobs begin, or end: their effects are `once`. From their home, or from a regent of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// At most [`KEEP_JOBS_MAX`].
+    pub jobs: Vec<Begin>,
+}
+
+/// The next run of a job, or its end, for which a member of the job's set is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begin {
+    /// Which job.
+    pub job: ObjectId,
+    /// The epoch that is about to begin.
+    pub epoch: u64,
+    /// Of every epoch up to this one the sender knows that its run never began, or how it ended.
+    pub after: u64,
+}
+
+/// The answer: what is durable here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Granted {
+    /// Jobs, each with the epoch that may begin; at most [`KEEP_JOBS_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub jobs: Vec<(ObjectId, u64)>,
+    /// Jobs of which another epoch was granted before, to whom stands beside it; the epoch is that for which was asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<(ObjectId, u64, NodeId)>,
+}
+
+impl Granted {
+    /// Whether it is within its bounds.
+    pub fn is_sound(&self) -> bool {
+        self.jobs.len().saturating_add(self.refused.len()) <= KEEP_JOBS_MAX
+    }
+}
+
 /// As a custodian: jobs of yours that are here, in the order of their ids.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holding {

@@ -18,7 +18,7 @@ use crate::object::worker::Offer;
 use crate::record::Accepted;
 use crate::regency::{Regency, SignedVote};
 use crate::wire::client::Call;
-use crate::wire::custody::{Holding, Keep, KeepTaken, Kept};
+use crate::wire::custody::{Grant, Granted, Holding, Keep, KeepTaken, Kept};
 use crate::wire::drain::HandOver;
 use crate::wire::worker::Run;
 use crate::{Kind, Octets, Problem};
@@ -104,6 +104,10 @@ pub enum PeerMessage {
     Voted(SignedVote),
     /// As a regent: keep these jobs of another home as I have decided; answered by [`PeerMessage::Kept`].
     KeepTaken(Box<KeepTaken>),
+    /// As a home, or a regent: let these jobs begin; answered by [`PeerMessage::Granted`].
+    Grant(Grant),
+    /// As a member of a set: these may.
+    Granted(Granted),
 }
 
 /// Who a neighbour is.
@@ -370,7 +374,7 @@ mod tests {
     use crate::object::job::{Ending, Payload, Usage};
     use crate::record::{Extras, Spec, Standing, VERSION};
     use crate::regency::Regent;
-    use crate::wire::custody::KeepJob;
+    use crate::wire::custody::{Begin, KeepJob};
 
     fn run() -> Run {
         Run { job: ObjectId::from_parts(1_700_000_000_000, 5, *b"homenode"), epoch: 3 }
@@ -500,6 +504,11 @@ mod tests {
                 regency: Regency { regent, votes: vec![vote] },
                 jobs: vec![],
             })),
+            PeerMessage::Grant(super::Grant { jobs: vec![Begin { job: run().job, epoch: 3, after: 2 }] }),
+            PeerMessage::Granted(Granted {
+                jobs: vec![(run().job, 3)],
+                refused: vec![(run().job, 4, NodeId([5; 32]))],
+            }),
         ]
     }
 
@@ -563,7 +572,7 @@ mod tests {
         refused(&|accepted| drop(accepted.extras.env.insert("a=b".into(), String::new())));
     }
 
-    const GOLDEN: [&str; 24] = [
+    const GOLDEN: [&str; 26] = [
         "0b8e15cb32",
         "a65e916d6b",
         "05192bb0dc",
@@ -588,5 +597,7 @@ mod tests {
         "a2d18d4837",
         "013ce0674a",
         "d7f6bf56e5",
+        "2801c2bf38",
+        "49bbc0c763",
     ];
 }

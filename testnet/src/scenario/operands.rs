@@ -301,6 +301,37 @@ pub struct Churn {
     pub settle_within: Duration,
 }
 
+/// Jobs that are submitted and read all the time, at nodes by turns: each adds 1 to a key of its own, and by turns it may not run
+/// twice. Some wait for a time of their own.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Live {
+    /// For so long.
+    #[serde(rename = "for", deserialize_with = "units::duration")]
+    pub length: Duration,
+    /// Jobs a second.
+    pub jobs_per_second: f64,
+    /// The function's name.
+    pub function: String,
+    /// Those of every third job wait so long at most until they may run.
+    #[serde(deserialize_with = "units::duration")]
+    pub later: Duration,
+    /// Who sees each other: what is submitted at one of them is read at the others.
+    pub sides: Vec<Select>,
+}
+
+/// What has become of all jobs of the steps `live`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Account {
+    /// All nodes say the same of them, counted from the end of the step before.
+    #[serde(deserialize_with = "units::duration")]
+    pub within: Duration,
+    /// How long they may take to end.
+    #[serde(default = "minute", deserialize_with = "units::duration")]
+    pub settle_within: Duration,
+}
+
 /// Changes that are made one after the other, and as many messages of bare gossipsub in turn with them.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]

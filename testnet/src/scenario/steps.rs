@@ -4,8 +4,8 @@ use serde::Deserialize;
 
 use super::Select;
 use super::operands::{
-    Churn, Cut, Deploy, Edit, Equal, Lookups, Meet, Nodes, Nothing, PathIs, Pause, Put, Read, Rest, Spread, Stop,
-    Submit, Unchanged, Wait,
+    Account, Churn, Cut, Deploy, Edit, Equal, Live, Lookups, Meet, Nodes, Nothing, PathIs, Pause, Put, Read, Rest,
+    Spread, Stop, Submit, Unchanged, Wait,
 };
 
 /// One step.
@@ -50,6 +50,10 @@ pub enum Step {
     Unchanged(Unchanged),
     /// Nodes come and go under load.
     Churn(Churn),
+    /// Jobs are submitted and read all the time.
+    Live(Live),
+    /// What has become of them.
+    Account(Account),
     /// How fast one change is everywhere, beside gossipsub alone.
     Spread(Spread),
     /// What it costs to be there.
@@ -64,7 +68,8 @@ impl Step {
             Self::Stop(step) | Self::Kill(step) => vec![&step.nodes],
             Self::Cut(step) => vec![&step.a, &step.b],
             Self::Heal(_) | Self::CloseSites(_) | Self::Pause(_) | Self::Meet(_) => vec![],
-            Self::Lookups(_) | Self::Spread(_) | Self::Rest(_) => vec![],
+            Self::Lookups(_) | Self::Spread(_) | Self::Rest(_) | Self::Account(_) => vec![],
+            Self::Live(step) => step.sides.iter().collect(),
             Self::Wait(step) => step.ran_at.iter().collect(),
             Self::Deploy(step) => vec![&step.at],
             Self::Edit(step) => vec![&step.at],
@@ -100,6 +105,8 @@ impl Step {
             Self::Lookups(_) => "lookups",
             Self::Unchanged(_) => "unchanged",
             Self::Churn(_) => "churn",
+            Self::Live(_) => "live",
+            Self::Account(_) => "account",
             Self::Spread(_) => "spread",
             Self::Rest(_) => "rest",
         }

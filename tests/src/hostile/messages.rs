@@ -20,7 +20,7 @@ use shoal_protocol::object::{Class, ListQuery};
 use shoal_protocol::record::{self, Accepted, Standing};
 use shoal_protocol::regency::{Regency, Regent, SignedVote, Vote};
 use shoal_protocol::wire::client::{Call, Opening, Request};
-use shoal_protocol::wire::custody::{Holding, Keep, KeepJob, KeepTaken, Kept};
+use shoal_protocol::wire::custody::{self as kept, Begin, Granted, Holding, Keep, KeepJob, KeepTaken, Kept};
 use shoal_protocol::wire::peer::{
     Ask, BodyFormat, Caller, Forwarded, Gossip, Hello, Hint, PeerMessage, Right, RunOffer, UseTally, WorkerHint,
 };
@@ -94,6 +94,11 @@ pub fn peer(_: &mut Random) -> Box<dyn Target> {
         PeerMessage::Compare { after: Some(run().job) },
         PeerMessage::Holding(Holding { after: None, jobs: vec![(run().job, 7, 3); 20], more: true }),
         PeerMessage::Forget(vec![run().job; 20]),
+        PeerMessage::Grant(kept::Grant { jobs: vec![Begin { job: run().job, epoch: 3, after: 2 }; 20] }),
+        PeerMessage::Granted(Granted {
+            jobs: vec![(run().job, 3); 20],
+            refused: vec![(run().job, 3, NodeId([5; 32])); 20],
+        }),
     ];
     Box::new(Messages::of(&messages, |message| match message {
         PeerMessage::Hint(hint) => drop(hint.check()),
@@ -112,6 +117,7 @@ pub fn peer(_: &mut Random) -> Box<dyn Target> {
             keep.jobs.iter().for_each(|job| drop(job.check()));
         }
         PeerMessage::Holding(page) => _ = page.is_sound(),
+        PeerMessage::Granted(granted) => _ = granted.is_sound(),
         PeerMessage::Ended(_, outcome) => _ = outcome.output.within_bounds() && outcome.log.within_bounds(),
         _ => {}
     }))

@@ -8,6 +8,7 @@ mod dependencies;
 mod guests;
 mod history;
 mod memos;
+mod once;
 mod settled;
 pub(super) mod shares;
 mod telling;
@@ -357,7 +358,7 @@ impl Checks {
             Record::Custodians(_) | Record::Charge(_) | Record::ChargeGone(_) | Record::Reign(_) => {
                 self.charges.write(record)
             }
-            Record::Drain(_) => Ok(()),
+            Record::Drain(_) | Record::Granted(_) => Ok(()),
             Record::Taken(taken) => {
                 self.charges.write(record)?;
                 let (accepted, standing) = (taken.accepted.clone(), taken.standing.clone());
@@ -369,6 +370,9 @@ impl Checks {
                 }
             }
             Record::Merged(id, next) => match self.emitted.get_mut(id) {
+                Some((accepted, last)) if once::settles_twice(accepted, last, next) => {
+                    Err(("what runs once settles once", format!("{id} was {last:?} and becomes {next:?}")))
+                }
                 Some((_, last))
                     if last.state.is_settled()
                         && next.state.is_settled()
@@ -411,7 +415,14 @@ impl Checks {
         if last.duplicate_of.is_some() && next.duplicate_of != last.duplicate_of {
             return Err(("a duplicate stays one", format!("{id} is no longer one of {:?}", last.duplicate_of)));
         }
-        if last.cancelled && !next.cancelled {
+        if once::is_ended_by_a_stranger(accepted, last, next) {
+            return Err((
+                "what runs once is ended by who has the word of a majority",
+                format!("{last:?} becomes {next:?}"),
+            ));
+        }
+        // What was asked of a home that could not end the job gives way to its regent.
+        if last.cancelled && !next.cancelled && !(adopted && once::needs_word(accepted)) {
             return Err(("a cancellation stays", format!("{id} is no longer cancelled")));
         }
         // An array has no result of its own, and nor has what was given another's.
@@ -517,6 +528,7 @@ impl Checks {
             Effect::Checkpointed { run, number, .. } => self.saves.told(*run, *number, disk),
             Effect::ToHome { home, message } => {
                 Charges::leaves(message, disk)?;
+                once::word_leaves(message, disk)?;
                 guests::message_leaves(*home, message, disk)
             }
             Effect::Settled { worker, run } => match disk.jobs.get(&run.job) {

@@ -7,7 +7,7 @@ use shoal_kernel::faults::Faults;
 use shoal_kernel::{Command, Group, NewJob, Principal, Reply, RequestId};
 use shoal_protocol::object::function::{Needs, RunLimits};
 use shoal_protocol::object::job::{
-    After, Array, JobPatch, KeyId, Notify, OnDisconnect, Payload, Receipt, Retry, RetryOn, Terms, When,
+    After, Array, Effects, JobPatch, KeyId, Notify, OnDisconnect, Payload, Receipt, Retry, RetryOn, Terms, When,
 };
 use shoal_protocol::{BlobId, Kind, ObjectId, Problem, TraceId};
 
@@ -17,6 +17,8 @@ use super::random::Random;
 use super::worker::Behaviour;
 use super::world::{Event, World};
 
+/// In a mesh one job of so many may not run twice.
+const ONCE_EVERY: u64 = 4;
 /// How long a client waits for an answer, in milliseconds.
 const PATIENCE_MS: u64 = 5_000;
 
@@ -333,6 +335,10 @@ impl<F: Faults> World<F> {
         terms.memo = draft.key.is_none() && array.is_none() && id.to_bytes()[5] % 6 == 2;
         terms.notify = (draft.key.is_none() && id.to_bytes()[5] % 6 == 3)
             .then(|| Box::new(Notify { url: "http://receiver.example/".into(), events: Default::default() }));
+        // Each try under a key says the same.
+        if self.setting.place.is_some() && draft.key.unwrap_or_else(|| id.millis()).is_multiple_of(ONCE_EVERY) {
+            terms.effects = Effects::Once;
+        }
         // The edge lets nobody wait for what the store does not know.
         let (after, input_of) = match draft.patience {
             Patience::After(job, when, input) if self.disk.jobs.contains_key(&job) => {

@@ -113,8 +113,12 @@ pub const REQUIRED_OF_A_MESH: &[&str] = &[
     "jobs refused for want of custodians",
     "keys and nodes taken from users",
     "settlements taken over from homes",
+    "guests started of jobs that never run twice",
+    "jobs that may begin by the word of a majority",
     "superseded",
     "takeover",
+    "words given to jobs that never run twice",
+    "words refused to jobs that never run twice",
     "unconfirmed reigns",
     "votes for regents",
     "letters lost with their connection",
@@ -239,6 +243,9 @@ impl Coverage {
         self.add("jobs given to regents", counters.yielded);
         self.add("superseded", counters.superseded);
         self.add("settlements taken over from homes", counters.settled_by_home);
+        self.add("words given to jobs that never run twice", counters.grants);
+        self.add("words refused to jobs that never run twice", counters.grants_refused);
+        self.add("jobs that may begin by the word of a majority", counters.granted);
         for (state, count) in &counters.settled {
             let what = match state {
                 State::Succeeded => "jobs settled succeeded",

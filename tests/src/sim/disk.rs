@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use shoal_kernel::{
-    Accepted, Call, Charge, ChargeState, Group, GuestEnd, GuestRun, Record, Reign, SWEEP_LEN_MAX, Saving, Standing,
-    TakenJob, Tally, stored_bytes,
+    Accepted, Call, Charge, ChargeState, Group, GuestEnd, GuestRun, Promise, Record, Reign, SWEEP_LEN_MAX, Saving,
+    Standing, TakenJob, Tally, stored_bytes,
 };
 use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::object::job::{Checkpoint, KeyId, State};
@@ -46,6 +46,8 @@ pub struct Disk {
     pub taken: BTreeMap<ObjectId, (NodeId, u32)>,
     /// Who acts for which home, or for whom was voted.
     pub reigns: BTreeMap<(NodeId, u32, bool), Reign>,
+    /// Who may begin which epoch of a job, by the word of this node.
+    pub grants: BTreeMap<ObjectId, Promise>,
     /// The highest revision of each job of another home that was ever kept.
     pub charge_revisions: BTreeMap<ObjectId, u64>,
     /// Records ever written.
@@ -197,9 +199,16 @@ impl Disk {
                 *current = *standing;
                 self.note_epoch(id, epoch);
             }
+            Record::Granted(promise) => {
+                let before = self.grants.insert(promise.job, promise);
+                if before.is_some_and(|before| before.epoch > promise.epoch) {
+                    return Err(format!("{promise:?} follows {before:?}"));
+                }
+            }
             Record::Swept(id) => {
                 self.memos.remove(&id);
                 self.calls.remove(&id);
+                self.grants.remove(&id);
                 if let Some((accepted, standing)) = self.jobs.remove(&id) {
                     self.swept += u64::from(accepted.size());
                     if accepted.is_array() {
@@ -264,6 +273,7 @@ impl Disk {
                 }
             }
             Record::ChargeGone(job) => {
+                self.grants.remove(&job);
                 if self.charges.remove(&job).is_none() && self.taken.remove(&job).is_none() {
                     return Err(format!("{job} is kept no more and was not kept"));
                 }

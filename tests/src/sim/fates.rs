@@ -347,6 +347,7 @@ impl<F: Faults> World<F> {
     pub(crate) fn run_starts(&mut self, index: usize, incarnation: u64, run: Run) {
         let here = self.workers.get(index).filter(|worker| worker.incarnation == incarnation);
         if here.is_some_and(|worker| worker.is_running(run)) {
+            self.guests_started.push(run);
             self.say(index, FromWorker::Started(run));
         }
     }

@@ -15,12 +15,14 @@ mod custodians;
 mod documents;
 mod links;
 pub(super) mod long;
+mod once;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_protocol::object::function::{Function, Needs};
 use shoal_protocol::object::worker::Offer;
 use shoal_protocol::wire::peer::PeerMessage;
+use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{NodeId, ObjectId};
 
 use self::calm::Calm;
@@ -84,6 +86,8 @@ pub struct Mesh<F> {
     links: Links,
     documents: Documents<F>,
     calm: Calm,
+    /// The runs that have started of jobs that never run twice.
+    once: BTreeMap<ObjectId, Vec<Run>>,
     random: Random,
     now_ms: u64,
     faults_ms: u64,
@@ -118,6 +122,7 @@ impl<F: Bugs> Mesh<F> {
             links: Links::new(&mut random),
             documents: Documents::new(nodes, seed),
             calm: Calm::default(),
+            once: BTreeMap::new(),
             random,
             now_ms: 0,
             faults_ms,
@@ -155,6 +160,7 @@ impl<F: Bugs> Mesh<F> {
         }
         self.documents_check()?;
         self.custodians_check()?;
+        self.settled_once()?;
         self.finish()
     }
 
@@ -189,6 +195,7 @@ impl<F: Bugs> Mesh<F> {
         what(world).map_err(|violation| at(place, violation))?;
         let outbox = std::mem::take(&mut world.outbox);
         self.acknowledged_at(place)?;
+        self.started_at(place)?;
         self.plan(place);
         for outgoing in outbox {
             self.goes_out(place, outgoing);
@@ -252,7 +259,10 @@ impl<F: Bugs> Mesh<F> {
     fn send(&mut self, from: usize, connection: ConnectionId, message: PeerMessage) {
         let Some(to) = self.links.other(connection, from) else { return };
         let handshake = matches!(message, PeerMessage::Hello(_) | PeerMessage::Welcome { .. });
-        let wild = self.links.is_wild() && !handshake && self.now_ms < self.faults_ms;
+        // Who has forgotten a run takes a second copy of its offer for a new one: that connections bring nothing twice is what
+        // jobs that never run twice rest on.
+        let only_once = matches!(&message, PeerMessage::Offer(offer) if offer.accepted.terms.effects.is_once());
+        let wild = self.links.is_wild() && !handshake && !only_once && self.now_ms < self.faults_ms;
         let Some(at_ms) = self.links.send(connection, from, self.now_ms, &mut self.random) else {
             self.coverage.hit("peer messages lost");
             return;

@@ -9,7 +9,7 @@ use shoal_kernel::faults::Faults;
 use shoal_kernel::machine::Machine;
 use shoal_kernel::{
     Accepted, Call, CallEnd, ChargeState, Command, Config, Effect, End, Group, GuestEnd, GuestRun, Input, Now,
-    Principal, Recall, Reign, RequestId, Standing, Tally, WorkerAttached,
+    Principal, Promise, Recall, Reign, RequestId, Standing, Tally, WorkerAttached,
 };
 use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::id::IdSource;
@@ -53,6 +53,8 @@ pub struct Node<F> {
     restored_saves: [BTreeMap<ObjectId, Checkpoint>; 2],
     /// Sets of custodians, and what was kept of other homes, when this life began.
     restored_custody: (Vec<CustodianSet>, Vec<ChargeState>, Vec<Reign>),
+    /// What this node had granted by then.
+    restored_grants: Vec<Promise>,
     /// The keys that jobs had by then.
     restored_keys: Vec<(KeyId, ObjectId, BlobId)>,
     /// And whose results may be given again.
@@ -102,6 +104,7 @@ impl<F: Faults> World<F> {
             restored_guests: self.disk.guests.values().cloned().collect(),
             restored_saves: [self.disk.saved.clone(), self.disk.guest_saved.clone()],
             restored_custody: self.disk.custody(),
+            restored_grants: self.disk.grants.values().copied().collect(),
             restored_keys: self.disk.keys(),
             restored_memos: self.disk.memos.clone(),
             restored_calls: self.disk.calls.clone(),
@@ -116,6 +119,7 @@ impl<F: Faults> World<F> {
         node.kernel.restore_reigns(reigns.into_iter());
         node.kernel.restore_custody(node.started, sets.into_iter(), charges.into_iter());
         node.kernel.restore_memos(node.restored_memos.clone().into_iter());
+        node.kernel.restore_grants(node.restored_grants.iter().copied());
         node.kernel.restore(node.started, node.restored.iter().cloned(), &mut effects);
         node.kernel.restore_calls(node.started, node.restored_calls.clone().into_iter());
         node.kernel.restore_guests(node.started, node.restored_guests.iter().cloned(), &mut effects);
@@ -204,6 +208,7 @@ impl<F: Faults> World<F> {
         kernel.restore_reigns(reigns.into_iter());
         kernel.restore_custody(node.started, sets.into_iter(), charges.into_iter());
         kernel.restore_memos(node.restored_memos.clone().into_iter());
+        kernel.restore_grants(node.restored_grants.iter().copied());
         kernel.restore(node.started, node.restored.iter().cloned(), &mut effects);
         kernel.restore_calls(node.started, node.restored_calls.clone().into_iter());
         kernel.restore_guests(node.started, node.restored_guests.iter().cloned(), &mut effects);

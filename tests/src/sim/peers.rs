@@ -223,6 +223,8 @@ impl<F: Faults> World<F> {
             PeerMessage::Compare { after } => Input::Compare { home: peer, after },
             PeerMessage::Holding(page) => Input::Holding { node: peer, page },
             PeerMessage::Forget(jobs) => Input::Forget { home: peer, jobs },
+            PeerMessage::Grant(grant) => Input::Grant { from: peer, grant },
+            PeerMessage::Granted(granted) => Input::Granted { node: peer, granted },
         };
         self.input(input)
     }

@@ -251,6 +251,8 @@ pub struct World<F> {
     pub(crate) deleted: BTreeSet<ObjectId>,
     /// Functions of other nodes that replaced none of ours.
     pub(crate) foreign: BTreeMap<ObjectId, Function>,
+    /// Runs whose guests have started since it was looked last.
+    pub(crate) guests_started: Vec<Run>,
     /// What leaves for other nodes.
     pub(crate) outbox: Vec<Outgoing>,
     pub(crate) functions_made: u64,
@@ -294,6 +296,7 @@ impl<F: Faults> World<F> {
             projects: Vec::new(),
             deleted: BTreeSet::new(),
             foreign: BTreeMap::new(),
+            guests_started: Vec::new(),
             outbox: Vec::new(),
             functions_made: 0,
             checks: Checks::new(setting.id),

@@ -109,6 +109,9 @@ impl<F: Faults> Machine<F> {
         let settled = told.standing.as_ref().is_some_and(|standing| standing.state.is_settled());
         self.charges.put(ChargeState { job, home, set, revision, lacks_input, array, settled, taken: false });
         kept.jobs.push((job, revision));
+        if settled {
+            self.grants.forget(job);
+        }
         if settled && self.dependents.has(job) {
             // Jobs that were taken over wait for it.
             effects.push(Effect::Learn { job });
@@ -143,6 +146,7 @@ impl<F: Faults> Machine<F> {
     pub(super) fn drop_charge(&mut self, job: ObjectId, effects: &mut Vec<Effect>) {
         for job in self.charges.elements_of(job).into_iter().chain([job]) {
             if self.charges.remove(job) {
+                self.grants.forget(job);
                 self.counters.charges_gone += 1;
                 effects.push(Effect::Write(Record::ChargeGone(job)));
             }

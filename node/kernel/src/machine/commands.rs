@@ -89,6 +89,10 @@ impl<F: Faults> Machine<F> {
             self.counters.cancelled += 1;
             let mut view = self.reply_view(now, id)?;
             self.settle(now, id, State::Cancelled, None, effects);
+            if self.jobs.contains(id) {
+                // Its custodians have a word first.
+                return self.reply_job(now, id);
+            }
             (view.state, view.settled_ms, view.reason) = (State::Cancelled, Some(now.wall_ms), None);
             return Ok(Reply::Job(Some(view)));
         };
@@ -253,6 +257,7 @@ impl<F: Faults> Machine<F> {
             Phase::Begun => Some(reason::begun(job)),
             Phase::Alike(first) => Some(reason::alike(**first)),
             Phase::Yielded => Some(reason::yielded(job)),
+            Phase::Ungranted => Some(reason::ungranted(&self.votes(job.id()), self.is_ending(job.id()))),
             Phase::Later { until_ms } => Some(reason::later(*until_ms, now.mono_ms)),
             Phase::Queued { .. } => {
                 let needs = &job.accepted.spec.needs;

@@ -167,6 +167,10 @@ impl<F: Faults> Machine<F> {
             self.counters.kept += 1;
             self.acknowledge(now, job, effects);
         }
+        if self.grants.waiting(job).is_some() {
+            // Before it had the job it could not give its word.
+            self.ask_for(&[job], effects);
+        }
     }
 
     /// A job has been waited for: it has what it wants, or what there is.
@@ -278,6 +282,7 @@ impl<F: Faults> Machine<F> {
         };
         self.custody.nodes.insert(node, custodian);
         self.member_is_there(node, effects);
+        self.word_may_come(now, node, effects);
         if self.custody.is_custodian(node) && !F::has(Fault::CustodianNotCompared) {
             effects.push(Effect::ToCustodian { custodian: node, message: PeerMessage::Compare { after: None } });
         }
@@ -319,6 +324,7 @@ impl<F: Faults> Machine<F> {
         let away = self.charges.away(now.mono_ms, is_here);
         effects.extend(away.into_iter().map(|node| Effect::Reach { node }));
         self.claim_orphans(now, effects);
+        self.ask_again(effects);
         self.look_for_custodians(now, effects);
     }
 

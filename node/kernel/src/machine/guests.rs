@@ -30,6 +30,7 @@ impl<F: Faults> Machine<F> {
         runs: impl Iterator<Item = (GuestRun, Option<GuestEnd>)>,
         effects: &mut Vec<Effect>,
     ) {
+        self.grants_restored();
         for (record, end) in runs {
             self.counters.guests_restored += 1;
             let GuestRun { home, run, attempt, accepted, worker, worker_name, checkpoint: given, .. } = record;
@@ -241,9 +242,11 @@ impl<F: Faults> Machine<F> {
 
     /// A guest run is gone without an ending. One that never reached its worker was not taken after all.
     pub(super) fn lose_guest(&mut self, now: Now, id: ObjectId, loss: Loss, why: &str, effects: &mut Vec<Effect>) {
+        // Whether it arrived nobody knows for certain, and what may run only once is not declined then.
+        let once = self.guests.get(id).is_some_and(|guest| guest.accepted.terms.effects.is_once());
         match loss {
-            Loss::NeverArrived => self.decline_guest(now, id, Problem::new(Kind::Unavailable, why), effects),
-            Loss::WithWorker => {
+            Loss::NeverArrived if !once => self.decline_guest(now, id, Problem::new(Kind::Unavailable, why), effects),
+            Loss::NeverArrived | Loss::WithWorker => {
                 self.counters.guests_lost += 1;
                 let failure = Failure { code: FailureCode::WorkerLost, message: cut(why.to_owned()) };
                 self.end_guest(now, id, empty_outcome(Ending::Failed(failure)), effects);

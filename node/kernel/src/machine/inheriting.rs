@@ -7,6 +7,7 @@ use shoal_protocol::wire::drain::HandedJob;
 use shoal_protocol::{Kind, Problem};
 
 use super::Machine;
+use super::merging::kept_bytes;
 use super::telling::noted;
 use crate::effect::{Effect, Reply};
 use crate::faults::Faults;
@@ -117,8 +118,9 @@ impl<F: Faults> Machine<F> {
         if accepted.array_id().is_none() {
             let group = Group::of(accepted, standing.state);
             let settled_ms = standing.settled_ms.unwrap_or_default();
-            effects.push(Effect::Write(Record::Retained(Retained { group, job: accepted.id, settled_ms })));
-            self.shelve(now, group, effects);
+            let bytes = kept_bytes(accepted, standing);
+            effects.push(Effect::Write(Record::Retained(Retained { group, job: accepted.id, settled_ms, bytes })));
+            self.shelve(now, group, bytes, effects);
         }
         if self.dependents.has(accepted.id) {
             effects.push(Effect::Learn { job: accepted.id });

@@ -201,7 +201,9 @@ impl<F: Faults> Machine<F> {
         let started = job.placed().is_some_and(|placed| placed.started_ms.is_some());
         self.counters.lost += 1;
         job.history.losses = job.history.losses.saturating_add(1);
-        if loss == Loss::NeverArrived || (!started && job.history.fruitless < FRUITLESS_MAX) {
+        // Nobody knows for certain that it did not start: nothing is repeated then that may run only once.
+        let repeats = !job.accepted.terms.effects.is_once() || F::has(Fault::LostRunRepeated);
+        if repeats && (loss == Loss::NeverArrived || (!started && job.history.fruitless < FRUITLESS_MAX)) {
             let code = if loss == Loss::NeverArrived { RefusalCode::NeverArrived } else { RefusalCode::Lost };
             strike::<F>(job, code, why, now);
             job.history.fruitless = job.history.fruitless.saturating_add(1);
@@ -275,6 +277,10 @@ impl<F: Faults> Machine<F> {
             return;
         }
         let blameless = transient(&outcome.ending).is_some();
+        let once = job.accepted.terms.effects.is_once() && !F::has(Fault::LostRunRepeated);
+        if once && blameless && !job.is_stopping() {
+            return self.settle(now, id, state, Some(lost_for_good(outcome)), effects);
+        }
         self.counters.retried += u64::from(!blameless);
         // A worker that died for the first time is no reason to wait; it may have had nothing to do with the job.
         let first = blameless && job.history.losses == 1 && job.history.attempts_total == 1;
@@ -323,6 +329,9 @@ impl<F: Faults> Machine<F> {
         outcome: Option<Outcome>,
         effects: &mut Vec<Effect>,
     ) {
+        if self.ends_later(now, id, state, outcome.as_ref(), effects) {
+            return;
+        }
         let Some((told, array)) = self.end(now, id, state, outcome, effects) else { return };
         if !F::has(Fault::EndUntold) {
             effects.push(told);
@@ -341,7 +350,7 @@ impl<F: Faults> Machine<F> {
         outcome: Option<Outcome>,
         effects: &mut Vec<Effect>,
     ) -> Option<(Effect, Option<ObjectId>)> {
-        let (mut job, told) = self.leave(now, id, state, outcome.as_ref(), effects)?;
+        let (mut job, told) = self.leave(now, id, state, outcome.as_ref())?;
         // What ends before its custodians have it was not acknowledged as kept.
         job.alone |= job.phase == Phase::Keeping;
         let saved = saved_no_more(&job);
@@ -365,7 +374,7 @@ impl<F: Faults> Machine<F> {
         if let Some(job) = self.jobs.get_mut(id) {
             job.epoch = standing.epoch;
         }
-        let left = self.leave(now, id, standing.state, standing.outcome.as_ref(), effects);
+        let left = self.leave(now, id, standing.state, standing.outcome.as_ref());
         let Some((job, told)) = left else { return };
         let settled = Now { wall_ms: standing.settled_ms.unwrap_or(now.wall_ms), ..now };
         let saved = saved_no_more(&job);
@@ -378,20 +387,14 @@ impl<F: Faults> Machine<F> {
     }
 
     /// Takes a job that has ended out of memory, wherever it was: the job, and what subscribers are to hear.
-    fn leave(
-        &mut self,
-        now: Now,
-        id: ObjectId,
-        state: State,
-        outcome: Option<&Outcome>,
-        effects: &mut Vec<Effect>,
-    ) -> Option<(Job, Effect)> {
+    fn leave(&mut self, now: Now, id: ObjectId, state: State, outcome: Option<&Outcome>) -> Option<(Job, Effect)> {
         if self.jobs.get(id)?.phase != Phase::Yielded {
             self.release(id);
         }
         self.take_out(id);
         self.end_use(id);
         self.custody.trust(id);
+        self.grants.forget(id);
         let job = self.jobs.remove(id)?;
         self.placeable |= job.placed().is_some();
         if let Some(until_ms) = job.extras.total_until_ms {
@@ -485,6 +488,16 @@ pub(super) fn transient(ending: &Ending) -> Option<Failure> {
         }),
         Ending::Succeeded | Ending::Failed(_) | Ending::TimedOut => None,
     }
+}
+
+/// The end of a job that was lost in a run and may not be run again.
+fn lost_for_good(mut outcome: Outcome) -> Outcome {
+    if let Ending::Failed(failure) = &mut outcome.ending {
+        let message = std::mem::take(&mut failure.message);
+        failure.message =
+            cut(format!("{message}; what it did is not known, and its effects are `once`: it is not run again"));
+    }
+    outcome
 }
 
 fn outcome_of(failure: Failure, outcome: Outcome) -> Outcome {

@@ -8,6 +8,7 @@ use shoal_protocol::{ObjectId, WorkerId};
 use super::Machine;
 use crate::effect::Effect;
 use crate::faults::Faults;
+use crate::grants::ASK_LEN;
 use crate::input::Now;
 use crate::jobs::{Phase, Placed};
 use crate::peers::{Peer, Room};
@@ -53,6 +54,7 @@ impl<F: Faults> Machine<F> {
         let turns = self.queue.shapes().filter_map(|shape| Some(Reverse((self.turn_of(shape)?, shape))));
         let mut heads: BinaryHeap<Reverse<(Turn, ShapeId)>> = turns.collect();
         let mut claims = Claims::default();
+        let mut asked = Vec::new();
         // Within a step capacity only shrinks: a shape that was refused once is not looked at again.
         while let Some(Reverse((turn, shape))) = heads.pop() {
             // What has been handed over since may have changed whose turn it is: never to somebody's who was before.
@@ -63,6 +65,13 @@ impl<F: Faults> Machine<F> {
             }
             let id = now_first.rank.job();
             match self.find_place(now, id, shape, &claims) {
+                Some(_) if !self.may_begin(id) => {
+                    // Its custodians have a word first: it comes back with that.
+                    self.await_word(now, id);
+                    asked.push(id);
+                    let next = self.turn_of(shape).filter(|_| asked.len() < ASK_LEN);
+                    heads.extend(next.map(|next| Reverse((next, shape))));
+                }
                 Some((worker, ahead)) => {
                     if let Some(id) = self.next_to_run(now, id) {
                         self.counters.prefetched += u64::from(ahead);
@@ -74,6 +83,7 @@ impl<F: Faults> Machine<F> {
             }
         }
         self.reserved = claims.reserved;
+        self.ask_for(&asked, effects);
     }
 
     /// Whether any worker or peer takes one more run at all: most steps under load end here.
@@ -100,7 +110,10 @@ impl<F: Faults> Machine<F> {
             avoid: job.failed_at(),
             reserved: claims.reserved,
         };
-        self.find_own(now, job.accepted.spec.function, &request, claims).or_else(|| {
+        let own = self.find_own(now, job.accepted.spec.function, &request, claims);
+        // What may run only once waits here: a worker that dies would take it along before it has begun.
+        let once = job.accepted.terms.effects.is_once();
+        own.filter(|(_, ahead)| !(*ahead && once)).or_else(|| {
             let peer = placement::choose_peer(self.workers.peers(), &request, now.mono_ms);
             peer.map(|worker| (worker, false))
         })
@@ -232,7 +245,11 @@ impl<F: Faults> Machine<F> {
         let ahead = runs.into_iter().skip(slots).filter(|(placed, _)| placed.started_ms.is_none());
         // Runs of other homes stay where they are: their homes take them back if they want to.
         ahead
-            .filter(|(_, id)| self.jobs.get(*id).is_some_and(|job| !job.is_stopping()))
+            // Nor is one taken back that may run only once: it may have begun.
+            .filter(|(_, id)| {
+                let job = self.jobs.get(*id);
+                job.is_some_and(|job| !job.is_stopping() && !job.accepted.terms.effects.is_once())
+            })
             .map(|(placed, id)| (placed.offered_ms, id))
             .collect()
     }

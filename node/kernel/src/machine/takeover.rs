@@ -15,6 +15,7 @@ use shoal_protocol::{NodeId, ObjectId};
 
 use super::Machine;
 use super::custody::whole;
+use super::grants::needs_word;
 use super::runs::transient;
 use super::telling::noted;
 use crate::effect::Effect;
@@ -159,7 +160,9 @@ impl<F: Faults> Machine<F> {
         }
         let Some(known) = self.regents.get_mut(realm).filter(|known| !known.taking) else { return };
         let (guests, left) = (&self.guests, &known.left);
-        let is_free = |id| guests.get(id).is_none_or(|guest| guest.outcome().is_some()) && !left.contains(&id);
+        let asked = |id| self.grants.waiting(id).is_some();
+        let is_free =
+            |id| guests.get(id).is_none_or(|guest| guest.outcome().is_some()) && !left.contains(&id) && !asked(id);
         let jobs = self.charges.open_under(realm.0, realm.1, TAKE_LEN, is_free);
         if !jobs.is_empty() {
             known.taking = true;
@@ -178,7 +181,12 @@ impl<F: Faults> Machine<F> {
         let before = self.counters.taken;
         for (accepted, standing) in jobs {
             let is_open = self.charges.get(accepted.id).is_some_and(|known| !known.taken);
-            if is_open && !self.jobs.contains(accepted.id) {
+            let may = is_open
+                && !self.jobs.contains(accepted.id)
+                && (!needs_word(&accepted)
+                    || F::has(Fault::GrantNotAwaited)
+                    || self.may_take_once(&reign, &accepted, &standing, effects));
+            if may {
                 self.take_over(now, &reign, accepted, standing, effects);
             }
         }
@@ -198,11 +206,7 @@ impl<F: Faults> Machine<F> {
         }
         let ended = ran.filter(|(_, outcome)| transient(&outcome.ending).is_none());
         if ended.is_none() && self.is_left_to_its_home(&accepted, &before) {
-            let realm = (reign.regent.home, reign.regent.set);
-            if let Some(known) = self.regents.get_mut(realm) {
-                known.left.insert(id);
-            }
-            return;
+            return self.leave_to_home((reign.regent.home, reign.regent.set), id);
         }
         self.drop_guest(now, id, effects);
         let epoch = ended.as_ref().map_or(first_of_term(reign.regent.term), |(epoch, _)| *epoch);
@@ -243,7 +247,7 @@ impl<F: Faults> Machine<F> {
 
     /// Whether only its home can go on with a job: no further run of it is allowed, and what became of the last that one knows; it
     /// waits for who runs it, or for jobs that are not kept here; or its function is not known here.
-    fn is_left_to_its_home(&self, accepted: &Accepted, before: &Standing) -> bool {
+    pub(super) fn is_left_to_its_home(&self, accepted: &Accepted, before: &Standing) -> bool {
         let last = before.state == State::Offered && before.attempts_total >= accepted.spec.limits.attempts();
         let here = |job: &ObjectId| self.jobs.contains(*job) || self.charges.get(*job).is_some();
         let waits = before.state == State::Offered && accepted.terms.on_disconnect == Some(OnDisconnect::Wait);
@@ -280,6 +284,10 @@ impl<F: Faults> Machine<F> {
 
     /// Whether this home settles a job although a majority of its custodians, itself among them, is not there.
     pub(super) fn decides_alone(&self, accepted: &Accepted) -> bool {
+        // Nobody else can decide one that has the word of its custodians.
+        if needs_word(accepted) {
+            return false;
+        }
         let set = accepted.custody.and_then(|custody| self.custody.set(custody.set));
         let ours = !self.is_foreign(accepted.id);
         set.is_some_and(|set| ours && self.keepers_of(accepted).len() + 1 < set.majority())
@@ -304,6 +312,7 @@ impl<F: Faults> Machine<F> {
     /// A node that keeps jobs is there: if this one acts for it, or beside it, it hears of what has been taken over.
     pub(super) fn member_is_there(&mut self, node: NodeId, effects: &mut Vec<Effect>) {
         self.regents.home_is_there(node);
+        self.stop_taking(node);
         let realms = self.regents.acts_for(self.config.node);
         let realms: Vec<Realm> = realms
             .into_iter()

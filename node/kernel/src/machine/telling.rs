@@ -38,9 +38,12 @@ fn state(job: &Job) -> State {
         Phase::Keeping => job.told,
         // As its regent says it.
         Phase::Yielded => job.told,
-        Phase::Begun | Phase::Alike(_) | Phase::Later { .. } | Phase::Queued { .. } | Phase::Backoff(_) => {
-            State::Queued
-        }
+        Phase::Begun
+        | Phase::Alike(_)
+        | Phase::Later { .. }
+        | Phase::Ungranted
+        | Phase::Queued { .. }
+        | Phase::Backoff(_) => State::Queued,
         Phase::Placed(placed) if placed.started_ms.is_some() => State::Running,
         Phase::Placed(_) => State::Offered,
     }

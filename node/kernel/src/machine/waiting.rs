@@ -141,6 +141,10 @@ impl<F: Faults> Machine<F> {
                 self.memos.leave(**first, id);
                 self.queue.give_back(&job.accepted.spec.needs);
             }
+            Phase::Ungranted => {
+                self.queue.give_back(&job.accepted.spec.needs);
+                self.grants.stop_waiting(id);
+            }
             Phase::Later { until_ms } => {
                 self.timers.remove(*until_ms, Timer::Backoff(id));
                 self.queue.give_back(&job.accepted.spec.needs);
@@ -170,6 +174,7 @@ impl<F: Faults> Machine<F> {
             | Phase::Blocked
             | Phase::Begun
             | Phase::Alike(_)
+            | Phase::Ungranted
             | Phase::Yielded
             | Phase::Queued { .. }
             | Phase::Placed(_) => return,
@@ -187,8 +192,13 @@ impl<F: Faults> Machine<F> {
         id: ObjectId,
         effects: &mut Vec<Effect>,
     ) -> Result<Reply, Problem> {
+        let is_ending = self.is_ending(id);
         let job = self.changeable(principal, id, "hold this job")?;
         match job.phase {
+            Phase::Ungranted if is_ending => {
+                let detail = "the job is about to end: it waits for the word of its custodians, and cannot be held";
+                return Err(Problem::new(Kind::Conflict, detail));
+            }
             Phase::Held => return self.reply_job(now, id),
             Phase::Placed(_) => {
                 let detail = "the job is handed over already: it can be cancelled, but not held";
@@ -203,6 +213,7 @@ impl<F: Faults> Machine<F> {
             Phase::Blocked
             | Phase::Begun
             | Phase::Alike(_)
+            | Phase::Ungranted
             | Phase::Later { .. }
             | Phase::Queued { .. }
             | Phase::Backoff(_) => {}
@@ -318,7 +329,7 @@ impl<F: Faults> Machine<F> {
 
 impl Job {
     /// Until when it may wait for its first run, if it waits for that from now or its earliest time on and not for ever.
-    fn queue_limit(&self, now: Now) -> Option<u64> {
+    pub(super) fn queue_limit(&self, now: Now) -> Option<u64> {
         let first = self.is_fresh() && self.extras.elements.as_ref().is_none_or(|elements| elements.begun == 0);
         let queue_ms = self.accepted.spec.limits.queue_ms.filter(|_| first)?;
         let from_ms = now.mono_ms.max(self.extras.earliest_ms);

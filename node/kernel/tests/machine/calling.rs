@@ -187,7 +187,7 @@ fn what_is_forgotten_is_told_no_more() {
     let (mut node, _) = ended();
     called(&mut node, 1, 1, failed_once("500"));
     let group = Group { owner: id(OWNER), dead: false };
-    node.command(owner(), Command::Forget { job: id(1), owner: id(OWNER), group }).0.unwrap();
+    node.command(owner(), Command::Forget { job: id(1), owner: id(OWNER), group, bytes: 0 }).0.unwrap();
     assert!(wait(&mut node, 48 * HOUR_MS).is_empty() && node.calls.is_empty());
 }
 

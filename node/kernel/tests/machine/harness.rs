@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use shoal_kernel::{
     Accepted, Call, Charge, ChargeState, Command, Config, Drain, Effect, Group, GuestEnd, GuestRun, Input, Kernel,
-    NewJob, Now, PeerAttached, Principal, Record, Reign, Reply, Saving, Standing, Tally, WorkerAttached, stored_bytes,
+    NewJob, Now, PeerAttached, Principal, Promise, Record, Reign, Reply, Saving, Standing, Tally, WorkerAttached,
+    stored_bytes,
 };
 use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::object::function::{Function, Needs, RunLimits, Version};
@@ -127,6 +128,7 @@ pub(crate) struct Node {
     pub(crate) drain: Option<Drain>,
     /// What was used, of each project and of each of its users.
     pub(crate) tallies: BTreeMap<(ObjectId, Option<ObjectId>), Tally>,
+    pub(crate) grants: BTreeMap<ObjectId, Promise>,
     config: Config,
     connections: u64,
     /// The connection to each peer.
@@ -166,6 +168,7 @@ impl Node {
             reigns: BTreeMap::new(),
             drain: None,
             tallies: BTreeMap::new(),
+            grants: BTreeMap::new(),
             now: Now { mono_ms: 10_000, wall_ms: 1_000_000 },
             journal: Vec::new(),
             jobs: BTreeMap::new(),
@@ -187,6 +190,7 @@ impl Node {
         node.charges = self.charges.clone();
         node.reigns = self.reigns.clone();
         node.drain = self.drain;
+        node.grants = self.grants.clone();
         node.connections = self.connections;
         let mut effects = Vec::new();
         let charges = self.charges.iter().map(|(job, (set, accepted, standing))| {
@@ -208,6 +212,7 @@ impl Node {
         node.kernel.restore_reigns(self.reigns.values().cloned());
         node.kernel.restore_custody(node.now, self.sets.values().cloned(), charges);
         node.kernel.restore_memos(self.memos.clone().into_iter());
+        node.kernel.restore_grants(self.grants.values().copied());
         node.kernel.restore(node.now, self.jobs.values().cloned(), &mut effects);
         node.kernel.restore_calls(node.now, self.calls.clone().into_iter());
         node.kernel.restore_guests(node.now, self.guests.values().cloned(), &mut effects);
@@ -261,6 +266,7 @@ impl Node {
                     let (accepted, standing) = &self.jobs[&retained.job];
                     assert_eq!(retained.bytes, bytes_of(accepted, standing));
                 }
+                Record::Granted(promise) => drop(self.grants.insert(promise.job, *promise)),
                 Record::Call(job, call) => drop(self.calls.insert(*job, call.clone())),
                 Record::Memo(job, Some(key)) => drop(self.memos.insert(*job, *key)),
                 Record::Memo(job, None) => drop(self.memos.remove(job)),
@@ -272,6 +278,7 @@ impl Node {
                     self.memos.remove(job);
                     self.calls.remove(job);
                     self.jobs.remove(job);
+                    self.grants.remove(job);
                     self.jobs.retain(|_, (element, _)| element.array_id() != Some(*job));
                 }
                 Record::GuestAccepted(guest) => {

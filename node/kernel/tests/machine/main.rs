@@ -14,6 +14,7 @@ mod harness;
 mod homes;
 mod keys;
 mod memo;
+mod once;
 mod pair;
 mod peers;
 mod placing;

@@ -166,7 +166,7 @@ fn a_restart_knows_who_is_under_way() {
 fn a_result_that_is_gone_is_made_again() {
     let mut node = done();
     let group = Group { owner: id(OWNER), dead: false };
-    node.command(owner(), Command::Forget { job: id(1), owner: id(OWNER), group }).0.unwrap();
+    node.command(owner(), Command::Forget { job: id(1), owner: id(OWNER), group, bytes: 0 }).0.unwrap();
     assert_eq!(starts(&node.submit(memo(2))).len(), 1);
 
     // It goes while the edge looks for it.
@@ -174,7 +174,7 @@ fn a_result_that_is_gone_is_made_again() {
     let effects = node.submit(memo(2));
     let job = asked(&effects)[0];
     let end = Some(End { state: State::Succeeded, output: Payload::empty() });
-    node.command(owner(), Command::Forget { job: id(1), owner: id(OWNER), group }).0.unwrap();
+    node.command(owner(), Command::Forget { job: id(1), owner: id(OWNER), group, bytes: 0 }).0.unwrap();
     assert_eq!(starts(&node.handle(Input::Learned { job, end })).len(), 1);
 
     // The store does not know it.

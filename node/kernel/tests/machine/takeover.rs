@@ -14,9 +14,9 @@ use super::guests::job_of;
 use super::harness::*;
 
 /// How long a home may be away in these tests.
-const AWAY_MS: u64 = 20_000;
+pub(crate) const AWAY_MS: u64 = 20_000;
 
-fn job(n: u64) -> ObjectId {
+pub(crate) fn job(n: u64) -> ObjectId {
     job_of(peer(1), n)
 }
 
@@ -34,16 +34,16 @@ fn orphaned(members: &[u8], jobs: &[u64]) -> (Node, Vec<Effect>) {
     (node, effects)
 }
 
-fn regent(term: u32) -> Regent {
+pub(crate) fn regent(term: u32) -> Regent {
     Regent { home: peer(1), set: 4, term, regent: NodeId([9; 32]) }
 }
 
-fn signed() -> Box<SignedVote> {
+pub(crate) fn signed() -> Box<SignedVote> {
     Box::new(SignedVote { bytes: Octets::default(), signature: Signature([0; 64]) })
 }
 
 /// What the store is asked for, answered.
-fn take(node: &mut Node, effects: &[Effect]) -> Vec<Effect> {
+pub(crate) fn take(node: &mut Node, effects: &[Effect]) -> Vec<Effect> {
     let asked = effects.iter().find_map(|effect| match effect {
         Effect::Take { home, set, jobs } => Some((*home, *set, jobs.clone())),
         _ => None,
@@ -63,7 +63,7 @@ fn claims(effects: &[Effect]) -> Vec<NodeId> {
 }
 
 /// What the regent tells this node, which is peer 1 to it.
-fn told(node: &mut Node, from: u8, term: u32, jobs: Vec<KeepJob>) -> Vec<Effect> {
+pub(crate) fn told(node: &mut Node, from: u8, term: u32, jobs: Vec<KeepJob>) -> Vec<Effect> {
     let regent = Regent { home: NodeId([9; 32]), set: 1, term, regent: peer(from) };
     let reign = Box::new(Reign { regent, acts: true, confirmed: true, votes: Vec::new() });
     node.handle(Input::KeepTaken { from: peer(from), reign, jobs })

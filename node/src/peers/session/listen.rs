@@ -8,7 +8,9 @@ use std::time::Instant;
 use shoal_kernel::{Input, PeerAttached};
 use shoal_mesh::Stream;
 use shoal_protocol::WorkerId;
-use shoal_protocol::limits::{LOG_LEN_MAX, MESSAGE_LEN_MAX, NAME_LEN_MAX, PEER_FRAME_LEN_MAX, PEER_RUNS_MAX};
+use shoal_protocol::limits::{
+    KEEP_JOBS_MAX, LOG_LEN_MAX, MESSAGE_LEN_MAX, NAME_LEN_MAX, PEER_FRAME_LEN_MAX, PEER_RUNS_MAX,
+};
 use shoal_protocol::object::job::Progress;
 use shoal_protocol::wire::peer::{Hello, Hint, PeerMessage, RunOffer};
 use shoal_protocol::wire::worker::Run;
@@ -102,7 +104,13 @@ impl Session {
             PeerMessage::Compare { after } => Input::Compare { home, after },
             PeerMessage::Holding(page) if page.is_sound() => Input::Holding { node, page },
             PeerMessage::Forget(jobs) if self.are_its_own(&jobs) => Input::Forget { home, jobs },
-            PeerMessage::Kept(_) | PeerMessage::Holding(_) | PeerMessage::Forget(_) => {
+            PeerMessage::Grant(grant) if grant.jobs.len() <= KEEP_JOBS_MAX => Input::Grant { from: node, grant },
+            PeerMessage::Granted(granted) if granted.is_sound() => Input::Granted { node, granted },
+            PeerMessage::Kept(_)
+            | PeerMessage::Holding(_)
+            | PeerMessage::Forget(_)
+            | PeerMessage::Grant(_)
+            | PeerMessage::Granted(_) => {
                 return Err(End::Fault("what it says of jobs that are kept is out of bounds"));
             }
             PeerMessage::Welcome { lease_ms, drop } => {

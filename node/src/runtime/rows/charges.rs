@@ -10,7 +10,7 @@ use shoal_protocol::custody::{CustodianSet, SignedCustodians};
 use shoal_protocol::{BlobId, NodeId, ObjectId, Problem, codec};
 
 use super::arrays::ends;
-use super::{Referrer, blobs_of, decode, key_of, object_id, reference_key};
+use super::{Referrer, blobs_of, decode, grants, key_of, object_id, reference_key};
 use crate::store::{Mutation, Store, Table};
 
 /// Rows that are read at once after a start.
@@ -83,6 +83,7 @@ pub(super) fn gone(store: &Store, job: ObjectId, rows: &mut Vec<Mutation>) -> Re
         let made = kept.standing.outcome.iter().flat_map(blobs_of);
         let blobs = kept.accepted.input.blob().into_iter().chain(made);
         rows.extend(blobs.map(|blob| Mutation::delete(Table::References, key(blob, job))));
+        rows.extend(grants::gone(&kept.accepted));
     }
     rows.push(Mutation::delete(Table::Charges, key_of(job)));
     rows.push(Mutation::delete(Table::ChargeStandings, key_of(job)));
@@ -225,7 +226,7 @@ pub(in crate::runtime) fn read_custody(store: &Store) -> Result<Custody, Problem
     Ok(Custody { sets, charges: charges.into_values().collect(), reigns })
 }
 
-fn pages(
+pub(super) fn pages(
     store: &Store,
     table: Table,
     mut take: impl FnMut(&[u8], &[u8]) -> Result<(), Problem>,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::terms::is_zero;
-use super::{After, Array, Notify, OnDisconnect, Retry, Terms};
+use super::{After, Array, Effects, Notify, OnDisconnect, Retry, Terms};
 use crate::Octets;
 use crate::id::{BlobId, ObjectId};
 use crate::limits::SUBMIT_BATCH_LEN_MAX;
@@ -100,6 +100,10 @@ pub struct Submit {
     /// the receiver does not answer with 2xx.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notify: Option<Notify>,
+    /// Whether it may run twice: `idempotent`, unless said otherwise, runs again whenever a run may have been lost; `once` never
+    /// does, and runs only while a majority of the nodes that keep it can be asked.
+    #[serde(default, skip_serializing_if = "Effects::is_usual")]
+    pub effects: Effects,
 }
 
 impl Submit {
@@ -113,6 +117,7 @@ impl Submit {
             on_disconnect: self.on_disconnect,
             memo: self.memo,
             notify: self.notify.clone().map(Box::new),
+            effects: self.effects,
         }
     }
 }

@@ -9,6 +9,30 @@ use crate::limits::{JOB_MS_MAX, PAUSE_MS_DEFAULT, PAUSE_MS_MAX, PAUSE_TOP_MS_DEF
 use crate::object::function::within;
 use crate::{Kind, Problem};
 
+/// What may come of a job that is run more than once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Effects {
+    /// Nothing that a single run would not: the job is run at least once, and again whenever a run may have been lost.
+    #[default]
+    Idempotent,
+    /// Something else: no run begins while an earlier one may have begun and nobody knows how it ended. Each needs the word of a
+    /// majority of the nodes that keep the job; a run that is lost is not repeated, and the job settles once.
+    Once,
+}
+
+impl Effects {
+    /// Whether it is [`Effects::Once`].
+    pub const fn is_once(self) -> bool {
+        matches!(self, Self::Once)
+    }
+
+    /// For serde: what is usual is not written.
+    pub(crate) fn is_usual(&self) -> bool {
+        !self.is_once()
+    }
+}
+
 /// When a job may run, in which order, and after which failures it is tried again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -34,6 +58,9 @@ pub struct Terms {
     /// Whom the node calls when it has ended. Boxed, since few jobs say it and a million may wait.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub notify: Option<Box<Notify>>,
+    /// Whether it may run twice.
+    #[serde(skip_serializing_if = "Effects::is_usual")]
+    pub effects: Effects,
 }
 
 impl Terms {
@@ -203,6 +230,7 @@ mod tests {
             on_disconnect: Some(OnDisconnect::ReplaceAfterMs(3)),
             memo: true,
             notify: Some(Box::new(Notify { url: "http://a".into(), events: [super::super::NotifyOn::Failed].into() })),
+            effects: Effects::Once,
         };
         assert_eq!(codec::decode::<Terms>(&codec::encode(&all)), Ok(all));
     }

@@ -14,7 +14,7 @@ pub(super) fn complete(id: ObjectId, standing: &Standing) -> Result<(), Broken> 
     let kept = refusals.map_or(0, |refusals| refusals.kept.len());
     let bounded = standing.attempts.len() <= ATTEMPTS_KEPT_MAX && kept <= REFUSALS_KEPT_MAX;
     // A regent begins anew to count; what its home has handed over stands before that.
-    if bounded && term_of(standing.epoch) > 0 {
+    if bounded && term_of(standing.revision) > 0 {
         return Ok(());
     }
     if bounded && standing.epoch == u64::from(standing.attempts_total) + u64::from(refused) {

@@ -6,7 +6,7 @@ use shoal_kernel::{Accepted, Now, Standing};
 use shoal_protocol::ObjectId;
 use shoal_protocol::object::job::{Attempt, Ending, Job, OnDisconnect, State};
 
-use super::Broken;
+use super::{Broken, once};
 
 /// The times that the deciding clock has for a job of this life of the node.
 #[derive(Debug, Clone, Copy, Default)]
@@ -75,6 +75,7 @@ impl Waits {
             return Err(("what is held does not run", format!("{id}")));
         }
         if last.state == State::Offered && next.state == State::Queued {
+            once::is_repeated(accepted, next)?;
             again(accepted, next)?;
         }
         if last.disconnected_ms.is_none() && next.disconnected_ms.is_some() {
@@ -121,7 +122,12 @@ impl Waits {
         if over(times.total_until_ms) && !standing.cancelled && !standing.out_of_time {
             return Err(("nothing takes longer in all than it may", format!("{times:?} at {now:?}: {standing:?}")));
         }
-        if over(times.queue_until_ms) && standing.epoch == 0 && standing.state == State::Queued {
+        // One that never runs twice ends only when its custodians let it.
+        if over(times.queue_until_ms)
+            && !once::needs_word(accepted)
+            && standing.epoch == 0
+            && standing.state == State::Queued
+        {
             return Err(("nothing waits longer than it may", format!("{times:?} at {now:?}: {standing:?}")));
         }
         Ok(())
