@@ -4,6 +4,7 @@ mod bare;
 pub mod cage;
 mod disk;
 pub mod folder;
+pub mod full;
 mod http;
 pub mod measure;
 pub mod net;

@@ -126,8 +126,16 @@ impl Node {
     ///
     /// # Errors
     /// When this machine does not allow it.
-    pub fn with_disk(mut self, mib: u32) -> anyhow::Result<Self> {
-        let disk = Disk::new(self.folder.path(), mib)?;
+    pub fn with_disk(self, mib: u32) -> anyhow::Result<Self> {
+        self.with_disks(mib, &[])
+    }
+
+    /// The same, with disks of their own for folders in it.
+    ///
+    /// # Errors
+    /// When this machine does not allow it.
+    pub fn with_disks(mut self, mib: u32, parts: &[(&str, u32)]) -> anyhow::Result<Self> {
+        let disk = Disk::with_parts(self.folder.path(), mib, parts)?;
         self.launcher = disk.launcher();
         self.disk = Some(disk);
         Ok(self)
