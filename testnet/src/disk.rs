@@ -1,4 +1,4 @@
-//! A small disk of a node's own, so that it can be full: a file system in memory that only the node sees, in a mount
+//! Small disks of a node's own, so that they can be full: file systems in memory that only the node sees, in a mount
 //! namespace that a process of its own keeps.
 
 use std::ffi::OsString;
@@ -11,10 +11,11 @@ use anyhow::{Context as _, bail};
 
 /// What is written at once while the disk is filled: at last single bytes.
 const FILLER_LENS: [usize; 3] = [1024 * 1024, 4096, 1];
-/// Mounts it over the folder `$2` with the size `$1`, says so, and keeps it until standard input ends.
-const HOLD: &str = r#"mount -t tmpfs -o "size=$1" tmpfs "$2" && echo mounted && exec cat"#;
+/// Mounts one over each folder, of the size before it, says so, and keeps them until standard input ends.
+const HOLD: &str = r#"while [ $# -gt 0 ]; do mkdir -p "$2" && mount -t tmpfs -o "size=$1,mode=700" tmpfs "$2" || exit 1; shift 2; done
+echo mounted && exec cat"#;
 
-/// A disk. Dropped, it is gone with all that is on it.
+/// A disk, with others in folders of it. Dropped, they are gone with all that is on them.
 #[derive(Debug)]
 pub struct Disk {
     holder: Child,
@@ -27,9 +28,20 @@ impl Disk {
     /// # Errors
     /// When this machine does not let this user mount in a namespace of their own.
     pub fn new(folder: &Path, mib: u32) -> anyhow::Result<Self> {
+        Self::with_parts(folder, mib, &[])
+    }
+
+    /// The same, with disks of their own in the place of folders below it.
+    ///
+    /// # Errors
+    /// As [`Disk::new`].
+    pub fn with_parts(folder: &Path, mib: u32, parts: &[(&str, u32)]) -> anyhow::Result<Self> {
         let mut command = Command::new("unshare");
         command.arg("--mount").args((!is_root()).then_some(["--user", "--map-root-user"]).into_iter().flatten());
         command.args(["sh", "-c", HOLD, "sh", &format!("{mib}m")]).arg(folder);
+        for (part, mib) in parts {
+            command.arg(format!("{mib}m")).arg(folder.join(part));
+        }
         let mut holder = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -64,16 +76,20 @@ impl Disk {
         words
     }
 
-    fn filler(&self) -> PathBuf {
-        self.seen().join("filler")
-    }
-
     /// Fills it to the last byte, also what has become free since.
     ///
     /// # Errors
     /// Any but that it is full.
     pub fn fill(&self) -> anyhow::Result<()> {
-        let mut file = File::options().create(true).append(true).open(self.filler())?;
+        self.fill_part("")
+    }
+
+    /// The same for the disk in this folder below it; "": itself.
+    ///
+    /// # Errors
+    /// As [`Disk::fill`].
+    pub fn fill_part(&self, part: &str) -> anyhow::Result<()> {
+        let mut file = File::options().create(true).append(true).open(self.filler(part))?;
         for len in FILLER_LENS {
             let bytes = vec![0; len];
             loop {
@@ -92,7 +108,19 @@ impl Disk {
     /// # Errors
     /// When it was never filled.
     pub fn free(&self) -> anyhow::Result<()> {
-        Ok(std::fs::remove_file(self.filler())?)
+        self.free_part("")
+    }
+
+    /// Gives back what [`Disk::fill_part`] has taken.
+    ///
+    /// # Errors
+    /// When it was never filled.
+    pub fn free_part(&self, part: &str) -> anyhow::Result<()> {
+        Ok(std::fs::remove_file(self.filler(part))?)
+    }
+
+    fn filler(&self, part: &str) -> PathBuf {
+        self.seen().join(part).join("filler")
     }
 }
 

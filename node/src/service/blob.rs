@@ -92,6 +92,17 @@ pub(super) fn problem(error: &Error) -> Problem {
     if kind == Kind::StorageUnavailable { problem.retry_after(1000) } else { problem }
 }
 
+/// Why bytes that have just come are not durable. That they are not here any more means that the disk failed meanwhile.
+fn untaken(error: &Error) -> Problem {
+    match error {
+        Error::NotHere(id) => {
+            let detail = format!("the blob store's disk failed before blob {id} was durable: put it again");
+            Problem::new(Kind::StorageUnavailable, detail).retry_after(1000)
+        }
+        error => problem(error),
+    }
+}
+
 /// Bytes that a caller may read.
 pub(super) enum Found {
     /// A blob of this length.
@@ -142,7 +153,7 @@ impl Service {
             None => bytes,
         };
         let held = self.0.blobs.put(len_max, bytes).await.map_err(|error| problem(&error))?;
-        self.0.blobs.put_durable(std::slice::from_ref(&held)).await.map_err(|error| problem(&error))?;
+        self.0.blobs.put_durable(std::slice::from_ref(&held)).await.map_err(|error| untaken(&error))?;
         let (id, size) = (held.id(), held.size());
         self.0.metrics.blob_put(size);
         let wanted = Info {

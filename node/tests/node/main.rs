@@ -10,6 +10,7 @@ mod checkpoints;
 mod commands;
 mod custody;
 mod demo;
+mod disks;
 mod drain;
 mod flood;
 mod following;

@@ -3,7 +3,11 @@
 //! A run outlives its connection. Whatever is asked while there is none waits for the next one; how long is bounded by
 //! whoever asks (the run's deadline, or a grace after it). What was under way when a connection broke is done again
 //! where that is safe: reading goes on at the same offset, writing begins anew while all that was written is still
-//! here.
+//! here. A node whose disk takes nothing is asked again in the same way: a full disk is no failure of a guest.
+
+mod trouble;
+
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
@@ -15,6 +19,8 @@ use shoal_protocol::wire::worker::{Answer, Ask, BlobRequest, Run};
 use shoal_protocol::{BlobId, Problem};
 use shoal_transport::{FrameError, read_frame, write_frame};
 use tokio::sync::{mpsc, oneshot, watch};
+
+use trouble::{Trouble, is_storage};
 
 /// Bytes of a new blob that are kept until it is stored, so that it can be written again after a lost connection. Why
 /// 1 MiB: most results, and a guest may have several open; longer ones fail the run, which is then tried again.
@@ -55,20 +61,32 @@ pub(crate) struct Node {
     run: Run,
     link: watch::Receiver<Option<Connection>>,
     calls: mpsc::Sender<Call>,
+    trouble: Arc<Trouble>,
 }
 
 impl Node {
     /// The way of this run. `link` holds the connection while the worker is attached.
     pub(crate) fn new(run: Run, link: watch::Receiver<Option<Connection>>, calls: mpsc::Sender<Call>) -> Self {
-        Self { run, link, calls }
+        Self { run, link, calls, trouble: Arc::default() }
     }
 
-    /// Asks and waits for the answer.
+    /// What the node's disk has cost this run, if it has cost it something.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.trouble.cost()
+    }
+
+    /// Asks and waits for the answer, for as long as the node cannot store anything.
     pub(crate) async fn ask(&self, ask: Ask) -> Result<Answer, Error> {
-        let (reply, answer) = oneshot::channel();
-        let call = Call { run: self.run, ask, reply };
-        self.calls.send(call).await.map_err(|_| Error::Lost)?;
-        answer.await.map_err(|_| Error::Lost)?
+        loop {
+            let (reply, answer) = oneshot::channel();
+            let call = Call { run: self.run, ask: ask.clone(), reply };
+            self.calls.send(call).await.map_err(|_| Error::Lost)?;
+            match answer.await.map_err(|_| Error::Lost)? {
+                // Nothing of it was done, so that even what must not be done twice may be asked again.
+                Err(Error::Refused(problem)) if is_storage(&problem) => self.trouble.pass(&problem).await,
+                answer => return answer,
+            }
+        }
     }
 
     /// Opens a blob for reading from `offset` on.
@@ -130,6 +148,7 @@ impl Node {
             match reply::<BlobOpened>(&mut receive).await {
                 Ok(Ok(opened)) if opened.id == id => return Ok(((connection, receive), opened.size)),
                 Ok(Ok(opened)) => return Err(Error::Wrong(format!("asked for {id}, given {}", opened.id))),
+                Ok(Err(problem)) if is_storage(&problem) => self.trouble.pass(&problem).await,
                 Ok(Err(problem)) => return Err(Error::Refused(problem)),
                 Err(_) if may_try_again(&connection, broken) => {}
                 Err(error) => return Err(Error::Wrong(error.to_string())),
@@ -281,7 +300,11 @@ impl Writer {
                     return Ok(stored);
                 }
                 Ok(Ok(stored)) => return Err(mismatch(stored.id)),
-                Ok(Err(problem)) => return Err(Error::Refused(problem)),
+                Ok(Err(problem)) if is_storage(&problem) && self.kept.is_some() => {
+                    self.stream = None;
+                    self.node.trouble.pass(&problem).await;
+                }
+                Ok(Err(problem)) => return Err(self.node.trouble.note(problem)),
                 Err(_) if may_try_again(connection, &mut broken) => self.stream = None,
                 Err(error) => return Err(Error::Wrong(error.to_string())),
             }
@@ -306,6 +329,10 @@ impl Writer {
     async fn send_or_replay(&mut self, bytes: &[u8]) -> Result<(), Error> {
         match self.send(bytes).await {
             Err(Error::Lost) => self.replay().await,
+            Err(Error::Refused(problem)) if is_storage(&problem) => {
+                self.node.trouble.pass(&problem).await;
+                self.replay().await
+            }
             other => other,
         }
     }
@@ -317,6 +344,7 @@ impl Writer {
             self.open().await?;
             match self.send(&kept).await {
                 Err(Error::Lost) => {}
+                Err(Error::Refused(problem)) if is_storage(&problem) => self.node.trouble.pass(&problem).await,
                 other => return other,
             }
         }
@@ -325,7 +353,8 @@ impl Writer {
     async fn refusal(&mut self) -> Error {
         let Some((_, _, receive)) = &mut self.stream else { return Error::Lost };
         match reply::<BlobStored>(receive).await {
-            Ok(Err(problem)) => Error::Refused(problem),
+            Ok(Err(problem)) if self.kept.is_some() => Error::Refused(problem),
+            Ok(Err(problem)) => self.node.trouble.note(problem),
             _ => Error::Wrong("it took no more bytes and did not say why".into()),
         }
     }

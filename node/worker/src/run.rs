@@ -186,7 +186,16 @@ async fn run_guest(
         Ok(Ended::InputLost(why)) => (failed(FailureCode::BlobUnavailable, why), None),
         Ok(Ended::NotInstantiated(why)) => (failed(FailureCode::InvalidComponent, why), None),
     };
+    let ending = blame(ending, &job.node);
     (Played { ending, exit_code, output: Payload::empty(), start_us, memory_bytes }, returned)
+}
+
+/// A run that fails after the node's disk has refused what it had made fails for that: another try may go better.
+fn blame(ending: Ending, node: &Node) -> Ending {
+    match (&ending, node.trouble()) {
+        (Ending::Failed(_) | Ending::TimedOut, Some(why)) => failed(FailureCode::WorkerFault, why),
+        _ => ending,
+    }
 }
 
 /// Hands over what a function returned.
@@ -214,7 +223,7 @@ async fn deliver(job: &Job, played: Played, returned: GuestPayload) -> Played {
         Ok(output) => Played { output, ..played },
         Err(node::Error::Refused(problem)) => {
             let why = format!("its result could not be taken: {problem}");
-            Played { ending: failed(FailureCode::BlobUnavailable, why), ..played }
+            Played { ending: blame(failed(FailureCode::BlobUnavailable, why), &job.node), ..played }
         }
         Err(error) => undelivered(error),
     }
