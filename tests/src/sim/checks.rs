@@ -492,14 +492,7 @@ impl Checks {
     /// Something leaves the node.
     pub fn leaves(&mut self, effect: &Effect, asked: Option<Asked>, disk: &Disk) -> Result<(), Broken> {
         match effect {
-            Effect::Start { start, .. }
-                if start.run.job.tag() != self.home && !disk.taken.contains_key(&start.run.job)
-                    // A regent may offer a run of a job of this home, before it hears that this has settled the job.
-                    || disk.guests.get(&start.run.job).is_some_and(|(guest, _)| guest.run == start.run)
-                        && disk.jobs.get(&start.run.job).is_some_and(|(_, standing)| standing.state.is_settled()) =>
-            {
-                guests::start_leaves(start.run, disk)
-            }
+            Effect::Start { start, .. } if self.is_guest(start.run, disk) => guests::start_leaves(start.run, disk),
             Effect::Start { start, .. } => {
                 self.saves.leaves(start.run, start.checkpoint.as_ref())?;
                 epoch_is_durable(start.run, disk)
@@ -531,6 +524,16 @@ impl Checks {
             Effect::Reply { reply: Ok(reply), .. } => self.reply_leaves(reply, asked.unwrap_or(Asked::Other), disk),
             _ => Ok(()),
         }
+    }
+
+    /// Whether another node decides a run that begins here: the job's home, its regent, or a regent of this home that has not heard
+    /// yet that the job has settled here, or was even forgotten.
+    fn is_guest(&self, run: Run, disk: &Disk) -> bool {
+        if run.job.tag() != self.home {
+            return !disk.taken.contains_key(&run.job);
+        }
+        let taken_here = || disk.guests.get(&run.job).is_some_and(|(guest, _)| guest.run == run);
+        disk.jobs.get(&run.job).is_none_or(|(_, standing)| standing.state.is_settled() && taken_here())
     }
 
     fn reply_leaves(&mut self, reply: &Reply, asked: Asked, disk: &Disk) -> Result<(), Broken> {
