@@ -108,9 +108,11 @@ fn judge(status: StatusCode) -> CallEnd {
 }
 
 fn request(uri: &Uri, authority: &str, call: Signed) -> hyper::http::Result<Request<Full<Bytes>>> {
+    // A URL may have a query and no path, a request may not.
+    let query = uri.query().map_or_else(String::new, |query| format!("?{query}"));
     Request::builder()
         .method(Method::POST)
-        .uri(uri.path_and_query().map_or("/", |path| path.as_str()))
+        .uri(format!("{}{query}", uri.path()))
         .header(HOST, authority)
         .header(CONTENT_TYPE, "application/json")
         .header(USER_AGENT, concat!("shoal/", env!("CARGO_PKG_VERSION")))
