@@ -1,12 +1,14 @@
 //! Homes that are lost with their disks, while clients submit.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use shoal_testnet::Node;
 use shoal_testnet::report::Line;
 
 use super::load::{Load, Outcome};
+use super::{LOOK_EVERY, PATIENCE};
 
 /// After how long jobs are taken over whose home is away, as nodes are told. Why 5 s: as short as makes sense beside kills that are
 /// over in less.
@@ -41,6 +43,17 @@ impl Wiped {
     }
 }
 
+/// Deletes all that is in a folder.
+async fn delete(folder: &Path) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    // Its worker may write a last word while it ends.
+    while let Err(error) = std::fs::remove_dir_all(folder) {
+        ensure!(Instant::now() < deadline, "its disk cannot be deleted: {error}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    std::fs::create_dir(folder).context("there is no place for another node")
+}
+
 /// Kills a home so often and deletes its disk. The first node stays: others join by it.
 pub(super) async fn wipe(nodes: &mut [Node], load: &Load, times: usize, seed: u64) -> anyhow::Result<Wiped> {
     let mut wiped = Wiped::default();
@@ -53,7 +66,7 @@ pub(super) async fn wipe(nodes: &mut [Node], load: &Load, times: usize, seed: u6
         node.kill()?;
         load.home(place).gone();
         node.kill_worker();
-        std::fs::remove_dir_all(node.data()).context("its disk cannot be deleted")?;
+        delete(&node.data()).await?;
         let lost = Instant::now();
         let outcome = load.check_lost(place).await;
         wiped.ended.push(lost.elapsed());
