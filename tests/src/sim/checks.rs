@@ -444,11 +444,7 @@ impl Checks {
     /// Something leaves the node.
     pub fn leaves(&mut self, effect: &Effect, asked: Option<Asked>, disk: &Disk) -> Result<(), Broken> {
         match effect {
-            Effect::Start { start, .. }
-                if start.run.job.tag() != self.home && !disk.taken.contains_key(&start.run.job) =>
-            {
-                guests::start_leaves(start.run, disk)
-            }
+            Effect::Start { start, .. } if self.is_guest(start.run.job, disk) => guests::start_leaves(start.run, disk),
             Effect::Start { start, .. } => {
                 self.saves.leaves(start.run, start.checkpoint.as_ref())?;
                 epoch_is_durable(start.run, disk)
@@ -480,6 +476,12 @@ impl Checks {
             Effect::Reply { reply: Ok(reply), .. } => self.reply_leaves(reply, asked.unwrap_or(Asked::Other), disk),
             _ => Ok(()),
         }
+    }
+
+    /// Whether another node decides a job that runs here: its home, its regent, or a regent of this home that goes on with what was
+    /// forgotten here.
+    fn is_guest(&self, job: ObjectId, disk: &Disk) -> bool {
+        if job.tag() == self.home { !disk.jobs.contains_key(&job) } else { !disk.taken.contains_key(&job) }
     }
 
     fn reply_leaves(&mut self, reply: &Reply, asked: Asked, disk: &Disk) -> Result<(), Broken> {

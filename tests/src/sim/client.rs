@@ -382,6 +382,9 @@ impl<F: Faults> World<F> {
                 }
                 client.again = (!again.is_empty()).then_some(again);
             }
+            (Wish::Submit(drafts), Err(_)) => client.again = Some(drafts),
+            // Not that it is gone, only that the node cannot say so.
+            (_, Err(problem)) if problem.kind == Kind::StorageUnavailable => {}
             (Wish::Show(job), Ok(Reply::Job(None))) => drop(client.jobs.insert(job, true)),
             (Wish::Cancel(job), Err(_)) => drop(client.jobs.insert(job, true)),
             (Wish::Forget(job), Ok(Reply::Done)) => drop(client.jobs.remove(&job)),

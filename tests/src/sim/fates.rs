@@ -37,6 +37,7 @@ impl<F: Faults> World<F> {
                 return self.input(Input::Refuse(Problem::new(Kind::StorageUnavailable, "the disk is full")));
             }
             Fault::FsyncStall => self.fsync_stall_ms = self.now_ms + self.random.within(500..20_000),
+            Fault::DiskFull => self.disk_full_ms = self.now_ms + self.random.within(500..30_000),
             Fault::ClockJump => self.wall_offset_ms = 1_700_000_000_000 + self.random.within(0..7_200_000),
             Fault::WorkerCrash => self.worker_crashes(worker),
             Fault::WorkerSlow => {
@@ -67,6 +68,7 @@ impl<F: Faults> World<F> {
     pub(crate) fn heal(&mut self) -> Result<(), Violation> {
         self.trace("heal", &());
         self.fsync_stall_ms = 0;
+        self.disk_full_ms = 0;
         self.after(0, Event::NodeStarts);
         self.after(1, Event::Accepts);
         for worker in 0..self.workers.len() {

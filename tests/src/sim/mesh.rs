@@ -32,7 +32,7 @@ use super::network::ConnectionId;
 use super::peers::Outgoing;
 use super::random::Random;
 use super::worker::Behaviour;
-use super::world::{SETTLE_MS, Setting, World};
+use super::world::{FAULTS_MS, SETTLE_MS, Setting, World};
 use super::{Report, Violation};
 
 /// In the mesh of one seed of so many nodes keep jobs of each other. Why 4: each change of a job is then told twice more, and such
@@ -43,8 +43,8 @@ const KEEPS_EVERY: u64 = 4;
 const FULL_MESH_MAX: usize = 8;
 /// Neighbours of each node in a larger mesh, or a few more.
 const NEIGHBOURS: usize = 6;
-/// How long faults happen, in milliseconds of all nodes together.
-const FAULTS_MS_OF_ALL: u64 = 2_400_000;
+/// How long faults happen, in milliseconds of all nodes together: ten minutes of each of five.
+const FAULTS_MS_OF_ALL: u64 = 3_000_000;
 
 /// What happens between nodes.
 #[derive(Debug)]
@@ -101,7 +101,7 @@ impl<F: Bugs> Mesh<F> {
     /// The mesh of a seed, before anything has happened.
     pub fn new(nodes: usize, seed: u64, print: bool) -> Self {
         let mut random = Random::new(seed ^ 0x6d65_7368);
-        let faults_ms = (FAULTS_MS_OF_ALL / nodes as u64).clamp(60_000, 400_000);
+        let faults_ms = (FAULTS_MS_OF_ALL / nodes as u64).clamp(60_000, FAULTS_MS);
         let keeps = seed % KEEPS_EVERY == 1;
         let setting = |place| setting(place, nodes, faults_ms, keeps);
         let mut worlds: Vec<World<F>> =

@@ -18,7 +18,7 @@ use shoal_protocol::object::function::Function;
 use shoal_protocol::object::job::{Checkpoint, KeyId, Payload, State};
 use shoal_protocol::wire::custody::KeepJob;
 use shoal_protocol::wire::worker::{Ask, FromWorker, Run, ToWorker};
-use shoal_protocol::{BlobId, NodeId, ObjectId, WorkerId};
+use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem, WorkerId};
 
 use super::Violation;
 use super::checks::Asked;
@@ -135,24 +135,46 @@ impl<F: Faults> World<F> {
 
     /// The node's process is killed.
     pub(crate) fn node_crashes(&mut self) -> Result<(), Violation> {
-        self.end_life()?;
-        if self.node.take().is_none() {
-            return Ok(());
-        }
         let pending = self.disk.written - self.disk.durable;
         let kept = self.random.within(0..pending + 1);
-        let lost = self.disk.crash(kept).map_err(|why| self.violation(("the journal makes sense", why)))?;
-        self.trace("node crashes, records lost", &lost);
+        let Some((_, lost)) = self.node_ends(kept)? else { return Ok(()) };
         self.coverage.add("records lost in a crash", lost);
         self.fsync_stall_ms = 0;
-        self.outbox.push(Outgoing::Down);
-        for worker in 0..self.workers.len() {
-            self.break_connection(worker, false);
-        }
         let away_ms =
             if self.random.percent(70) { self.random.within(50..2_000) } else { self.random.within(2_000..40_000) };
         self.after(away_ms, Event::NodeStarts);
         Ok(())
+    }
+
+    /// The journal cannot be written: what was decided is void, and whoever waits for an answer is told so. The kernel begins anew
+    /// from what is durable once there is room.
+    fn write_fails(&mut self) -> Result<(), Violation> {
+        let Some((node, lost)) = self.node_ends(0)? else { return Ok(()) };
+        self.coverage.hit("journal writes that failed");
+        self.coverage.add("records that could not be written", lost);
+        for (request, (client, _)) in node.asked {
+            let problem = Problem::new(Kind::StorageUnavailable, "the journal cannot be written; nothing was accepted");
+            if let Some(client) = client {
+                self.after(1, Event::Answer { client, request, reply: Box::new(Err(problem)) });
+            }
+        }
+        let looks_ms = self.random.within(0..500);
+        self.at(self.disk_full_ms + looks_ms, Event::NodeStarts);
+        Ok(())
+    }
+
+    /// The kernel is gone, with all but the first `kept` of the records that were not durable. What it was, and how many
+    /// are lost; none if there was no kernel.
+    fn node_ends(&mut self, kept: u64) -> Result<Option<(Node<F>, u64)>, Violation> {
+        self.end_life()?;
+        let Some(node) = self.node.take() else { return Ok(None) };
+        let lost = self.disk.crash(kept).map_err(|why| self.violation(("the journal makes sense", why)))?;
+        self.trace("node ends, records lost", &lost);
+        self.outbox.push(Outgoing::Down);
+        for worker in 0..self.workers.len() {
+            self.break_connection(worker, false);
+        }
+        Ok(Some((node, lost)))
     }
 
     /// At the end of a life: the same inputs must give the same effects once more.
@@ -290,6 +312,9 @@ impl<F: Faults> World<F> {
     /// An fsync has ended.
     pub(crate) fn synced(&mut self, life: u64, up_to: u64) -> Result<(), Violation> {
         let Some(node) = self.node.as_mut().filter(|node| node.life == life) else { return Ok(()) };
+        if self.now_ms < self.disk_full_ms {
+            return self.write_fails();
+        }
         node.syncing = false;
         self.disk.synced(up_to).map_err(|why| self.violation(("the journal makes sense", why)))?;
         self.checks.durable(&self.disk).map_err(|broken| self.violation(broken))?;

@@ -12,6 +12,8 @@ pub enum Fault {
     NodeRefuses,
     /// An fsync takes far longer than usual.
     FsyncStall,
+    /// The disk is full for a while: nothing can be written.
+    DiskFull,
     /// The wall clock jumps, in either direction.
     ClockJump,
     /// A worker's process is killed; it starts again after a while.
@@ -36,10 +38,11 @@ pub enum Fault {
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::NodeCrash,
         Self::NodeRefuses,
         Self::FsyncStall,
+        Self::DiskFull,
         Self::ClockJump,
         Self::WorkerCrash,
         Self::WorkerSlow,
@@ -58,6 +61,7 @@ impl Fault {
             Self::NodeCrash => "fault: node crash",
             Self::NodeRefuses => "fault: node refuses",
             Self::FsyncStall => "fault: fsync stall",
+            Self::DiskFull => "fault: disk full",
             Self::ClockJump => "fault: clock jump",
             Self::WorkerCrash => "fault: worker crash",
             Self::WorkerSlow => "fault: worker slow",

@@ -137,6 +137,8 @@ pub struct World<F> {
     pub(crate) calm: bool,
     /// An fsync that is under way does not end before.
     pub(crate) fsync_stall_ms: u64,
+    /// Until then nothing can be written.
+    pub(crate) disk_full_ms: u64,
     pub(crate) network: Network,
     pub(crate) workers: Vec<Worker>,
     pub(crate) clients: Vec<Client>,
@@ -179,6 +181,7 @@ impl<F: Faults> World<F> {
             lives: 0,
             calm: false,
             fsync_stall_ms: 0,
+            disk_full_ms: 0,
             network: Network::default(),
             workers: workers(&setting),
             clients: (0..setting.clients).map(|n| Client::new(user(n), setting.jobs.clone())).collect(),

@@ -18,11 +18,9 @@ impl Checks {
         if self.emitted.insert(id, (accepted, standing.clone())).is_some() {
             return Err(("an element begins once", format!("{id}")));
         }
-        let under_way = self
-            .emitted
-            .values()
-            .filter(|(job, standing)| job.array_id() == array && array.is_some() && !standing.state.is_settled());
-        let under_way = under_way.count();
+        let elements = array.and_then(|array| self.emitted.get(&array)).map(|(array, _)| array.clone());
+        let begun = elements.iter().flat_map(|array| elements_of(&self.emitted, array));
+        let under_way = begun.filter(|(_, standing)| !standing.state.is_settled()).count();
         if under_way > at_once as usize {
             return Err(("no more elements at once than may be", format!("{id}: {under_way}, at most {at_once}")));
         }
@@ -34,9 +32,19 @@ impl Checks {
         if !accepted.is_array() {
             return 1;
         }
-        let begun = self.emitted.values().filter(|(job, _)| job.array_id() == Some(accepted.id)).count() as u64;
+        let begun = elements_of(&self.emitted, accepted).count() as u64;
         u64::from(accepted.size()).saturating_sub(begun)
     }
+}
+
+/// The elements of an array that have begun: their ids follow that of the array.
+pub(super) fn elements_of<'a>(
+    jobs: &'a BTreeMap<ObjectId, (Accepted, Standing)>,
+    array: &Accepted,
+) -> impl Iterator<Item = &'a (Accepted, Standing)> {
+    let id = array.id;
+    let among = if array.is_array() { id..=array.last_id() } else { id..=id };
+    jobs.range(among).map(|(_, job)| job).filter(move |(job, _)| job.array_id() == Some(id))
 }
 
 /// What an element of an array was accepted with; none: there is no array with such an element.

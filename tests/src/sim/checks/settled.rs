@@ -7,6 +7,7 @@ use shoal_protocol::ObjectId;
 
 use super::super::disk;
 use super::Broken;
+use super::arrays::elements_of;
 
 /// By how many the kernel may be off until the next start. Why: of a job that two people forget at once it counts two, and
 /// learns better only then.
@@ -66,9 +67,9 @@ pub(super) fn is_kept(retained: &Retained, jobs: &BTreeMap<ObjectId, (Accepted, 
 
 /// A job is forgotten, an array with its elements.
 pub(super) fn goes(id: ObjectId, jobs: &BTreeMap<ObjectId, (Accepted, Standing)>) -> Result<(), Broken> {
-    let of_array = |job: &Accepted| job.array_id() == Some(id);
-    let alone = jobs.get(&id).is_some_and(|(job, _)| job.array_id().is_some());
-    let under_way = jobs.values().find(|(job, standing)| of_array(job) && !standing.state.is_settled());
+    let job = jobs.get(&id).map(|(job, _)| job);
+    let alone = job.is_some_and(|job| job.array_id().is_some());
+    let under_way = job.and_then(|job| elements_of(jobs, job).find(|(_, standing)| !standing.state.is_settled()));
     if alone || under_way.is_some() {
         return Err(("an element goes with its array", format!("{id} goes, under way is {under_way:?}")));
     }
