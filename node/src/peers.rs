@@ -21,7 +21,9 @@ mod seek;
 mod serve;
 mod session;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use shoal_mesh::Mesh;
 use shoal_protocol::NodeId;
@@ -43,13 +45,15 @@ struct Inner {
     metrics: Arc<Metrics>,
     told: provide::Told,
     rates: serve::Rates,
+    /// Nodes that were not reached, and when that was.
+    missed: Mutex<HashMap<NodeId, Instant>>,
 }
 
 impl Peers {
     /// Over a mesh that has been started, with the node's end of direct paths if it is to have one.
     pub(crate) fn new(mesh: Mesh, direct: Option<DirectPaths>, metrics: Arc<Metrics>) -> Self {
         let (known, told, rates) = (Known::default(), provide::Told::default(), serve::Rates::default());
-        Self(Arc::new(Inner { mesh, known, direct, metrics, told, rates }))
+        Self(Arc::new(Inner { mesh, known, direct, metrics, told, rates, missed: Mutex::default() }))
     }
 
     /// This node.

@@ -4,8 +4,10 @@
 //! a minute. For a session of this node's own it says the user's id, which the home believes if the user's document names
 //! this node as one that may sign for them.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::{MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use shoal_mesh::{Lane, Stream};
 use shoal_protocol::limits::{CLIENT_FRAME_LEN_MAX, DIRECT_ADDRESSES_MAX};
@@ -26,6 +28,11 @@ use crate::service::{Answer, Body, Caller, Format, LogPiece, LogStream};
 const FIND_MAX: Duration = Duration::from_secs(5);
 /// How long a node may take to be reached whose jobs are kept elsewhere. Why 2 s: a person waits, and a custodian can answer.
 const REACH_MAX: Duration = Duration::from_secs(2);
+/// A node that was not reached is not tried again for so long, unless it is there by then. Why 3 s: whoever reads many jobs of a home
+/// that is gone waits for it once, and not for each.
+const MISSED_FOR: Duration = Duration::from_secs(3);
+/// Nodes of which that is remembered. Why 1,024: homes whose jobs are asked for within a moment are few.
+const MISSED_MAX: usize = 1_024;
 /// How long the home itself is waited for when one of its custodians was found.
 const HOME_FIRST: Duration = Duration::from_millis(300);
 /// How long a home may take to answer; a wait has its own time on top.
@@ -54,7 +61,24 @@ pub(crate) struct Granted {
 impl Peers {
     /// Whether a node is in reach.
     pub(crate) async fn reaches(&self, node: NodeId) -> bool {
-        matches!(timeout(REACH_MAX, self.mesh().connect(node)).await, Ok(Ok(())))
+        let is_connected = self.mesh().peer(&node).is_some_and(|peer| peer.connected);
+        if !is_connected && self.missed().get(&node).is_some_and(|at| at.elapsed() < MISSED_FOR) {
+            return false;
+        }
+        let reached = matches!(timeout(REACH_MAX, self.mesh().connect(node)).await, Ok(Ok(())));
+        let mut missed = self.missed();
+        missed.retain(|_, at| at.elapsed() < MISSED_FOR);
+        if reached {
+            missed.remove(&node);
+        } else if missed.len() < MISSED_MAX {
+            missed.insert(node, Instant::now());
+        }
+        reached
+    }
+
+    /// Nodes that were not reached a moment ago.
+    fn missed(&self) -> MutexGuard<'_, HashMap<NodeId, Instant>> {
+        self.0.missed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The home that this id names, wherever it is; or, where that is not in reach, a node that says that it keeps its jobs.

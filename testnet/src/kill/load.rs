@@ -27,6 +27,8 @@ const LARGE_KINDS: u64 = 10_000;
 const SUBMIT_EVERY: Duration = Duration::from_millis(20);
 /// Jobs that are asked about at once.
 const AT_ONCE: usize = 32;
+/// The same of jobs whose home is gone: whoever answers looks for that first.
+const LOST_AT_ONCE: usize = 256;
 /// How long all jobs together may take to settle once nothing is killed any more.
 const SETTLE_MAX: Duration = Duration::from_secs(180);
 /// The pause before a job is asked for again.
@@ -231,7 +233,8 @@ impl Load {
         };
         let checking =
             acknowledged.iter().enumerate().map(|(number, job)| self.ended(job, asked(number, job), deadline));
-        let mut checked = stream::iter(checking).buffer_unordered(AT_ONCE);
+        let at_once = if gone.is_some() { LOST_AT_ONCE } else { AT_ONCE };
+        let mut checked = stream::iter(checking).buffer_unordered(at_once);
         while let Some((job, ended)) = checked.next().await {
             match ended {
                 Ok((attempts, is_old)) => {
