@@ -15,8 +15,6 @@ use super::{LOOK_EVERY, PATIENCE};
 pub(super) const TAKEOVER_AFTER: &str = "5s";
 /// Which home is lost. Why not the first: others join by it.
 const PLACE: usize = 1;
-/// Which home is lost. Why not the first: others join by it.
-const PLACE: usize = 1;
 /// How long clients submit at least until the next disk goes.
 const LOAD_MIN: Duration = Duration::from_millis(1_500);
 /// And at most so much longer, by chance, in milliseconds.
