@@ -250,6 +250,7 @@ fn job(state: &str) -> shoal_client::protocol::object::job::Job {
         owner: id(9),
         home: shoal_client::protocol::NodeId([1; 32]),
         durability: None,
+        effects: Default::default(),
         custodians: Vec::new(),
         regent: None,
         unconfirmed: false,
