@@ -19,4 +19,4 @@ pub mod exchange;
 mod store;
 
 pub use error::Error;
-pub use store::{Collected, Held, Options, Reading, Store, Totals};
+pub use store::{Checked, Collected, Held, Options, Reading, Store, Totals, check};

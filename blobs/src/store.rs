@@ -4,12 +4,14 @@
 //! it. So a collection knows every hold, and nothing is written into an instance that has been left. The gate is never
 //! kept while bytes move.
 
+mod database;
 pub(crate) mod engine;
 pub(crate) mod files;
 pub(crate) mod held;
 mod import;
 pub(crate) mod intake;
 mod keeper;
+mod mend;
 pub(crate) mod reading;
 mod tags;
 
@@ -33,6 +35,7 @@ use self::engine::{Engine, blocking};
 use self::files::Folder;
 pub use self::held::Held;
 use self::held::{Hold, Holds, Turns, locked};
+pub use self::mend::{Checked, check};
 pub use self::reading::Reading;
 use crate::Error;
 use crate::exchange::Fetches;
@@ -120,7 +123,8 @@ impl State {
 
 impl Store {
     /// Opens the store in `folder`, which is made if it is missing. What was neither kept nor held at the last end is
-    /// removed. Fails with [`Error::InUse`] if another process has the folder, and with [`Error::Disk`].
+    /// removed. A database that is damaged is built anew from the blobs that are whole, which costs a copy of each. Fails with
+    /// [`Error::InUse`] if another process has the folder, and with [`Error::Disk`].
     ///
     /// Needs a tokio runtime, here and in every other call.
     pub async fn open(folder: &Path, options: Options) -> Result<Self, Error> {
@@ -128,11 +132,17 @@ impl Store {
         let folder = blocking("making the blob folder", move || Folder::create(&root)).await?;
         let lock = Arc::new(lock(&folder).await?);
         let holds = Arc::new(Holds::default());
+        let looked = folder.clone();
+        let aside = blocking("looking at the blob database", move || mend::Aside::of(&looked)).await?;
         let engine = Engine::open(folder.clone(), &options, &holds, lock.clone()).await?;
         let state = Arc::new(RwLock::new(State::Open(engine)));
         let (turns, damaged, fetches) = (Arc::default(), Damaged::default(), Fetches::default());
         let shared = Shared { folder, options, lock, state, holds, turns, damaged, fetches };
-        Ok(Self { shared: Arc::new(shared) })
+        let store = Self { shared: Arc::new(shared) };
+        if let Some(aside) = aside {
+            store.put_back(aside).await?;
+        }
+        Ok(store)
     }
 
     /// Takes in a stream of any length, in constant memory, and holds it. It is not durable yet: see

@@ -2,7 +2,7 @@
 //!
 //! [`parse`] turns the arguments into an [`Action`]; `main` runs those that are a process of their own (node, worker,
 //! demo, benchmark) and hands the others to [`run`]. Commands speak to a node through `shoal-client` only, like any
-//! other client; none of them opens the node's data, except for its address and its token.
+//! other client; none of them opens the node's data, except for its address and its token, and `shoal check`.
 //!
 //! What always holds: results go to standard output, all else to standard error; with `--json` standard output is one
 //! JSON value as the API has it; progress is shown on a terminal only; a reader that closes the pipe early is no error;
@@ -11,6 +11,7 @@
 mod bare;
 mod bench;
 mod blob;
+mod check;
 mod connect;
 mod deploy;
 mod document;
@@ -45,6 +46,7 @@ use shoal_client::NodeAddr;
 use crate::config::{Config, Overrides};
 pub(crate) use bare::{Bare, run as run_bare};
 pub(crate) use bench::{BenchArgs, OnOff, Part};
+pub(crate) use check::{CheckArgs, print as print_check};
 use connect::Context;
 pub(crate) use failure::Failure;
 pub(crate) use progress::Progress;
@@ -100,6 +102,8 @@ enum Command {
     Demo(DemoArgs),
     /// Measure jobs and blobs on this machine, beside what disk, wasmtime and iroh-blobs do alone
     Bench(Box<BenchArgs>),
+    /// Look at the data of a node that does not run: is all of it as it was written?
+    Check(CheckArgs),
     /// iroh-blobs alone, for comparison
     #[command(subcommand, hide = true)]
     BareBlobs(Bare),
@@ -168,6 +172,8 @@ pub(crate) enum Action {
     Demo(DemoArgs),
     /// Run the benchmark.
     Bench(Box<BenchArgs>),
+    /// Look at a data folder.
+    Check(CheckArgs),
     /// Run a process of iroh-blobs alone.
     Bare(Bare),
     /// Speak to a node: [`run`].
@@ -200,6 +206,7 @@ fn action(cli: Cli) -> Result<Action, Failure> {
         Command::Up(overrides) => Ok(Action::Up(Box::new(Config::load(data, &overrides)?))),
         Command::Demo(args) => Ok(Action::Demo(args)),
         Command::Bench(args) => Ok(Action::Bench(Box::new(BenchArgs { json, ..*args }))),
+        Command::Check(args) => Ok(Action::Check(CheckArgs { json, data, ..args })),
         Command::BareBlobs(bare) => Ok(Action::Bare(bare)),
         Command::Worker(worker) => match worker.command() {
             worker::Either::Run(run) => Ok(Action::Worker(Box::new(run.checked(node)?))),

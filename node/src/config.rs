@@ -47,6 +47,11 @@ const SLOTS_MAX: u32 = shoal_worker::SLOTS_MAX;
 const WORKER_MEMORY_MB_MIN: u32 = shoal_protocol::limits::MEMORY_MB_DEFAULT;
 /// The most, in MiB: 16 TiB.
 const WORKER_MEMORY_MB_MAX: u32 = 16 * 1024 * 1024;
+/// Why 256 MiB: four segments; rewriting less is not worth it.
+const JOURNAL_MB_DEFAULT: u32 = 256;
+/// Why 1 MiB: a small disk, or a test; every few thousand jobs all is written anew.
+const JOURNAL_MB_MIN: u32 = 1;
+const JOURNAL_MB_MAX: u32 = 64 * 1024;
 /// The least memory for jobs that have not ended, in MiB: some thousand of them.
 const JOBS_MB_MIN: u32 = 1;
 /// The most, in MiB: 1 TiB.
@@ -73,6 +78,8 @@ pub(crate) struct Config {
     pub(crate) memory_mb: u32,
     /// Memory for jobs that have not ended, in MiB.
     pub(crate) jobs_mb: u32,
+    /// How long the journal grows until it is replaced by a snapshot, in MiB.
+    pub(crate) journal_mb: u32,
     /// Whether the node starts a worker of its own.
     pub(crate) worker: bool,
     /// How long a blob stays that nothing refers to, in milliseconds.
@@ -169,6 +176,7 @@ pub(crate) enum Error {
 /// slots = 4                       # runs at once of the node's own worker
 /// memory_mb = 4096                # memory for all of them together, in MiB
 /// jobs_mb = 1024                  # memory for jobs that have not ended, in MiB; some thousand fit into one
+/// journal_mb = 256                # how long the journal grows until a snapshot replaces it, in MiB
 /// worker = true                   # whether the node starts a worker of its own
 /// blob_grace = "1h"               # how long a blob stays that nothing refers to
 /// keep = "7d"                     # how long settled jobs are kept, and their results with them
@@ -205,6 +213,8 @@ pub(crate) struct File {
     pub(crate) memory_mb: Option<u32>,
     /// Memory for jobs that have not ended, in MiB: a quarter of the machine's unless said otherwise.
     pub(crate) jobs_mb: Option<u32>,
+    /// How long the journal grows until a snapshot replaces it, in MiB: 256 unless said otherwise.
+    pub(crate) journal_mb: Option<u32>,
     /// Whether the node starts a worker of its own: it does unless said otherwise.
     pub(crate) worker: Option<bool>,
     /// How long a blob stays that nothing refers to, such as `90s`, `10m`, `1h`, `7d`: an hour unless said otherwise.
@@ -266,6 +276,9 @@ pub(crate) struct Overrides {
     /// unless said otherwise
     #[arg(long, value_name = "MIB")]
     pub(crate) jobs_mb: Option<u32>,
+    /// How long the journal grows until a snapshot of all that the node has replaces it, in MiB; 256 unless said otherwise
+    #[arg(long, value_name = "MIB")]
+    pub(crate) journal_mb: Option<u32>,
     /// Start no worker: jobs wait until one attaches
     #[arg(long)]
     pub(crate) no_worker: bool,
@@ -348,6 +361,8 @@ impl Config {
             .or(file.jobs_mb)
             .unwrap_or_else(|| (machine_memory_mb() / 4).clamp(JOBS_MB_MIN, JOBS_MB_MAX));
         within("jobs_mb", jobs_mb, JOBS_MB_MIN, JOBS_MB_MAX)?;
+        let journal_mb = overrides.journal_mb.or(file.journal_mb).unwrap_or(JOURNAL_MB_DEFAULT);
+        within("journal_mb", journal_mb, JOURNAL_MB_MIN, JOURNAL_MB_MAX)?;
         let blob_grace = overrides.blob_grace.or(file.blob_grace).unwrap_or(Length(BLOB_GRACE));
         Ok(Self {
             data,
@@ -358,6 +373,7 @@ impl Config {
             slots,
             memory_mb,
             jobs_mb,
+            journal_mb,
             worker: !overrides.no_worker && file.worker.unwrap_or(true),
             blob_grace_ms: blob_grace.millis(),
             keep,

@@ -85,9 +85,11 @@ impl Identity {
     /// Reads the identity from the data folder. At first use it is made, together with the folder.
     pub(crate) fn open(folder: &Path) -> Result<Self, Error> {
         files::make_folder(folder)?;
-        let node = files::read_or_create_key(&folder.join(NODE_KEY_FILE))?;
-        let operator_key = files::read_or_create_key(&folder.join(OPERATOR_KEY_FILE))?;
-        let operator = read_operator(&folder.join(OPERATOR_FILE))?;
+        let node = files::read_or_create_sealed_key(&folder.join(NODE_KEY_FILE))?;
+        let operator_key = files::read_or_create_sealed_key(&folder.join(OPERATOR_KEY_FILE))?;
+        // Another user's id is a damaged one: who the operator is their key says, too.
+        let operator =
+            read_operator(&folder.join(OPERATOR_FILE))?.filter(|user| user.minted_by(&operator_key.public()));
         // The last of this millisecond's sequence: the ids of jobs begin at its start.
         let local = WorkerId::from_parts(wall_ms(), u16::MAX, node.public().tag());
         let workers = WorkerRegistry::open(folder, local)?;
@@ -196,14 +198,21 @@ impl Identity {
     }
 }
 
+/// Looks at the keys in a data folder: what was looked at, or what is wrong.
+pub(crate) fn check(folder: &Path) -> Result<String, String> {
+    let names = [NODE_KEY_FILE, OPERATOR_KEY_FILE, worker_registry::FILE];
+    let there: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).filter(|path| path.exists()).collect();
+    for path in &there {
+        files::check_sealed(path)?;
+    }
+    Ok(format!("{} files", there.len()))
+}
+
+/// The operator's user, if the file names one: whoever has damaged it, the documents know it.
 fn read_operator(path: &Path) -> Result<Option<ObjectId>, Error> {
     match fs::read_to_string(path) {
-        Ok(text) => text
-            .trim()
-            .parse()
-            .map(Some)
-            .map_err(|error| Error::Damaged { path: path.into(), why: format!("it holds no user id: {error}") }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Ok(text) => Ok(text.trim().parse().ok()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => Ok(None),
         Err(source) => Err(Error::Io { path: path.into(), source }),
     }
 }

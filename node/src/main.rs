@@ -5,6 +5,7 @@
 
 mod api;
 mod bench;
+mod check;
 mod cli;
 mod config;
 mod crash;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         }
         Ok(Action::Demo(args)) => end(demo::run(args)),
         Ok(Action::Bench(args)) => end(bench::run(*args)),
+        Ok(Action::Check(args)) => checked(args),
         Ok(Action::Bare(bare)) => on_runtime(cli::run_bare(bare)),
     }
 }
@@ -61,6 +63,17 @@ async fn worker(run: cli::WorkerRun) -> anyhow::Result<()> {
     }
     shoal_worker::run(config, stop).await?;
     Ok(())
+}
+
+/// Ends with a failure where something is damaged.
+fn checked(args: cli::CheckArgs) -> ExitCode {
+    log(LogFormat::Text);
+    let mut is_whole = false;
+    let ended = on_runtime(async {
+        is_whole = check::run(args).await?;
+        Ok(())
+    });
+    if is_whole { ended } else { ExitCode::FAILURE }
 }
 
 /// Two threads: the edges share them, kernel, store and guests have their own.

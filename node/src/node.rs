@@ -68,7 +68,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new());
     // First of all: a node that does not get the folder, or does not know its layout, leaves it as it is.
     identity::files::make_folder(&config.data)?;
-    let (store, store_threads) = Store::open(&config.data, observer(&metrics))?;
+    let (store, store_threads) = Store::open(&config.data, u64::from(config.journal_mb) << 20, observer(&metrics))?;
     let identity = Arc::new(Identity::open(&config.data)?);
     let (mesh_name, mesh_key) = identity.mesh();
     if let Some(other) = config.mesh.invited_to.iter().find(|mesh| **mesh != mesh_key) {

@@ -8,6 +8,7 @@
 //! Invariant: after a failed write nothing of the same generation is written: whoever decided on top of rows that were
 //! lost must begin anew from what is durable.
 
+pub(crate) mod check;
 mod flusher;
 mod journal;
 mod memory;
@@ -124,6 +125,8 @@ pub(crate) struct Store {
 /// What the threads and the handles share.
 struct Shared {
     folder: PathBuf,
+    /// Bytes of the journal above which a snapshot replaces it.
+    journal_len: u64,
     layers: RwLock<Layers>,
     generation: AtomicU64,
     /// Why the last frame could not be written; none: it was.
@@ -166,8 +169,8 @@ pub(crate) type ScannedRows = Vec<(Bytes, Bytes)>;
 type KeyRange<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 
 impl Store {
-    /// Opens the data folder: one process at a time.
-    pub(crate) fn open(folder: &Path, observe: Observe) -> Result<(Self, Threads), OpenError> {
+    /// Opens the data folder: one process at a time. A snapshot replaces the journal when that is longer than this, in bytes.
+    pub(crate) fn open(folder: &Path, journal_len: u64, observe: Observe) -> Result<(Self, Threads), OpenError> {
         let context = |what: &str| {
             let what = format!("{what} in {}", folder.display());
             move |source| OpenError::Io { context: what, source }
@@ -175,9 +178,10 @@ impl Store {
         std::fs::create_dir_all(folder).map_err(context("making the data folder"))?;
         let lock = lock(folder)?;
         check_version(folder)?;
-        let recovered = writer::recover(folder)?;
+        let recovered = writer::recover(folder, journal_len)?;
         let shared = Arc::new(Shared {
             folder: folder.to_owned(),
+            journal_len,
             layers: RwLock::new(Layers { active: recovered.rows, flushing: None, tables: Arc::new(recovered.tables) }),
             generation: AtomicU64::new(0),
             failure: Mutex::default(),
@@ -194,7 +198,7 @@ impl Store {
         .map_err(context("starting the writer"))?;
         let flusher = spawn("store-flusher", {
             let shared = shared.clone();
-            move || flusher::run(&shared)
+            move || flusher::run(&shared, &recovered.written)
         })
         .map_err(context("starting the flusher"))?;
         Ok((Self { shared, commits }, Threads { writer, flusher, _lock: lock }))
@@ -268,6 +272,23 @@ impl Store {
     /// Rows by their keys, in the order of these: as [`Self::get`] of each, for less.
     pub(crate) fn get_each(&self, table: Table, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>, Problem> {
         self.shared.get_each(table, keys)
+    }
+
+    /// Every row of every table, with the checksum of its value: what a check compares.
+    pub(crate) fn list(&self, mut each: impl FnMut(&'static str, &[u8], u32)) -> Result<(), Problem> {
+        const PAGE_LEN: usize = 1000;
+        for table in Table::ALL {
+            let mut after: Option<Bytes> = None;
+            loop {
+                let page = self.scan_prefix(table, b"", after.as_deref(), PAGE_LEN)?;
+                page.iter().for_each(|(key, value)| each(table.name(), key, crc32fast::hash(value)));
+                match page.last() {
+                    Some((last, _)) if page.len() == PAGE_LEN => after = Some(last.clone()),
+                    _ => break,
+                }
+            }
+        }
+        Ok(())
     }
 
     /// At most `limit` rows of a range, `newest` the highest key first.
@@ -512,7 +533,12 @@ fn check_version(folder: &Path) -> Result<(), OpenError> {
         move |source| OpenError::Io { context, source }
     };
     let failed = failed_to("reading");
-    match std::fs::read_to_string(&path) {
+    let copy = folder.join("version.copy");
+    let found = std::fs::read(&path).map(|found| match std::fs::read(&copy) {
+        Ok(copy) if is_flipped(&found, &copy) => copy,
+        _ => found,
+    });
+    match found.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()) {
         Ok(text) => match text.trim().parse::<u32>() {
             Ok(found) if found <= LAYOUT_VERSION => Ok(()),
             Ok(found) => Err(OpenError::Newer { folder: folder.to_owned(), found, known: LAYOUT_VERSION }),
@@ -522,6 +548,8 @@ fn check_version(folder: &Path) -> Result<(), OpenError> {
             // Beside it first: half a version would be in the way of every start to come.
             let new = folder.join("version.new");
             let written = std::fs::write(&new, format!("{LAYOUT_VERSION}\n"))
+                .and_then(|()| std::fs::write(&copy, format!("{LAYOUT_VERSION}\n")))
+                .and_then(|()| std::fs::File::open(&copy)?.sync_all())
                 .and_then(|()| std::fs::File::open(&new)?.sync_all())
                 .and_then(|()| std::fs::rename(&new, &path))
                 .and_then(|()| journal::sync_folder(folder));
@@ -529,6 +557,14 @@ fn check_version(folder: &Path) -> Result<(), OpenError> {
         }
         Err(error) => Err(failed(error)),
     }
+}
+
+/// Whether two texts differ by one byte, as after a bit has flipped in the first: what it says then is not to be believed.
+/// Where it flipped in the second, the first can be read all the same.
+fn is_flipped(found: &[u8], copy: &[u8]) -> bool {
+    let known = format!("{LAYOUT_VERSION}\n");
+    let others = found.iter().zip(copy).filter(|(found, copy)| found != copy).count();
+    found.len() == copy.len() && others == 1 && copy == known.as_bytes()
 }
 
 #[cfg(test)]

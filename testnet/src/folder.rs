@@ -13,6 +13,12 @@ const PREFIX: &str = "shoal-testnet-";
 /// The file in it that is locked.
 const LOCK: &str = "lock";
 
+/// Where folders are that are written and read often, and that may be gone at any time: in memory, if there is such a place.
+pub(crate) fn in_memory() -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    if memory.is_dir() { memory } else { std::env::temp_dir() }
+}
+
 /// A run's folder. Dropped, it is gone unless it is to be kept.
 #[derive(Debug)]
 pub struct Folder {

@@ -3,11 +3,13 @@
 mod bare;
 pub mod cage;
 mod disk;
+pub mod flips;
 pub mod folder;
 pub mod full;
 mod http;
 pub mod measure;
 pub mod net;
+pub mod power;
 mod process;
 mod random;
 pub mod report;

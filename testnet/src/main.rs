@@ -4,7 +4,8 @@
 //! `testnet/scenarios/lan.toml`, and says which promises were kept; `run FILE` does so with a scenario of one's own.
 //! `blobs` moves a large blob between two nodes, in turn with iroh-blobs alone; `hop` times jobs over three nodes beside
 //! one; `kill` kills nodes and workers again and again while clients submit; `long` restarts all who have to do with one
-//! long job; `full` fills a node's disks. The exit code is 1 when a promise is broken.
+//! long job; `full` fills a node's disks, `power` cuts its power, `flips` flips bits of what it
+//! has left. The exit code is 1 when a promise is broken.
 
 mod blobs;
 mod hop;
@@ -21,7 +22,7 @@ use shoal_testnet::folder::Folder;
 use shoal_testnet::report::Report;
 use shoal_testnet::run::BUILT_IN;
 use shoal_testnet::scenario::{Kind, Scenario};
-use shoal_testnet::{cage, full, measure, run};
+use shoal_testnet::{cage, flips, full, measure, power, run};
 
 #[derive(Debug, Parser)]
 #[command(name = "shoal-testnet", about = "Real node processes with faults, and a report")]
@@ -64,6 +65,10 @@ enum Command {
     Long(long::Args),
     /// A node's disks fill up and are freed, while clients submit
     Full(full::Args),
+    /// What a node has after its power was cut, at many moments
+    Power(power::Args),
+    /// Bits flip in what a node has left on its disk
+    Flips(flips::Args),
     /// Many functions come to an empty node, beside what verifying and building them takes alone
     Replicas(replicas::Args),
     /// A job that is submitted, run and read at three nodes, beside one node alone
@@ -118,6 +123,14 @@ fn command() -> anyhow::Result<ExitCode> {
         }
         Command::Full(args) => {
             let report = runtime.block_on(full::run(&program(cli.shoal)?, &args))?;
+            return publish(&report, args.json.as_deref());
+        }
+        Command::Power(args) => {
+            let report = runtime.block_on(power::run(&program(cli.shoal)?, &args))?;
+            return publish(&report, args.json.as_deref());
+        }
+        Command::Flips(args) => {
+            let report = runtime.block_on(flips::run(&program(cli.shoal)?, &args))?;
             return publish(&report, args.json.as_deref());
         }
         Command::Replicas(args) => {

@@ -156,6 +156,11 @@ impl Node {
         self.disk.as_ref().map_or_else(|| self.folder.path().to_owned(), Disk::seen)
     }
 
+    /// Its own folder; with a small disk, the one below it.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.data().join(name)
     }
@@ -183,6 +188,23 @@ impl Node {
             .stdin(Stdio::null());
     }
 
+    /// How it is started: for one who starts it in a way of their own.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = self.up();
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    /// Whether it has said where it is.
+    pub(crate) fn is_up(&self) -> bool {
+        self.file("node.json").exists()
+    }
+
+    /// Forgets what it has said: a killed node leaves its file behind.
+    pub(crate) fn forget_whereabouts(&self) {
+        drop(std::fs::remove_file(self.file("node.json")));
+    }
+
     fn up(&self) -> Command {
         let mut words = self.launcher.clone();
         words.push(self.shoal.clone().into_os_string());
@@ -205,8 +227,7 @@ impl Node {
     /// # Errors
     /// When it ends, with the last line that it said, or is not up within a minute.
     pub async fn start(&mut self) -> anyhow::Result<()> {
-        // A killed node leaves its file behind.
-        drop(std::fs::remove_file(self.file("node.json")));
+        self.forget_whereabouts();
         let log = std::fs::File::options().create(true).append(true).open(self.own_file("node.log"))?;
         let child = self
             .up()
@@ -216,7 +237,7 @@ impl Node {
             .with_context(|| format!("starting {}", self.shoal.display()))?;
         self.child = Some(child);
         tokio::time::timeout(PATIENCE, async {
-            while !self.file("node.json").exists() {
+            while !self.is_up() {
                 if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().transpose()) {
                     bail!("the node ended with {}: {}", status?, self.log().lines().last().unwrap_or_default());
                 }

@@ -54,6 +54,13 @@ impl Folder {
         self.data().join(format!("{id}.{part}"))
     }
 
+    /// Moves the blobs' files to another folder, and begins with none.
+    pub(crate) fn set_data_aside(&self, to: &Path) -> io::Result<()> {
+        fs::rename(self.data(), to)?;
+        fs::create_dir_all(self.data())?;
+        sync_folder(&self.root)
+    }
+
     /// Takes the lock; `None`: somebody else has it. It ends with the file, or with the process.
     pub(crate) fn lock(&self) -> io::Result<Option<File>> {
         let file = File::options().create(true).truncate(false).write(true).open(self.root.join("lock"))?;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod collect;
+mod damage;
 mod disk_full;
 mod durable;
 mod exchange;

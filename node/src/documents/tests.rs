@@ -24,7 +24,7 @@ pub(crate) fn mesh() -> PublicKey {
 
 impl Library {
     pub(crate) fn open(folder: &std::path::Path) -> Self {
-        let (store, threads) = Store::open(folder, Box::new(|_, _, _| {})).unwrap();
+        let (store, threads) = Store::open(folder, u64::MAX, Box::new(|_, _, _| {})).unwrap();
         let (documents, thread) = Documents::open(mesh(), store.clone()).unwrap();
         Self { documents, store, threads, thread }
     }

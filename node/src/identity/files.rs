@@ -63,16 +63,105 @@ pub(super) fn read_private_up_to(path: &Path, len_max: u64) -> Result<Option<Vec
     Ok(Some(bytes))
 }
 
+/// Before the checksum of a sealed file's bytes, which are in front of it.
+const SEAL: &[u8] = b"\nblake3 ";
+/// A seal ends with so many hexadecimal characters.
+const SEAL_HEX_LEN: usize = 32;
+
+/// Replaces a file and its copy by these bytes and their checksum: a bit that flips in one of them is found and mended.
+pub(crate) fn write_sealed(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let sealed = [bytes, SEAL, seal(bytes).as_bytes()].concat();
+    write_private(path, &sealed)?;
+    write_private(&copy_of(path), &sealed)
+}
+
+/// The bytes of a sealed file. Where they are not those that were written, the copy takes their place. A file without a
+/// seal is as somebody has put it there, or a program before this one, and is given as it is.
+pub(super) fn read_sealed(path: &Path, len_max: u64) -> Result<Option<Vec<u8>>, Error> {
+    let found = read_private_up_to(path, len_max)?;
+    if let Some(whole) = found.as_deref().and_then(unsealed) {
+        return Ok(Some(whole.to_vec()));
+    }
+    let is_foreign = found.as_deref().is_some_and(|bytes| !looks_sealed(bytes));
+    let copy = if is_foreign { None } else { read_private_up_to(&copy_of(path), len_max)? };
+    match copy.as_deref().and_then(unsealed) {
+        Some(whole) => {
+            tracing::warn!(file = %path.display(), "the file was damaged or gone; its copy takes its place");
+            write_sealed(path, whole).map_err(|source| Error::Io { path: path.into(), source })?;
+            Ok(Some(whole.to_vec()))
+        }
+        None => Ok(found),
+    }
+}
+
+/// Whether file and copy hold what was written; else a sentence.
+pub(super) fn check_sealed(path: &Path) -> Result<(), String> {
+    for file in [path.to_owned(), copy_of(path)] {
+        let bytes = fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        if looks_sealed(&bytes) && unsealed(&bytes).is_none() {
+            return Err(format!("{} is damaged", file.display()));
+        }
+    }
+    Ok(())
+}
+
+fn copy_of(path: &Path) -> PathBuf {
+    path.with_added_extension("copy")
+}
+
+fn seal(bytes: &[u8]) -> String {
+    let mut seal = blake3::hash(bytes).to_hex().to_string();
+    seal.truncate(SEAL_HEX_LEN);
+    seal
+}
+
+/// What is in front of a seal that is right.
+fn unsealed(bytes: &[u8]) -> Option<&[u8]> {
+    let (rest, hex) = bytes.split_at_checked(bytes.len().checked_sub(SEAL_HEX_LEN)?)?;
+    let whole = rest.strip_suffix(SEAL)?;
+    (seal(whole).as_bytes() == hex).then_some(whole)
+}
+
+/// Whether there is a seal, right or not: of what it is made few bits can have flipped.
+fn looks_sealed(bytes: &[u8]) -> bool {
+    let Some(start) = bytes.len().checked_sub(SEAL.len() + SEAL_HEX_LEN) else { return false };
+    let mark = bytes.get(start..).unwrap_or_default();
+    mark.iter().zip(SEAL).filter(|(found, wanted)| found != wanted).count() <= 1
+}
+
+/// The key in this sealed file; draws one and writes it if there is no such file.
+pub(crate) fn read_or_create_sealed_key(path: &Path) -> Result<SecretKey, Error> {
+    let key = match read_sealed(path, PRIVATE_LEN_MAX)? {
+        Some(bytes) => parse_key(&bytes).ok_or_else(|| no_key(path))?,
+        None => draw_key()?,
+    };
+    if check_sealed(path).is_err() || fs::read(path).is_ok_and(|bytes| unsealed(&bytes).is_none()) {
+        let text = format!("{}\n", hex::encode(key.to_bytes()));
+        write_sealed(path, text.as_bytes()).map_err(|source| Error::Io { path: path.into(), source })?;
+    }
+    Ok(key)
+}
+
 /// The key in this file; none if there is no such file.
 pub(crate) fn read_key(path: &Path) -> Result<Option<SecretKey>, Error> {
     let Some(bytes) = read_private(path)? else { return Ok(None) };
     match parse_key(&bytes) {
         Some(key) => Ok(Some(key)),
-        None => Err(Error::Damaged {
-            path: path.into(),
-            why: "it holds no key, which is 64 hexadecimal characters; put it back from a copy".into(),
-        }),
+        None => Err(no_key(path)),
     }
+}
+
+fn no_key(path: &Path) -> Error {
+    Error::Damaged {
+        path: path.into(),
+        why: "it holds no key, which is 64 hexadecimal characters; put it back from a copy".into(),
+    }
+}
+
+fn draw_key() -> Result<SecretKey, Error> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| Error::Random(error.to_string()))?;
+    Ok(SecretKey::from_bytes(bytes))
 }
 
 /// The key in this file; draws one and writes it if there is no such file.
@@ -80,11 +169,10 @@ pub(crate) fn read_or_create_key(path: &Path) -> Result<SecretKey, Error> {
     if let Some(key) = read_key(path)? {
         return Ok(key);
     }
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| Error::Random(error.to_string()))?;
-    let text = format!("{}\n", hex::encode(bytes));
+    let key = draw_key()?;
+    let text = format!("{}\n", hex::encode(key.to_bytes()));
     write_private(path, text.as_bytes()).map_err(|source| Error::Io { path: path.into(), source })?;
-    Ok(SecretKey::from_bytes(bytes))
+    Ok(key)
 }
 
 /// 64 hexadecimal characters, as this program writes them, or the 32 bytes themselves.
@@ -137,6 +225,40 @@ mod tests {
         }
         write_private(&path, &vec![b'0'; 70_000]).expect("written");
         assert!(matches!(read_or_create_key(&path), Err(Error::Damaged { .. })));
+    }
+
+    #[test]
+    fn whatever_bit_of_a_sealed_file_flips_its_bytes_are_those_that_were_written() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("node.key");
+        let key = read_or_create_sealed_key(&path).expect("a key").to_bytes();
+        for file in [path.clone(), copy_of(&path)] {
+            let whole = fs::read(&file).expect("a file");
+            // Each costs some syncs.
+            for bit in (0..whole.len() * 8).step_by(13) {
+                let mut flipped = whole.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                fs::write(&file, &flipped).expect("flipped");
+                assert_eq!(read_or_create_sealed_key(&path).expect("the key").to_bytes(), key, "bit {bit}");
+                assert_eq!(fs::read(&file).expect("a file"), whole, "bit {bit} is not mended");
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_that_was_never_sealed_or_that_somebody_puts_back_counts() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("node.key");
+        read_or_create_sealed_key(&path).expect("a key");
+        for digit in ["1", "2"] {
+            fs::write(&path, format!("{}\n", digit.repeat(64))).expect("put back");
+            let wanted = [if digit == "1" { 0x11 } else { 0x22 }; 32];
+            for _ in 0..2 {
+                assert_eq!(read_or_create_sealed_key(&path).expect("the key").to_bytes(), wanted);
+            }
+        }
+        fs::remove_file(&path).expect("gone");
+        assert_eq!(read_or_create_sealed_key(&path).expect("the copy").to_bytes(), [0x22; 32]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use shoal_protocol::{Kind, Problem, WorkerId};
 use super::{Error, files, ticket};
 
 /// The file in the data folder.
-const FILE: &str = "workers.json";
+pub(super) const FILE: &str = "workers.json";
 /// The version of the file's form.
 const VERSION: u32 = 1;
 /// Workers remembered. Why 4,096: more than one node can serve; each is about 200 bytes.
@@ -61,7 +61,7 @@ impl WorkerRegistry {
     pub(super) fn open(folder: &Path, local: WorkerId) -> Result<Self, Error> {
         let path = folder.join(FILE);
         let damaged = |why: String| Error::Damaged { path: path.clone(), why };
-        let table = match files::read_private_up_to(&path, FILE_LEN_MAX)? {
+        let table = match files::read_sealed(&path, FILE_LEN_MAX)? {
             Some(bytes) => {
                 let table: Table = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
                 if table.version != VERSION {
@@ -136,7 +136,7 @@ impl WorkerRegistry {
     }
 
     fn save(&self, table: &Table) -> std::io::Result<()> {
-        files::write_private(&self.path, &serde_json::to_vec_pretty(table)?)
+        files::write_sealed(&self.path, &serde_json::to_vec_pretty(table)?)
     }
 
     fn table(&self) -> std::sync::MutexGuard<'_, Table> {

@@ -65,7 +65,7 @@ impl World {
         let config = Config { keep, ..config(folder.path()) };
         let identity = Arc::new(Identity::open(&config.data).unwrap());
         let metrics = Arc::new(Metrics::new());
-        let (store, _threads) = Store::open(&config.data, Box::new(|_, _, _| {})).unwrap();
+        let (store, _threads) = Store::open(&config.data, u64::MAX, Box::new(|_, _, _| {})).unwrap();
         let (mesh, key) = identity.mesh();
         let (documents, _thread) = Documents::open(key, store.clone()).unwrap();
         let user = crate::node::found_operator(&identity, &documents).await.unwrap();
@@ -184,6 +184,7 @@ fn config(folder: &std::path::Path) -> Config {
         slots: 1,
         memory_mb: 1024,
         jobs_mb: 64,
+        journal_mb: 256,
         worker: false,
         blob_grace_ms: 0,
         keep: Default::default(),

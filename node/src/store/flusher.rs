@@ -1,5 +1,6 @@
 //! The flusher thread: moves rows from memory into the tables on disk, and keeps the journal short.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -76,8 +77,11 @@ impl Signal {
     }
 }
 
-/// Runs until the writer has ended and all is saved.
-pub(super) fn run(shared: &Shared) {
+/// Runs until the writer has ended and all is saved. `written`: the segments that were there before.
+pub(super) fn run(shared: &Shared, written: &[PathBuf]) {
+    if let Err(error) = heal(shared, written) {
+        tracing::warn!(%error, "the journal cannot be looked at, or not be mended");
+    }
     loop {
         let more = shared.flush.wait();
         if let Err(error) = flush(shared) {
@@ -101,6 +105,30 @@ pub(super) fn run(shared: &Shared) {
             return;
         }
     }
+}
+
+/// Looks at snapshot and segments, which are needed only when the tables are lost: what is damaged is replaced by a snapshot
+/// of the tables, while they are there.
+fn heal(shared: &Shared, written: &[PathBuf]) -> Result<(), snapshot::Error> {
+    let folder = shared.folder.join("journal");
+    let mut last = 0;
+    let (_, damaged) = journal::verify(written, |frame| last = frame.sequence)?;
+    let snapshot = match snapshot::file(&folder)? {
+        Some((_, path)) => journal::read_all(&path, |_| {}),
+        None => Ok(()),
+    };
+    if damaged.is_empty() && snapshot.is_ok() {
+        return Ok(());
+    }
+    tracing::warn!(?damaged, ?snapshot, "snapshot or journal is damaged; a snapshot of what there is replaces them");
+    flush(shared)?;
+    let tables = shared.layers().tables.clone();
+    snapshot::write(&folder, &tables)?;
+    // The snapshot has all of them, the last of them as well, to which nothing is appended any more.
+    if snapshot::position(&folder)? >= last {
+        journal::remove(&folder, written)?;
+    }
+    Ok(())
 }
 
 /// Swaps the rows out and writes them. The position is read first: rows of later frames may be among them, which is
@@ -130,7 +158,7 @@ fn flush(shared: &Shared) -> Result<(), redb::Error> {
 fn shorten(shared: &Shared) -> Result<(), snapshot::Error> {
     let folder = shared.folder.join("journal");
     let tables = shared.layers().tables.clone();
-    if snapshot::is_due(&folder)? {
+    if snapshot::is_due(&folder, shared.journal_len)? {
         snapshot::write(&folder, &tables)?;
     }
     journal::drop_through(&folder, snapshot::position(&folder)?)?;

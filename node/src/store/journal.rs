@@ -14,8 +14,11 @@ const MAGIC: [u8; 4] = *b"SHJ1";
 const HEADER_LEN: usize = 4 + 4 + 4 + 8;
 /// A frame's body, in bytes. Why 64 MiB: more than a full queue of commits; a length above it is damage, not data.
 pub(crate) const BODY_LEN_MAX: usize = 64 * 1024 * 1024;
-/// A segment's length, in bytes, after which the next one is begun. Why 64 MiB: deletion and recovery go by whole segments.
+/// A segment's length, in bytes, after which the next one is begun; of a short journal a part of it. Why 64 MiB: deletion and
+/// recovery go by whole segments.
 const SEGMENT_LEN_MAX: u64 = 64 * 1024 * 1024;
+/// So many segments a journal has when it is replaced by a snapshot.
+const SEGMENTS: u64 = 4;
 
 /// One frame as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +56,7 @@ pub(crate) struct Damage {
 pub(crate) struct Journal {
     folder: PathBuf,
     segment: Option<Segment>,
+    segment_len_max: u64,
     next_sequence: u64,
 }
 
@@ -63,8 +67,14 @@ struct Segment {
 }
 
 impl Journal {
-    /// Reads every frame above `after` in order, then opens the journal for appending in a segment of its own.
-    pub(crate) fn open(folder: &Path, after: u64, mut each: impl FnMut(Frame)) -> io::Result<(Self, Recovery)> {
+    /// Reads every frame above `after` in order, then opens the journal for appending in a segment of its own. `len`: how
+    /// long it is to become in all, in bytes.
+    pub(crate) fn open(
+        folder: &Path,
+        len: u64,
+        after: u64,
+        mut each: impl FnMut(Frame),
+    ) -> io::Result<(Self, Recovery)> {
         std::fs::create_dir_all(folder)?;
         let mut recovery = Recovery { last_sequence: after, ..Recovery::default() };
         let all = segments(folder)?;
@@ -75,12 +85,19 @@ impl Journal {
             if below <= after + 1 {
                 continue;
             }
-            if read_segment(&segment.path, below, &mut recovery, &mut each)? == Readable::Nothing {
+            let readable = read_segment(&segment.path, below, &mut recovery, &mut each)?;
+            if below != u64::MAX && recovery.last_sequence + 1 < below {
+                // The frames up to the next segment were durable.
+                let damage = Damage { file: segment.path.clone(), offset: segment.len, len: 0 };
+                recovery.damaged.push(damage);
+            } else if readable == Readable::Nothing {
                 // Only a torn first frame: its name would collide with the segment that is begun next.
                 std::fs::remove_file(&segment.path)?;
             }
         }
-        let journal = Self { folder: folder.to_owned(), segment: None, next_sequence: recovery.last_sequence + 1 };
+        let segment_len_max = (len / SEGMENTS).min(SEGMENT_LEN_MAX);
+        let next_sequence = recovery.last_sequence + 1;
+        let journal = Self { folder: folder.to_owned(), segment: None, segment_len_max, next_sequence };
         Ok((journal, recovery))
     }
 
@@ -101,7 +118,7 @@ impl Journal {
     }
 
     fn append_frame(&mut self, frame: &[u8]) -> io::Result<()> {
-        if self.segment.as_ref().is_some_and(|segment| segment.len >= SEGMENT_LEN_MAX) {
+        if self.segment.as_ref().is_some_and(|segment| segment.len >= self.segment_len_max) {
             self.segment = None;
         }
         let segment = match &mut self.segment {
@@ -126,6 +143,39 @@ impl Journal {
     }
 }
 
+/// The files of all segments, oldest first.
+pub(crate) fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    Ok(segments(folder)?.into_iter().map(|segment| segment.path).collect())
+}
+
+/// Reads segments that nothing is appended to any more, the oldest first: how many frames they have, and what is wrong with
+/// them. Segments that are gone are left out. `each` is shown every frame.
+pub(crate) fn verify(files: &[PathBuf], mut each: impl FnMut(Frame)) -> io::Result<(u64, Vec<Damage>)> {
+    let (mut frames, mut recovery) = (0, Recovery::default());
+    for (place, file) in files.iter().enumerate() {
+        let first = first_of(file).unwrap_or(1);
+        if recovery.last_sequence + 1 < first && place > 0 {
+            recovery.damaged.push(Damage { file: file.clone(), offset: 0, len: 0 });
+        }
+        recovery.last_sequence = recovery.last_sequence.max(first.saturating_sub(1));
+        let below = files.get(place + 1).and_then(|next| first_of(next)).unwrap_or(u64::MAX);
+        let read = read_segment(file, below, &mut recovery, &mut |frame| {
+            frames += 1;
+            each(frame);
+        });
+        match read {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok((frames, recovery.damaged))
+}
+
+/// The sequence of the first frame of a segment, by its name.
+fn first_of(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.strip_suffix(".journal")?.parse().ok()
+}
+
 /// Bytes of all segments.
 pub(crate) fn len(folder: &Path) -> io::Result<u64> {
     Ok(segments(folder)?.iter().map(|segment| segment.len).sum())
@@ -145,6 +195,17 @@ pub(crate) fn drop_through(folder: &Path, sequence: u64) -> io::Result<()> {
     if dropped { sync_folder(folder) } else { Ok(()) }
 }
 
+/// Removes segments that a snapshot has replaced.
+pub(crate) fn remove(folder: &Path, files: &[PathBuf]) -> io::Result<()> {
+    for file in files {
+        match std::fs::remove_file(file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    sync_folder(folder)
+}
+
 /// A segment file.
 struct SegmentFile {
     path: PathBuf,
@@ -158,12 +219,7 @@ fn segments(folder: &Path) -> io::Result<Vec<SegmentFile>> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         let path = entry.path();
-        let first = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .and_then(|name| name.strip_suffix(".journal"))
-            .and_then(|name| name.parse().ok());
-        if let Some(first) = first {
+        if let Some(first) = first_of(&path) {
             found.push(SegmentFile { path, first, len: entry.metadata()?.len() });
         }
     }
@@ -238,6 +294,12 @@ fn read_segment(
                 recovery.damaged.push(damage);
                 offset = next;
             }
+            None if is_full_length(&bytes, offset) => {
+                // A write that is cut off is mostly shorter than its frame: this one was whole, or the disk was about to say so.
+                let len = (bytes.len() - offset) as u64;
+                recovery.damaged.push(Damage { file: path.to_owned(), offset: offset as u64, len });
+                break;
+            }
             None => {
                 recovery.torn_bytes = (bytes.len() - offset) as u64;
                 break;
@@ -262,6 +324,15 @@ fn parse(bytes: &[u8], offset: usize) -> Option<(Frame, usize)> {
     let sequence = u64::from_le_bytes(*sequence);
     let intact = checksum(sequence, body) == u32::from_le_bytes(*crc);
     intact.then(|| (Frame { sequence, body: body.to_vec() }, HEADER_LEN + len))
+}
+
+/// Whether there are as many bytes as the frame at `offset` says that it has.
+fn is_full_length(bytes: &[u8], offset: usize) -> bool {
+    let Some((header, rest)) = bytes.get(offset..).and_then(|rest| rest.split_at_checked(HEADER_LEN)) else {
+        return false;
+    };
+    let len = header.get(4..8).and_then(|len| len.try_into().ok()).map_or(u32::MAX, u32::from_le_bytes);
+    header.starts_with(&MAGIC) && rest.len() >= len as usize
 }
 
 /// Where the next intact frame starts, if one does.
@@ -299,7 +370,7 @@ mod tests {
 
     fn open(folder: &Path, after: u64) -> (Journal, Recovery, Vec<Frame>) {
         let mut frames = Vec::new();
-        let (journal, recovery) = Journal::open(folder, after, |frame| frames.push(frame)).unwrap();
+        let (journal, recovery) = Journal::open(folder, u64::MAX, after, |frame| frames.push(frame)).unwrap();
         (journal, recovery, frames)
     }
 

@@ -14,8 +14,6 @@ use super::table;
 use super::tables::Tables;
 use super::writer;
 
-/// Segments, in bytes, below which the journal is never shortened. Why 256 MiB: four segments; rewriting less is not worth it.
-const JOURNAL_LEN_MIN: u64 = 256 * 1024 * 1024;
 /// Rows in one frame of a snapshot, in bytes of memory.
 const FRAME_LEN: usize = 1024 * 1024;
 
@@ -47,13 +45,18 @@ pub(super) fn position(folder: &Path) -> io::Result<u64> {
     Ok(newest(folder)?.map_or(0, |(position, _)| position))
 }
 
-/// Whether the segments have grown enough beyond the newest snapshot.
-pub(super) fn is_due(folder: &Path) -> io::Result<bool> {
+/// The newest snapshot's file, and its position.
+pub(super) fn file(folder: &Path) -> io::Result<Option<(u64, PathBuf)>> {
+    newest(folder)
+}
+
+/// Whether the segments have grown enough beyond the newest snapshot: to more than `len_min` bytes, and twice its length.
+pub(super) fn is_due(folder: &Path, len_min: u64) -> io::Result<bool> {
     let snapshot = match newest(folder)? {
         Some((_, path)) => path.metadata()?.len(),
         None => 0,
     };
-    Ok(journal::len(folder)? > JOURNAL_LEN_MIN.max(2 * snapshot))
+    Ok(journal::len(folder)? > len_min.max(2 * snapshot))
 }
 
 /// Writes the tables as they are.

@@ -2,7 +2,8 @@
 
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
@@ -24,6 +25,26 @@ pub(crate) struct Tables {
     database: RwLock<Option<Database>>,
 }
 
+/// Why tables cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Damaged {
+    /// The disk refuses: that says nothing of what is on it.
+    #[error(transparent)]
+    Disk(redb::Error),
+    /// What is there is not what was written.
+    #[error("{0}")]
+    Content(String),
+}
+
+impl Damaged {
+    fn of(error: redb::Error) -> Self {
+        match error {
+            redb::Error::Io(ref io) if io.raw_os_error().is_some() => Self::Disk(error),
+            error => Self::Content(error.to_string()),
+        }
+    }
+}
+
 /// A row of a scan.
 pub(crate) type Row = (Vec<u8>, Vec<u8>);
 
@@ -32,6 +53,29 @@ impl Tables {
     pub(crate) fn open(path: &Path) -> Result<Self, redb::Error> {
         let database = RwLock::new(Some(open(path)?));
         Ok(Self { path: path.to_owned(), database })
+    }
+
+    /// The same, and looks at every page of it: redb looks at what it has written only when it was not closed in order, so
+    /// that a bit that has flipped meanwhile would be read as it is.
+    pub(crate) fn open_whole(path: &Path) -> Result<Self, Damaged> {
+        // A damaged file may hold anything: to some of it redb's answer is a panic.
+        let looked = std::panic::catch_unwind(|| {
+            let looked = Arc::new(AtomicBool::new(false));
+            let mut builder = Database::builder();
+            builder.set_cache_size(CACHE_LEN).set_repair_callback({
+                let looked = Arc::clone(&looked);
+                move |_| looked.store(true, Ordering::Relaxed)
+            });
+            let mut database = builder.create(path)?;
+            // It was not closed in order: then redb has just looked at all of it.
+            Ok::<bool, redb::Error>(looked.load(Ordering::Relaxed) || database.check_integrity()?)
+        });
+        match looked {
+            Ok(Ok(true)) => Self::open(path).map_err(Damaged::of),
+            Ok(Ok(false)) => Err(Damaged::Content("a checksum is wrong".into())),
+            Ok(Err(error)) => Err(Damaged::of(error)),
+            Err(_) => Err(Damaged::Content("it cannot be read at all".into())),
+        }
     }
 
     /// Opens the file anew. Meanwhile, and if it fails, reads and writes fail.

@@ -5,7 +5,7 @@ use std::sync::mpsc as std_mpsc;
 use super::*;
 
 fn open(folder: &Path) -> Result<(Store, Threads), OpenError> {
-    Store::open(folder, Box::new(|_, _, _| {}))
+    Store::open(folder, u64::MAX, Box::new(|_, _, _| {}))
 }
 
 fn put(key: &str, value: &str) -> Mutation {
@@ -57,6 +57,88 @@ async fn tables_that_are_damaged_are_rebuilt_from_snapshot_and_journal() {
     std::fs::write(folder.path().join("tables.redb"), b"no database").unwrap();
     let (store, threads) = open(folder.path()).unwrap();
     assert_eq!((value(&store, "a"), value(&store, "b")), (Some("new".into()), Some("2".into())));
+    drop(store);
+    threads.join();
+}
+
+/// The bytes of a value, wherever a file holds them.
+fn flip_value(file: &Path, value: &[u8]) {
+    let mut bytes = std::fs::read(file).unwrap();
+    let places: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(value)).collect();
+    assert!(!places.is_empty(), "{} does not hold it", file.display());
+    places.iter().for_each(|at| bytes[*at] ^= 1);
+    std::fs::write(file, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn a_bit_that_flips_in_the_tables_is_found_and_they_are_rebuilt() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, threads) = open(folder.path()).unwrap();
+    store.commit(vec![put("a", "the value of a row"), put("b", "2")]).await.unwrap();
+    drop(store);
+    threads.join();
+    assert!(check::check(folder.path()).unwrap().iter().all(|part| part.damage.is_empty()));
+    flip_value(&folder.path().join("tables.redb"), b"the value of a row");
+    let found = check::check(folder.path()).unwrap();
+    assert_eq!(
+        found.iter().filter(|part| !part.damage.is_empty()).map(|part| part.part).collect::<Vec<_>>(),
+        ["tables"]
+    );
+    let (store, threads) = open(folder.path()).unwrap();
+    assert_eq!(value(&store, "a"), Some("the value of a row".into()));
+    drop(store);
+    threads.join();
+    assert!(check::check(folder.path()).unwrap().iter().all(|part| part.damage.is_empty()));
+}
+
+#[tokio::test]
+async fn a_journal_that_is_damaged_is_replaced_by_a_snapshot_while_there_are_tables() {
+    let folder = tempfile::tempdir().unwrap();
+    for text in ["first", "second"] {
+        let (store, threads) = open(folder.path()).unwrap();
+        store.commit(vec![put(text, "a value that is looked for")]).await.unwrap();
+        drop(store);
+        threads.join();
+    }
+    let segment = journal::files(&folder.path().join("journal")).unwrap().remove(0);
+    flip_value(&segment, b"a value that is looked for");
+    let found = check::check(folder.path()).unwrap();
+    assert_eq!(
+        found.iter().filter(|part| !part.damage.is_empty()).map(|part| part.part).collect::<Vec<_>>(),
+        ["journal"]
+    );
+    let (store, threads) = open(folder.path()).unwrap();
+    drop(store);
+    threads.join();
+    assert!(check::check(folder.path()).unwrap().iter().all(|part| part.damage.is_empty()));
+    // What the tables had is in the snapshot: they may now be lost.
+    std::fs::remove_file(folder.path().join("tables.redb")).unwrap();
+    let (store, threads) = open(folder.path()).unwrap();
+    for text in ["first", "second"] {
+        assert_eq!(value(&store, text), Some("a value that is looked for".into()));
+    }
+    drop(store);
+    threads.join();
+}
+
+#[tokio::test]
+async fn tables_that_are_older_than_the_snapshot_are_rebuilt_and_keep_no_row_that_was_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, threads) = open(folder.path()).unwrap();
+    store.commit(vec![put("gone", "1"), put("kept", "1")]).await.unwrap();
+    drop(store);
+    threads.join();
+    let (path, old) = (folder.path().join("tables.redb"), folder.path().join("old.redb"));
+    std::fs::copy(&path, &old).unwrap();
+    let (store, threads) = open(folder.path()).unwrap();
+    store.commit(vec![Mutation::delete(Table::Meta, b"gone".to_vec())]).await.unwrap();
+    drop(store);
+    threads.join();
+    let journal = folder.path().join("journal");
+    snapshot::write(&journal, &Tables::open(&path).unwrap()).unwrap();
+    std::fs::rename(&old, &path).unwrap();
+    let (store, threads) = open(folder.path()).unwrap();
+    assert_eq!((value(&store, "gone"), value(&store, "kept")), (None, Some("1".into())));
     drop(store);
     threads.join();
 }
@@ -159,4 +241,9 @@ fn a_folder_is_opened_once_and_never_by_an_older_program() {
     threads.join();
     std::fs::write(folder.path().join("version"), "99\n").unwrap();
     assert!(matches!(open(folder.path()), Err(OpenError::Newer { found: 99, .. })));
+    // One bit is no newer program: the copy knows better.
+    std::fs::write(folder.path().join("version"), "9\n").unwrap();
+    let (store, threads) = open(folder.path()).unwrap();
+    drop(store);
+    threads.join();
 }

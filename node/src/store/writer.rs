@@ -1,6 +1,6 @@
 //! The writer thread: one frame and one sync for all commits that wait.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::journal::Journal;
 use super::memory::Rows;
-use super::tables::Tables;
+use super::tables::{Damaged, Tables};
 use super::{Commit, Done, OpenError, Shared, View, Work, snapshot, table};
 
 /// Commits in one frame. Why 1,024: a sync is paid by many; more would only make the first of them wait.
@@ -23,41 +23,48 @@ const UNFLUSHED_LEN_MAX: usize = 256 * 1024 * 1024;
 /// While recovering, rows in memory are put into the tables at this length, in bytes.
 const RECOVERY_LEN_MAX: usize = 32 * 1024 * 1024;
 
+/// The file with the tables, in the data folder.
+pub(super) const TABLES: &str = "tables.redb";
+
 /// What a folder held.
 pub(super) struct Recovered {
     pub(super) tables: Tables,
     pub(super) journal: Journal,
     pub(super) rows: Rows,
+    /// What was written before: nothing is appended to it any more.
+    pub(super) written: Vec<PathBuf>,
 }
 
-/// Opens the tables, rebuilds them if they are lost, and reads what the journal holds beyond them.
-pub(super) fn recover(folder: &Path) -> Result<Recovered, OpenError> {
+/// Opens the tables, rebuilds them if they are lost or damaged, and reads what the journal holds beyond them.
+pub(super) fn recover(folder: &Path, journal_len: u64) -> Result<Recovered, OpenError> {
     let journal_folder = folder.join("journal");
     let failed = |what: &str| {
         let context = format!("{what} {}", journal_folder.display());
         move |source| OpenError::Io { context, source }
     };
     std::fs::create_dir_all(&journal_folder).map_err(failed("making"))?;
-    let tables = open_tables(folder)?;
+    let tables = open_tables(folder, &journal_folder)?;
     snapshot::restore(&journal_folder, &tables)?;
     let mut rows = Rows::default();
     let mut unreadable = None;
     let after = tables.position()?;
-    let (journal, recovery) = Journal::open(&journal_folder, after, |frame| match table::decode(&frame.body) {
-        Ok(mutations) => {
-            mutations.into_iter().for_each(|mutation| rows.apply(mutation));
-            if rows.len() > RECOVERY_LEN_MAX {
-                let full = std::mem::take(&mut rows);
-                if let Err(error) = flush(&tables, frame.sequence, &full) {
-                    unreadable.get_or_insert(error.to_string());
+    let (journal, recovery) =
+        Journal::open(&journal_folder, journal_len, after, |frame| match table::decode(&frame.body) {
+            Ok(mutations) => {
+                mutations.into_iter().for_each(|mutation| rows.apply(mutation));
+                if rows.len() > RECOVERY_LEN_MAX {
+                    let full = std::mem::take(&mut rows);
+                    if let Err(error) = flush(&tables, frame.sequence, &full) {
+                        unreadable.get_or_insert(error.to_string());
+                    }
                 }
             }
-        }
-        Err(reason) => {
-            unreadable.get_or_insert(format!("frame {}: {reason}", frame.sequence));
-        }
-    })
-    .map_err(failed("reading"))?;
+            Err(reason) => {
+                unreadable.get_or_insert(format!("frame {}: {reason}", frame.sequence));
+            }
+        })
+        .map_err(failed("reading"))?;
+    let written = super::journal::files(&journal_folder).map_err(failed("reading"))?;
     if let Some(reason) = unreadable {
         return Err(OpenError::Journal(reason));
     }
@@ -70,22 +77,29 @@ pub(super) fn recover(folder: &Path) -> Result<Recovered, OpenError> {
             "the journal is damaged: the disk has lost acknowledged data; all that follows was read"
         );
     }
-    Ok(Recovered { tables, journal, rows })
+    Ok(Recovered { tables, journal, rows, written })
 }
 
-/// Tables that cannot be opened are set aside: the journal has all that they had.
-fn open_tables(folder: &Path) -> Result<Tables, OpenError> {
-    let path = folder.join("tables.redb");
-    match Tables::open(&path) {
-        Ok(tables) => Ok(tables),
-        Err(error) => {
-            let aside = folder.join("tables.redb.broken");
-            tracing::warn!(%error, aside = %aside.display(), "the tables are damaged; they are rebuilt from the journal");
-            let context = || format!("setting {} aside", path.display());
-            std::fs::rename(&path, &aside).map_err(|source| OpenError::Io { context: context(), source })?;
-            Ok(Tables::open(&path)?)
+/// Tables that are damaged are set aside: snapshot and journal have all that they had.
+fn open_tables(folder: &Path, journal: &Path) -> Result<Tables, OpenError> {
+    let path = folder.join(TABLES);
+    let why = match Tables::open_whole(&path) {
+        Ok(tables) => {
+            let (position, snapshot) = (tables.position()?, snapshot::position(journal).unwrap_or(0));
+            // Older tables than the snapshot lack what came between, and hold rows that were removed since.
+            if position == 0 || position >= snapshot {
+                return Ok(tables);
+            }
+            format!("they end at frame {position}, before the snapshot of frame {snapshot}")
         }
-    }
+        Err(Damaged::Disk(error)) => return Err(error.into()),
+        Err(Damaged::Content(why)) => why,
+    };
+    let aside = folder.join("tables.redb.broken");
+    tracing::warn!(why, aside = %aside.display(), "the tables are damaged; they are rebuilt from the journal");
+    let context = || format!("setting {} aside", path.display());
+    std::fs::rename(&path, &aside).map_err(|source| OpenError::Io { context: context(), source })?;
+    Ok(Tables::open(&path)?)
 }
 
 /// Puts rows into the tables.

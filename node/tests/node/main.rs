@@ -9,6 +9,7 @@ mod checkpoints;
 mod commands;
 mod custody;
 mod demo;
+mod disks;
 mod flood;
 mod following;
 mod life;

@@ -19,7 +19,7 @@ fn rows(store: &Store) -> ScannedRows {
 #[tokio::test]
 async fn a_replica_that_cannot_be_built_anew_writes_over_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let (store, threads) = Store::open(folder.path(), Box::new(|_, _, _| {})).unwrap();
+    let (store, threads) = Store::open(folder.path(), u64::MAX, Box::new(|_, _, _| {})).unwrap();
     let published = published();
     let mut owner = Owner::open(mesh(), store.clone(), published.clone()).unwrap();
     let (ada, bo) = (Person::new(1), Person::new(2));
