@@ -68,6 +68,14 @@ impl<F: Faults> Machine<F> {
             );
             return Err(Problem::new(Kind::Conflict, detail));
         }
+        let once = |job: &&Job| job.accepted.terms.effects.is_once() && !job.accepted.is_array();
+        let once = self.jobs.iter().filter(once).filter(|job| job.accepted.extras.index.is_none()).count();
+        if once > 0 && self.drain.is_none() {
+            let detail = format!(
+                "{once} jobs with effects `once` have not ended, and these go to no other node: wait for them, or cancel them, then drain this node"
+            );
+            return Err(Problem::new(Kind::Conflict, detail));
+        }
         let before = self.drain.filter(|drain| drain.to == to);
         let set = before.map_or_else(|| self.begin_last_set(to, effects), |drain| drain.set);
         self.appoint(to, effects);
