@@ -154,6 +154,10 @@ impl Bench {
         if self.args.wants(Part::Blobs) {
             self.blobs().await?;
         }
+        if self.args.wants(Part::Submit) || self.args.wants(Part::Queue) {
+            self.waiting().await?;
+        }
+        // Last, as it leaves jobs that wait.
         if self.args.wants(Part::Share) {
             let (slots, length) = (self.args.slots, Duration::from_secs(self.args.seconds.into()));
             self.screen.title(&format!("two projects on {slots} slots, {} s each time", length.as_secs()));
@@ -162,9 +166,6 @@ impl Bench {
             client.close().await;
             share.show(&self.screen);
             self.report.share = Some(share);
-        }
-        if self.args.wants(Part::Submit) || self.args.wants(Part::Queue) {
-            self.waiting().await?;
         }
         let end = Watch::of(&self.stage).memory();
         self.screen.title("at the end");

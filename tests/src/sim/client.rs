@@ -332,13 +332,14 @@ impl<F: Faults> World<F> {
             (None, 1) => Some(OnDisconnect::ReplaceAfterMs(20_000)),
             _ => None,
         };
-        terms.memo = draft.key.is_none() && array.is_none() && id.to_bytes()[5] % 6 == 2;
-        terms.notify = (draft.key.is_none() && id.to_bytes()[5] % 6 == 3)
-            .then(|| Box::new(Notify { url: "http://receiver.example/".into(), events: Default::default() }));
         // Each try under a key says the same.
         if self.setting.place.is_some() && draft.key.unwrap_or_else(|| id.millis()).is_multiple_of(ONCE_EVERY) {
             terms.effects = Effects::Once;
         }
+        let may_memo = draft.key.is_none() && array.is_none() && terms.effects == Effects::Idempotent;
+        terms.memo = may_memo && id.to_bytes()[5] % 6 == 2;
+        terms.notify = (draft.key.is_none() && id.to_bytes()[5] % 6 == 3)
+            .then(|| Box::new(Notify { url: "http://receiver.example/".into(), events: Default::default() }));
         // The edge lets nobody wait for what the store does not know.
         let (after, input_of) = match draft.patience {
             Patience::After(job, when, input) if self.disk.jobs.contains_key(&job) => {

@@ -261,7 +261,8 @@ impl<F: Faults> Machine<F> {
             Link::Never | Link::Up(_) => 0,
         };
         let forget_ms = since_ms.saturating_add(remembered_ms);
-        if worker.link == Link::Never || (forget_ms <= now.mono_ms && !worker.has_runs()) {
+        let forgotten = worker.link == Link::Never || forget_ms <= now.mono_ms;
+        if forgotten && !worker.has_runs() {
             self.workers.remove(id);
         } else {
             self.look_after(id, forget_ms.max(now.mono_ms.saturating_add(self.config.lease_ms)));

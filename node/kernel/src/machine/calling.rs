@@ -40,8 +40,8 @@ impl<F: Faults> Machine<F> {
         for (job, call) in calls.filter(|_| !F::has(Fault::CallsForgotten)) {
             // Of one that has not ended after all the call is written again with its end.
             if call.called.state == CallState::Pending && !self.jobs.contains(job) {
-                // No longer than a pause can be, should the wall clock have been set back.
-                let left_ms = call.due_ms.saturating_sub(now.wall_ms).min(PAUSE_MAX_MS);
+                // No longer than its pause was, should the wall clock have been set back.
+                let left_ms = call.due_ms.saturating_sub(now.wall_ms).min(pause_after(job, call.called.attempts));
                 self.calls.insert(job, call);
                 self.call_at(job, now.mono_ms.saturating_add(left_ms));
             }
@@ -122,8 +122,7 @@ impl<F: Faults> Machine<F> {
             CallEnd::Failed(why) if over => (CallState::GivenUp, Some(cut(why))),
             CallEnd::Failed(why) => (CallState::Pending, Some(cut(why))),
         };
-        let hourly = Retry { pause_ms: Some(PAUSE_MS), pause_max_ms: Some(PAUSE_MAX_MS), ..Retry::default() };
-        let pause_ms = pause_ms(job, attempt, Some(&hourly));
+        let pause_ms = pause_after(job, attempt);
         call.called = Called { state, attempts: attempt, last_ms: Some(now.wall_ms), last_error: error };
         call.due_ms = now.wall_ms.saturating_add(pause_ms);
         effects.push(Effect::Write(Record::Call(job, call.clone())));
@@ -142,4 +141,10 @@ impl<F: Faults> Machine<F> {
             self.begin_call(now, next, effects);
         }
     }
+}
+
+/// How long is waited after so many calls, in milliseconds.
+fn pause_after(job: ObjectId, calls: u32) -> u64 {
+    let hourly = Retry { pause_ms: Some(PAUSE_MS), pause_max_ms: Some(PAUSE_MAX_MS), ..Retry::default() };
+    if calls == 0 { 0 } else { pause_ms(job, calls, Some(&hourly)) }
 }

@@ -97,15 +97,14 @@ impl<F: Faults> Machine<F> {
         self.take_out(id);
         self.set_aside(id, Phase::Ungranted);
         let Some(job) = self.jobs.get_mut(id) else { return false };
-        if is_new {
-            // Nobody has heard of it yet.
-            job.told = State::Queued;
-            effects.push(noted(now, job, State::Queued, None));
-        }
+        // Nobody has heard of it yet.
+        let first = is_new.then(|| noted(now, job, State::Queued, None));
+        job.told = if is_new { State::Queued } else { job.told };
         job.cancelled |= state == State::Cancelled;
         let ask = next_of(job);
         self.grants.wait(ask, Some(Box::new((state, outcome.cloned()))));
         self.write_standing(id, effects);
+        effects.extend(first);
         effects.push(Effect::Changed { job: id, settled: false });
         self.ask_for(&[id], effects);
         true

@@ -111,6 +111,12 @@ pub(super) fn check_memo(function: &Function, job: &NewJob) -> Result<(), Proble
     if job.array.is_some() {
         return invalid("memo: an array is not memoised; submit its elements one by one, each with `memo`".into());
     }
+    if job.terms.effects.is_once() {
+        return invalid(
+            "memo: what has effects that may happen `once` only is no result to be given again; choose one of both"
+                .into(),
+        );
+    }
     if function.grants.contains(&Grant::Kv) {
         return invalid(format!(
             "memo: the function {} may use KV, so that equal inputs need not give equal results; submit the job without `memo`",

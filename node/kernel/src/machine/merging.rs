@@ -5,7 +5,7 @@
 //! *superseded*; where only the home has, its regent takes that over, and nothing is run again. A home goes on with no job that
 //! was taken over: it shows what its regent says.
 
-use shoal_protocol::object::job::Superseded;
+use shoal_protocol::object::job::{Payload, Superseded};
 use shoal_protocol::regency::term_of;
 use shoal_protocol::wire::custody::{KeepJob, Kept};
 use shoal_protocol::wire::peer::PeerMessage;
@@ -64,10 +64,20 @@ impl<F: Faults> Machine<F> {
             return kept.jobs.push((told.job, job.last_revision()));
         }
         let (id, revision) = (told.job, told.revision());
+        if let Some(accepted) = told.accepted {
+            self.adopt_input(id, accepted.input, effects);
+        }
         if let Some(standing) = told.standing {
             self.adopt(now, id, *standing, effects);
         }
         kept.jobs.push((id, revision));
+    }
+
+    /// The result of another job that is the input of this one has come to who decides it.
+    fn adopt_input(&mut self, id: ObjectId, input: Payload, effects: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get_mut(id).filter(|job| job.accepted.input != input) else { return };
+        job.accepted.input = input;
+        effects.push(Effect::Write(Record::Supplied(Box::new(job.accepted.clone()))));
     }
 
     /// A job of the table stands as somebody else has decided.
