@@ -226,6 +226,9 @@ impl Checks {
     fn note_input(&mut self, now_ms: u64, input: Option<&Input>) {
         self.note_peer(now_ms, input);
         self.charges.note(input);
+        if let Some(Input::KeepTaken { jobs, .. }) = input {
+            jobs.iter().filter_map(|told| told.accepted.as_deref()).for_each(|accepted| self.ends.told(accepted));
+        }
         if let Some(Input::Learned { job, end: Some(end) }) = input {
             self.ends.learned(*job, end.state, &end.output);
         }

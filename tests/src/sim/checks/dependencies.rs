@@ -15,6 +15,8 @@ pub(super) struct Ends {
     ends: BTreeMap<ObjectId, (State, Payload)>,
     /// Jobs of other homes that were taken over, and what these had seen end by then.
     met: BTreeSet<(ObjectId, ObjectId)>,
+    /// Inputs that regents have said jobs of this home to have.
+    told: BTreeMap<ObjectId, Payload>,
 }
 
 impl Ends {
@@ -28,6 +30,11 @@ impl Ends {
         let met =
             accepted.extras.after.iter().map(|after| after.job).filter(|earlier| !standing.unmet.contains(earlier));
         self.met.extend(met.map(|earlier| (accepted.id, earlier)));
+    }
+
+    /// A regent says how a job was accepted of which it decides.
+    pub(super) fn told(&mut self, accepted: &Accepted) {
+        self.told.insert(accepted.id, accepted.input.clone());
     }
 
     /// The store has said how a job ended.
@@ -68,6 +75,7 @@ impl Ends {
         };
         match self.ends.get(&earlier) {
             Some((State::Succeeded, output)) if *output == accepted.input => Ok(()),
+            _ if self.told.get(&accepted.id) == Some(&accepted.input) => Ok(()),
             other => Err(("an input is the result that it waits for", format!("{}: {other:?}", accepted.id))),
         }
     }
