@@ -142,10 +142,10 @@ pub(crate) fn read_or_create_sealed_key(path: &Path) -> Result<SecretKey, Error>
     Ok(key)
 }
 
-/// The key in this file; none if there is no such file.
+/// The key in this file, which may be a copy of a sealed one; none if there is no such file.
 pub(crate) fn read_key(path: &Path) -> Result<Option<SecretKey>, Error> {
     let Some(bytes) = read_private(path)? else { return Ok(None) };
-    match parse_key(&bytes) {
+    match parse_key(unsealed(&bytes).unwrap_or(&bytes)) {
         Some(key) => Ok(Some(key)),
         None => Err(no_key(path)),
     }
@@ -232,6 +232,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("node.key");
         let key = read_or_create_sealed_key(&path).expect("a key").to_bytes();
+        assert_eq!(read_key(&path).expect("a sealed key").expect("a key").to_bytes(), key, "as somebody's own");
         for file in [path.clone(), copy_of(&path)] {
             let whole = fs::read(&file).expect("a file");
             // Each costs some syncs.
