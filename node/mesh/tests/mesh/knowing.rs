@@ -57,6 +57,8 @@ async fn a_node_is_reached_by_its_id_alone() {
     let b = Node::start(bounded(&[&a])).await;
     let c = Node::start(bounded(&[&a])).await;
     a.meets_all(&[&b, &c]).await;
+    // Whom a look-up asks, the asker has to know.
+    b.meets_all(&[&a]).await;
     b.mesh.connect(c.id()).await.unwrap();
     assert!(b.mesh.peer(&c.id()).unwrap().connected);
     let nobody = shoal_protocol::key::SecretKey::from_bytes([0xee; 32]).public();
