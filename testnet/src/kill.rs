@@ -50,7 +50,7 @@ pub(crate) async fn run(shoal: &Path, args: &Args) -> anyhow::Result<Report> {
     ensure!(args.wipe.is_none() || args.nodes > 2, "--wipe needs three nodes: --nodes 3");
     let begun = Instant::now();
     let mut nodes = started(shoal, args.nodes, args.wipe.is_some()).await?;
-    let load = Load::begin(&nodes, args.clients, args.wipe.map(|_| 2)).await?;
+    let load = Load::begin(&mut nodes, args.clients, args.wipe.map(|_| 2)).await?;
     let killing = nodes.iter_mut().enumerate().map(|(place, node)| {
         let torment = Torment::new(place, args.nodes, args.kills, args.seed);
         torment.run(node, load.home(place))

@@ -320,9 +320,10 @@ impl Node {
     /// Whether the node's process has ended by itself; if so, nothing is left of it.
     ///
     /// # Errors
-    /// When no node runs.
+    /// When that cannot be seen.
     pub fn has_ended(&mut self) -> anyhow::Result<bool> {
-        let ended = self.child.as_mut().context("no node runs")?.try_wait()?.is_some();
+        let Some(child) = self.child.as_mut() else { return Ok(true) };
+        let ended = child.try_wait()?.is_some();
         if ended {
             self.child = None;
         }

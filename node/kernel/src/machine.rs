@@ -46,7 +46,7 @@ mod waiting;
 pub(crate) use grants::Votes;
 pub use sweeping::SWEEP_LEN_MAX;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 
 use shoal_protocol::object::function::Needs;
@@ -89,6 +89,8 @@ pub struct Machine<F> {
     custody: Custody,
     charges: Charges,
     regents: Regents,
+    /// Settled jobs of which the edge was asked for the record, see [`Self::merge`].
+    merging: BTreeSet<ObjectId>,
     grants: Grants,
     functions: Functions,
     specs: Specs,
@@ -135,6 +137,7 @@ impl<F: Faults> Machine<F> {
             custody: Custody::default(),
             charges: Charges::default(),
             regents: Regents::default(),
+            merging: BTreeSet::new(),
             grants: Grants::default(),
             functions: Functions::default(),
             specs: Specs::default(),

@@ -61,11 +61,13 @@ impl Home {
     }
 
     /// The node runs again. Returns once it answers, and knows what is to be run.
-    pub(super) async fn is_back(&self, node: &Node) -> anyhow::Result<()> {
+    pub(super) async fn is_back(&self, node: &mut Node) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         let client = loop {
             match self.reached(node).await {
                 Ok(client) => break client,
+                // What it had before may have brought it to its point already.
+                Err(error) if node.has_ended()? => return Err(error),
                 // The user and the function come to it.
                 Err(_) if self.token.is_some() && Instant::now() < deadline => tokio::time::sleep(LOOK_EVERY).await,
                 Err(error) => return Err(error),
@@ -161,10 +163,10 @@ impl Load {
     ///
     /// # Errors
     /// When that cannot be done.
-    pub(super) async fn begin(nodes: &[Node], clients: usize, durability: Option<u8>) -> anyhow::Result<Self> {
+    pub(super) async fn begin(nodes: &mut [Node], clients: usize, durability: Option<u8>) -> anyhow::Result<Self> {
         let mut homes: Vec<Home> = Vec::with_capacity(nodes.len());
         let token = durability.and(nodes.first()).map(minted).transpose()?;
-        for (place, node) in nodes.iter().enumerate() {
+        for (place, node) in nodes.iter_mut().enumerate() {
             let home = Home { connection: watch::Sender::new(None), token: token.clone() };
             if token.is_none() || place == 0 {
                 let first = Home { connection: watch::Sender::new(None), token: None };

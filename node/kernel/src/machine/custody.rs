@@ -233,6 +233,7 @@ impl<F: Faults> Machine<F> {
             self.keys.remove(*id);
             self.memos.forget(*id);
             self.forget_call(*id);
+            self.merging.remove(id);
             effects.push(Effect::Write(Record::Swept(*id)));
             if self.is_foreign(*id) {
                 self.drop_charge(*id, effects);

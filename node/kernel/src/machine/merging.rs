@@ -57,8 +57,7 @@ impl<F: Faults> Machine<F> {
     /// Somebody else decides a job from now on.
     fn yield_to(&mut self, now: Now, from: NodeId, told: KeepJob, kept: &mut Kept, effects: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get(told.job) else {
-            effects.push(Effect::Merge { from, told: Box::new(told) });
-            return;
+            return self.ask_to_merge(from, told, effects);
         };
         if told.revision() <= job.last_revision() {
             return kept.jobs.push((told.job, job.last_revision()));
@@ -131,9 +130,7 @@ impl<F: Faults> Machine<F> {
                 kept.jobs.push((told.job, told.revision()));
                 self.take_settlement(now, told, effects);
             }
-            None if settled && told.revision() > known => {
-                effects.push(Effect::Merge { from, told: Box::new(told) });
-            }
+            None if settled && told.revision() > known => self.ask_to_merge(from, told, effects),
             _ => kept.jobs.push((told.job, known)),
         }
     }
@@ -150,6 +147,12 @@ impl<F: Faults> Machine<F> {
         self.settle_as(now, told.job, standing, effects);
     }
 
+    /// The job is not in memory: what is durable of it has to be read first.
+    fn ask_to_merge(&mut self, from: NodeId, told: KeepJob, effects: &mut Vec<Effect>) {
+        self.merging.insert(told.job);
+        effects.push(Effect::Merge { from, told: Box::new(told) });
+    }
+
     /// What is durable of a job of which somebody else has said something newer.
     pub(super) fn merge(
         &mut self,
@@ -160,9 +163,14 @@ impl<F: Faults> Machine<F> {
         effects: &mut Vec<Effect>,
     ) {
         let (id, revision) = (told.job, told.revision());
+        let is_current = self.merging.remove(&id);
         if self.jobs.contains(id) {
             // It has come to be in memory meanwhile.
             return self.yield_to(now, from, told, &mut Kept::default(), effects);
+        }
+        if !is_current {
+            // Forgotten or merged since it was read; whoever still differs finds that when both compare.
+            return;
         }
         let (Some((accepted, ours)), Some(theirs)) = (record.map(|record| *record), told.standing) else { return };
         if theirs.revision <= ours.revision {

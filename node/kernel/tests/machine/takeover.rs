@@ -1,6 +1,6 @@
 //! Jobs of a home that is away: who claims them, who votes, what a regent goes on with, and what holds when the home is back.
 
-use shoal_kernel::{Accepted, Effect, Input, Record, Reign, Standing};
+use shoal_kernel::{Accepted, Effect, Group, Input, Record, Reign, Retention, Standing};
 use shoal_protocol::key::Signature;
 use shoal_protocol::object::job::{Ending, State};
 use shoal_protocol::regency::{Regent, SignedVote, Vote, first_of_term};
@@ -202,8 +202,8 @@ fn a_home_that_comes_back_yields_and_ends_as_its_regent_says() {
     assert!(says, "{effects:?}");
 }
 
-#[test]
-fn of_two_settlements_the_higher_term_stands_and_the_other_is_kept_beside_it() {
+/// A job that has settled here, and how its regent has settled it otherwise.
+fn settled_on_both_sides() -> (Node, Accepted, Standing, Standing) {
     let mut node = Node::new();
     node.attach(1, 1);
     node.keeper(1);
@@ -218,24 +218,46 @@ fn of_two_settlements_the_higher_term_stands_and_the_other_is_kept_beside_it() {
         outcome: Some(outcome(Ending::TimedOut)),
         ..ours.clone()
     };
-    let asked = told(&mut node, 1, 1, vec![KeepJob::news(&accepted, theirs.clone())]);
-    let told = asked.iter().find_map(|effect| match effect {
+    (node, accepted, ours, theirs)
+}
+
+/// What the kernel asks the store about.
+fn asked_to_merge(effects: &[Effect]) -> Box<KeepJob> {
+    let told = effects.iter().find_map(|effect| match effect {
         Effect::Merge { told, .. } => Some(told.clone()),
         _ => None,
     });
+    told.expect("the store is asked")
+}
+
+#[test]
+fn of_two_settlements_the_higher_term_stands_and_the_other_is_kept_beside_it() {
+    let (mut node, accepted, ours, theirs) = settled_on_both_sides();
+    let asked = asked_to_merge(&told(&mut node, 1, 1, vec![KeepJob::news(&accepted, theirs.clone())]));
     let record = Some(Box::new((accepted.clone(), ours.clone())));
-    let told = told.expect("the store is asked");
-    node.handle(Input::Merge { from: peer(1), told, record });
+    node.handle(Input::Merge { from: peer(1), told: asked, record });
     let merged = node.standing(1);
     let superseded = merged.superseded.as_deref().expect("the lower one is kept");
     assert_eq!((superseded.epoch, superseded.state), (1, State::Succeeded));
     assert_eq!((merged.state, merged.epoch, merged.revision), (State::Failed, theirs.epoch, theirs.revision + 1));
     let unsettled = Standing { state: State::Queued, revision: first_of_term(2), outcome: None, ..ours.clone() };
-    let told = Box::new(KeepJob::news(&accepted, unsettled));
+    let asked = asked_to_merge(&told(&mut node, 1, 1, vec![KeepJob::news(&accepted, unsettled)]));
     let record = Some(Box::new((accepted, ours)));
-    let effects = node.handle(Input::Merge { from: peer(1), told, record });
+    let effects = node.handle(Input::Merge { from: peer(1), told: asked, record });
     let sent = effects.iter().any(|effect| matches!(effect, Effect::Keep { to, .. } if *to == peer(1)));
     assert!(sent, "a regent that still runs it hears that it has ended: {effects:?}");
+}
+
+#[test]
+fn what_is_forgotten_while_its_record_is_read_is_not_written_again() {
+    let (mut node, accepted, ours, theirs) = settled_on_both_sides();
+    let asked = asked_to_merge(&told(&mut node, 1, 1, vec![KeepJob::news(&accepted, theirs)]));
+    let group = Group::of(&accepted, ours.state);
+    node.pass(Retention::default().of(group).age_ms);
+    let swept = node.handle(Input::Oldest { group, jobs: vec![(0, accepted.id, 0)] });
+    assert!(swept.iter().any(|effect| matches!(effect, Effect::Write(Record::Swept(id)) if *id == accepted.id)));
+    let record = Some(Box::new((accepted, ours)));
+    assert_eq!(node.handle(Input::Merge { from: peer(1), told: asked, record }), []);
 }
 
 #[test]
