@@ -76,15 +76,16 @@ pub(crate) async fn run(shoal: &Path, args: &Args) -> anyhow::Result<Report> {
 }
 
 async fn started(shoal: &Path, count: usize, takes_over: bool) -> anyhow::Result<Vec<Node>> {
+    // The same port in every life: others come back to the address that they know, also to that of one with another key.
+    let addresses: Vec<String> = (0..count).map(|_| free_address()).collect::<anyhow::Result<_>>()?;
     let mut nodes: Vec<Node> = Vec::with_capacity(count);
-    for place in 0..count {
-        // The same port in every life: others come back to the address that they know.
-        let mut node = Node::new(shoal)?.with_name(&format!("n{place}")).with_mesh(&free_address()?, false);
+    for (place, own) in addresses.iter().enumerate() {
+        let mut node = Node::new(shoal)?.with_name(&format!("n{place}")).with_mesh(own, false);
         if takes_over {
             node = node.with_arguments(&["--takeover-after", wipe::TAKEOVER_AFTER]);
         }
-        if let Some(first) = nodes.first() {
-            node = node.with_arguments(&["--join", &first.mesh_address()?]);
+        for other in addresses.iter().filter(|other| *other != own) {
+            node = node.with_arguments(&["--join", other]);
         }
         node.start().await?;
         nodes.push(node);

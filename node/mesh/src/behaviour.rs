@@ -20,6 +20,7 @@ use crate::counters::Tally;
 use crate::gate::Gate;
 use crate::gossip::Gossip;
 use crate::lanes::{self, Lane};
+use crate::program::Program;
 use crate::shelf::Shelf;
 
 /// Streams that peers opened and nobody has taken yet.
@@ -139,7 +140,7 @@ fn build(
     kad.set_mode(Some(kad::Mode::Server));
     let gossip = Gossip::new(protocol_name(&options.mesh, "gossip"), protocol_name(&options.mesh, "changes"))?;
     let identify = identify::Config::new(mesh_protocol(&options.mesh), key.public())
-        .with_agent_version(format!("shoal/{}", options.version))
+        .with_agent_version(Program::new(&options.version).to_string())
         .with_push_listen_addr_updates(true)
         .with_cache_size(256);
     let ping = ping::Config::new().with_interval(Duration::from_secs(15)).with_timeout(Duration::from_secs(10));

@@ -49,6 +49,8 @@ pub(crate) struct Peer {
     pub(crate) since: Instant,
     /// When it was last dialled because it was away.
     pub(crate) redialled: Option<Instant>,
+    /// Which process of it the connections that stand were made with, see [`crate::program`].
+    pub(crate) life: Option<u64>,
     /// The version of its program.
     pub(crate) version: String,
     /// Why it is kept out, and until when.
@@ -67,6 +69,7 @@ impl Peer {
             neighbour: false,
             since: now,
             redialled: None,
+            life: None,
             version: String::new(),
             kept_out: None,
         }
@@ -160,6 +163,7 @@ impl Book {
             peer.since = now;
             peer.neighbour = false;
             peer.identified = false;
+            peer.life = None;
             self.make_room();
         }
         last

@@ -19,6 +19,8 @@ pub struct Counters {
     pub blocked_total: u64,
     /// Peers of another mesh that were met and left alone.
     pub foreign_total: u64,
+    /// Peers that were here already and came back as another process, before it was noticed that the first had gone.
+    pub reborn_total: u64,
     /// Streams that peers opened and that were closed because too many were waiting.
     pub dropped_streams_total: u64,
     /// Gossip that was not handed on because the queue was full.
@@ -60,6 +62,7 @@ pub(crate) struct Tally {
     pub(crate) blocked_now: AtomicU64,
     pub(crate) blocked: AtomicU64,
     pub(crate) foreign: AtomicU64,
+    pub(crate) reborn: AtomicU64,
     pub(crate) dropped_streams: AtomicU64,
     pub(crate) lost_events: AtomicU64,
     pub(crate) lookups_refused: AtomicU64,
@@ -101,6 +104,7 @@ impl Tally {
             blocked: of(&self.blocked_now),
             blocked_total: of(&self.blocked),
             foreign_total: of(&self.foreign),
+            reborn_total: of(&self.reborn),
             dropped_streams_total: of(&self.dropped_streams),
             lost_events_total: of(&self.lost_events),
             lookups: Lookups {

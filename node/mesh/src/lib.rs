@@ -21,6 +21,7 @@ mod lanes;
 mod neighbours;
 mod outbox;
 mod peer_id;
+mod program;
 mod shared;
 mod shelf;
 mod stream;

@@ -30,6 +30,7 @@ pub(super) struct Mesh {
     far_ahead: Counter,
     blocked: Counter,
     foreign: Counter,
+    reborn: Counter,
     dropped_streams: Counter,
     lost_events: Counter,
     lookups: Counter,
@@ -65,6 +66,7 @@ impl Mesh {
             ),
             ("mesh_peers_blocked", "Times that a peer was kept out for misbehaving", &self.blocked),
             ("mesh_peers_foreign", "Peers of another mesh that were left alone", &self.foreign),
+            ("mesh_peers_reborn", "Peers that came back as another process before their end was noticed", &self.reborn),
             (
                 "mesh_streams_dropped",
                 "Streams of peers that were closed because too many waited",
@@ -104,6 +106,7 @@ impl Mesh {
             (&self.far_ahead, replica.far_ahead),
             (&self.blocked, mesh.blocked_total),
             (&self.foreign, mesh.foreign_total),
+            (&self.reborn, mesh.reborn_total),
             (&self.dropped_streams, mesh.dropped_streams_total),
             (&self.lost_events, mesh.lost_events_total),
             (&self.lookups, mesh.lookups.count),

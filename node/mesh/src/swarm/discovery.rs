@@ -13,6 +13,7 @@ use crate::address::{Address, Target, is_dialable, is_loopback, is_relayed};
 use crate::book::ADDRESSES_MAX;
 use crate::counters::count;
 use crate::peer_id::node_id;
+use crate::program::Program;
 
 /// How often the addresses to join by are tried while nobody is connected.
 const JOIN_EVERY: Duration = Duration::from_secs(2);
@@ -22,8 +23,6 @@ const RESOLVE_MAX: Duration = Duration::from_secs(5);
 const HIGHER_WAITS: Duration = Duration::from_millis(500);
 /// Peers that wait for that.
 const LATER_MAX: usize = 256;
-/// What is kept of the name of a peer's program, in characters.
-const VERSION_LEN_MAX: usize = 64;
 
 /// The addresses to join by.
 pub(super) struct Joining {
@@ -114,15 +113,36 @@ impl Driver {
             self.swarm.behaviour_mut().gate.block(peer, Instant::now());
             return;
         }
+        let program = Program::parse(&info.agent_version);
+        if self.is_reborn(node, &program) {
+            return self.begin_anew(peer);
+        }
         self.observed(peer, &info.observed_addr);
-        if self.write_down(node, connection_id, &info) {
+        if self.write_down(node, connection_id, &info, program) {
             self.filling.soon(Instant::now());
             self.choose_neighbours();
         }
     }
 
+    /// Whether connections stand that were made with an earlier process of this peer.
+    fn is_reborn(&self, node: NodeId, program: &Program) -> bool {
+        let known = self.shared.book().get(&node).and_then(|entry| entry.life);
+        known.is_some() && program.life.is_some() && known != program.life
+    }
+
+    /// A peer has come back before its connections with the process that has died ran out: all end, since what was told to
+    /// that one, the new one has not heard. Both dial at once, as after any cut.
+    fn begin_anew(&mut self, peer: PeerId) {
+        tracing::debug!(%peer, "a peer is another process than before");
+        count(&self.shared.tally.reborn);
+        // An error means that it has no connection any more.
+        let _ = self.swarm.disconnect_peer_id(peer);
+        self.swarm.behaviour_mut().gate.wake(&peer, Instant::now());
+        self.redial_soon();
+    }
+
     /// Keeps what a peer says of itself. Whether it is new here.
-    fn write_down(&mut self, node: NodeId, connection: ConnectionId, info: &identify::Info) -> bool {
+    fn write_down(&mut self, node: NodeId, connection: ConnectionId, info: &identify::Info, program: Program) -> bool {
         let mut book = self.shared.book_mut();
         let Some(entry) = book.get_mut(&node) else { return false };
         let peer_is_here = entry.links.get(&connection).is_some_and(|link| is_loopback(&link.remote));
@@ -130,7 +150,7 @@ impl Driver {
         let peer = entry.peer_id;
         let is_new = !std::mem::replace(&mut entry.identified, true);
         let moved = entry.addresses != addresses;
-        entry.version = info.agent_version.chars().take(VERSION_LEN_MAX).collect();
+        (entry.version, entry.life) = (program.version, program.life.or(entry.life));
         entry.relays = info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
         entry.addresses.clone_from(&addresses);
         drop(book);

@@ -87,6 +87,11 @@ impl Driver {
         self.choose_neighbours();
     }
 
+    /// Somebody has just gone who is there.
+    pub(super) fn redial_soon(&mut self) {
+        self.view.redial = Instant::now();
+    }
+
     /// With room in the view, peers that were here and are away now are tried again.
     fn redial(&mut self, now: Instant) {
         let room = self.room().min(REDIALS_MAX);

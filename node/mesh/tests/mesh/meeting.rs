@@ -50,6 +50,29 @@ async fn who_stops_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_is_killed_and_starts_again_is_met_anew_before_its_connection_runs_out() {
+    let mut a = Node::start(options(&[])).await;
+    let of_b = options(&[&a]);
+    // What ends with a runtime of its own says no goodbye.
+    let process = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let b = process.spawn(Node::start(of_b.clone())).await.unwrap();
+    a.meets_all(&[&b]).await;
+    b.meets_all(&[&a]).await;
+    process.shutdown_background();
+    let b = Node::start(of_b).await;
+    until("it is noticed", || a.mesh.counters().reborn_total == 1).await;
+    // The new process has heard what the old one had: who listens to gossip, for one.
+    until("gossip goes", || {
+        b.mesh.publish(b"news".to_vec());
+        b.mesh.counters().gossip_sent_total > 0
+    })
+    .await;
+    assert_eq!(a.hears().await, b"news");
+    let stream = within("a stream opens", a.mesh.open(b.id(), shoal_mesh::Lane::Call)).await;
+    assert!(stream.is_ok(), "{stream:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_was_alone_joins_once_somebody_is_there() {
     let a = Node::start(options(&[])).await;
     let mut of_a = options(&[]);
