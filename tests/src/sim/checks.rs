@@ -531,6 +531,7 @@ impl Checks {
                 epoch_is_durable(offer.run, disk)
             }
             Effect::Checkpointed { run, number, .. } => self.saves.told(*run, *number, disk),
+            Effect::Keep { set, .. } => Charges::set_leaves(set, disk),
             Effect::ToHome { home, message } => {
                 Charges::leaves(message, disk)?;
                 once::word_leaves(message, disk)?;
