@@ -1,6 +1,7 @@
 //! Who keeps the jobs of this home with it, and which jobs wait for that.
 //!
 //! Invariant: a set is never changed. Other members are another set, with the next number, for the jobs that come later.
+//! Invariant: a set is written before anybody hears of it, also one that is never begun: no number is ever that of two sets.
 //! Invariant: a job that waits here was not acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -130,6 +131,8 @@ pub(crate) struct Submission {
 #[derive(Debug, Default)]
 pub(crate) struct Custody {
     sets: BTreeMap<u32, Arc<CustodianSet>>,
+    /// The last that others may have heard of, begun or not.
+    announced: Option<Arc<CustodianSet>>,
     /// Those of all sets beside the home.
     custodians: BTreeSet<NodeId>,
     pub(crate) nodes: BTreeMap<NodeId, Custodian>,
@@ -147,7 +150,15 @@ impl Custody {
     /// A set that this home has begun.
     pub(crate) fn put_set(&mut self, set: Arc<CustodianSet>) {
         self.custodians.extend(set.others());
+        if self.next_number().is_some_and(|next| next <= set.number) {
+            self.announced = Some(Arc::clone(&set));
+        }
         self.sets.insert(set.number, set);
+    }
+
+    /// The number of the next set: that of none of which others may have heard.
+    pub(crate) fn next_number(&self) -> Option<u32> {
+        self.announced.as_ref().map_or(0, |set| set.number).checked_add(1)
     }
 
     pub(crate) fn set(&self, number: u32) -> Option<&Arc<CustodianSet>> {
@@ -237,9 +248,13 @@ impl Custody {
         if same || members.is_empty() {
             return None;
         }
-        let number = self.current().map_or(0, |set| set.number).checked_add(1)?;
-        let members = std::iter::once(home).chain(members).collect();
-        let set = Arc::new(CustodianSet { version: VERSION, home, number, members });
+        let members: Vec<NodeId> = std::iter::once(home).chain(members).collect();
+        // One that came to nothing is announced once more: so there is one set for each change of members.
+        let set = match self.announced.as_ref().filter(|set| set.members == members) {
+            Some(again) => Arc::clone(again),
+            None => Arc::new(CustodianSet { version: VERSION, home, number: self.next_number()?, members }),
+        };
+        self.announced = Some(Arc::clone(&set));
         let until_ms = now_ms.saturating_add(PROPOSE_MS);
         Some(self.proposal.insert(Proposal { set, heard: BTreeSet::new(), until_ms }))
     }

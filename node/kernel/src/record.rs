@@ -54,7 +54,7 @@ pub enum Record {
     Memo(ObjectId, Option<BlobId>),
     /// What is to be told of a job that has ended, or has become of that. It comes before the end of the job.
     Call(ObjectId, Call),
-    /// A set of custodians: of this home, which accepts jobs under it from now on, or of another one whose jobs are kept here.
+    /// A set of custodians: of this home, which tells others of it from now on, or of another one whose jobs are kept here.
     Custodians(Box<Custodians>),
     /// A job of another home that is kept here, or what is new of it. Counts nothing.
     Charge(Box<Charge>),
@@ -160,7 +160,7 @@ pub struct Custodians {
     /// As its home has signed it; none: it is this node's own, which signs it whenever it is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signed: Option<SignedCustodians>,
-    /// It was begun without the word of a majority of the set before it.
+    /// No majority of the set before it has said that it has it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unconfirmed: bool,
 }

@@ -103,6 +103,8 @@ pub struct Checks {
     quotas: BTreeMap<ObjectId, u64>,
     /// How jobs ended, once that has been seen from outside.
     seen: BTreeMap<ObjectId, Standing>,
+    /// What settlements have given way to since, in order, durable or not.
+    merged: BTreeMap<ObjectId, Vec<Standing>>,
 }
 
 /// The job that is forgotten.
@@ -158,6 +160,8 @@ impl Checks {
         self.saves.restarted(disk);
         self.guests = disk.guests.clone();
         self.charges.restarted(disk);
+        let is_durable = |id: &ObjectId, merged: &Standing| disk.jobs.get(id).is_some_and(|(_, last)| last == merged);
+        self.merged.iter_mut().for_each(|(id, merged)| merged.retain(|merged| is_durable(id, merged)));
         self.peers.clear();
         self.offers.clear();
         self.heard_ms.clear();
@@ -383,8 +387,7 @@ impl Checks {
                 {
                     *last = (**next).clone();
                     self.charges.note_revision(*id, next.revision);
-                    // What was seen from outside gives way here, and nowhere else.
-                    self.seen.remove(id);
+                    self.merged.entry(*id).or_default().push((**next).clone());
                     Ok(())
                 }
                 other => Err(("only settlements are merged", format!("{id} becomes {next:?} after {other:?}"))),
@@ -531,6 +534,7 @@ impl Checks {
                 epoch_is_durable(offer.run, disk)
             }
             Effect::Checkpointed { run, number, .. } => self.saves.told(*run, *number, disk),
+            Effect::Keep { set, .. } => Charges::set_leaves(set, disk),
             Effect::ToHome { home, message } => {
                 Charges::leaves(message, disk)?;
                 once::word_leaves(message, disk)?;
@@ -613,17 +617,18 @@ impl Checks {
         self.forgotten.insert(id);
     }
 
-    /// Somebody sees how a job ended: it must never look otherwise.
+    /// Somebody sees how a job ended: it must never look otherwise, unless it was merged, from when that is durable; and never
+    /// again as before.
     fn see(&mut self, id: ObjectId, standing: &Standing) -> Result<(), Broken> {
-        match self.seen.get(&id) {
-            Some(before) if before != standing => {
+        let merged = self.merged.get_mut(&id).is_some_and(|merged| {
+            let place = merged.iter().position(|merged| merged == standing);
+            place.map(|place| drop(merged.drain(..=place))).is_some()
+        });
+        match self.seen.insert(id, standing.clone()) {
+            Some(before) if before != *standing && !merged => {
                 Err(("an end never changes", format!("{id} was {before:?} and is {standing:?}")))
             }
-            Some(_) => Ok(()),
-            None => {
-                self.seen.insert(id, standing.clone());
-                Ok(())
-            }
+            _ => Ok(()),
         }
     }
 

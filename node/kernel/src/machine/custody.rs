@@ -339,6 +339,8 @@ impl<F: Faults> Machine<F> {
             None => self.custody.propose(self.config.node, zone.as_deref(), now.mono_ms),
         };
         if let Some(set) = proposed.map(|proposal| Arc::clone(&proposal.set)) {
+            // Before anybody hears of it, and begun with that should this node restart: it must never be another set then.
+            write_set(&set, false, effects);
             for to in self.custody.asked(&set) {
                 effects.push(Effect::Keep { to, set: Arc::clone(&set), jobs: Vec::new() });
             }
@@ -362,9 +364,9 @@ impl<F: Faults> Machine<F> {
     fn begin_agreed(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let Some((set, confirmed)) = self.custody.agreed(now.mono_ms) else { return };
         self.counters.custodian_sets += 1;
-        let plain = CustodianSet::clone(&set);
-        let record = Custodians { set: plain, signed: None, unconfirmed: !confirmed };
-        effects.push(Effect::Write(Record::Custodians(Box::new(record))));
+        if confirmed {
+            write_set(&set, true, effects);
+        }
         self.custody.put_set(set);
     }
 
@@ -465,6 +467,12 @@ impl<F: Faults> Machine<F> {
             None => {}
         }
     }
+}
+
+/// Journals a set of this home: so far a majority of the one before it has it, or has not.
+fn write_set(set: &CustodianSet, confirmed: bool, effects: &mut Vec<Effect>) {
+    let record = Custodians { set: set.clone(), signed: None, unconfirmed: !confirmed };
+    effects.push(Effect::Write(Record::Custodians(Box::new(record))));
 }
 
 /// The answer to a request none of whose jobs waits any more.

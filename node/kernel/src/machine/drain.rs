@@ -99,7 +99,7 @@ impl<F: Faults> Machine<F> {
     /// The set under which jobs go that none keeps.
     fn begin_last_set(&mut self, to: NodeId, effects: &mut Vec<Effect>) -> u32 {
         let home = self.config.node;
-        let number = self.custody.current().map_or(0, |set| set.number).saturating_add(1);
+        let number = self.custody.next_number().unwrap_or(u32::MAX);
         let version = shoal_protocol::custody::VERSION;
         let set = CustodianSet { version, home, number, members: vec![home, to] };
         let record = Custodians { set: set.clone(), signed: None, unconfirmed: false };

@@ -8,7 +8,7 @@ use super::runs::empty_outcome;
 use crate::effect::Effect;
 use crate::faults::{Fault, Faults};
 use crate::input::{NewJob, Now, Principal};
-use crate::jobs::Job;
+use crate::jobs::{Job, Phase};
 use crate::keys::Keyed;
 use crate::record::Accepted;
 use crate::rights;
@@ -57,9 +57,10 @@ impl<F: Faults> Machine<F> {
     }
 
     /// Ends a job as a duplicate of another one. One that runs is stopped first, an array with its elements; one that has ended
-    /// stays as it is.
+    /// stays as it is, and one that another node decides is left to that, which has its key as well.
     fn end_duplicate(&mut self, now: Now, id: ObjectId, first: ObjectId, effects: &mut Vec<Effect>) {
-        let Some(job) = self.jobs.get_mut(id).filter(|job| job.extras.duplicate_of.is_none()) else { return };
+        let ours = self.jobs.get_mut(id).filter(|job| job.phase != Phase::Yielded);
+        let Some(job) = ours.filter(|job| job.extras.duplicate_of.is_none()) else { return };
         self.counters.duplicates += 1;
         job.extras.duplicate_of = Some(first);
         job.cancelled = true;

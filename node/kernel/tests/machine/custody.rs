@@ -1,7 +1,7 @@
 //! Jobs of this home and their custodians: who these are, what is waited for, and what happens when they do not answer.
 
-use shoal_kernel::{Command, Effect, Group, Input, PeerAttached, Reply};
-use shoal_protocol::custody::Custody;
+use shoal_kernel::{Command, Effect, Group, Input, PeerAttached, Record, Reply};
+use shoal_protocol::custody::{CustodianSet, Custody};
 use shoal_protocol::object::job::{Ending, ReasonCode, Receipt, State};
 use shoal_protocol::wire::custody::{Holding, KeepJob, Kept};
 use shoal_protocol::wire::peer::PeerMessage;
@@ -85,6 +85,41 @@ fn a_job_is_acknowledged_and_runs_when_a_custodian_has_it() {
     let effects = node.says_kept(1, 2, &[(2, 0), (1, 0)]);
     assert_eq!((receipts(&effects), started_jobs(&effects)), (accepted(&[1, 2]), vec![2]));
     assert_eq!(node.show(1).unwrap().durability, Some(2));
+}
+
+/// The sets that these effects announce; each was written before.
+fn announced(effects: &[Effect]) -> Vec<CustodianSet> {
+    let mut sets = Vec::new();
+    for (place, effect) in effects.iter().enumerate() {
+        let Effect::Keep { set, .. } = effect else { continue };
+        let is_it =
+            |effect: &Effect| matches!(effect, Effect::Write(Record::Custodians(written)) if written.set == **set);
+        assert!(effects[..place].iter().any(is_it), "{set:?} leaves before it is written: {effects:?}");
+        sets.extend((!sets.contains(&**set)).then(|| CustodianSet::clone(set)));
+    }
+    sets
+}
+
+#[test]
+fn a_set_is_written_before_anybody_hears_of_it_and_its_number_is_never_another_one_s() {
+    let mut node = Node::new();
+    assert_eq!(announced(&node.keeper(1).1)[0].number, 1);
+    let (connection, effects) = node.keeper(2);
+    let second = announced(&effects);
+    assert_eq!((second[0].number, second[0].members.len()), (2, 3));
+    assert_eq!(announced(&node.pass(5_000)), second, "nobody has answered: the same once more");
+    node.handle(Input::PeerDetached { node: peer(2), connection });
+    node.keeper(3);
+    let third = announced(&node.pass(5_000));
+    assert_eq!((third[0].number, third[0].has_custodian(peer(3))), (3, true), "some may have heard of the second");
+    // It was not begun either when the node crashed.
+    let (mut node, _) = node.restarted();
+    node.keeper(2);
+    node.pass(15_000);
+    node.keeper(1);
+    let members = node.sets.values().find(|set| set.number == 3).map(|set| set.members.clone());
+    assert_eq!(members.as_ref(), Some(&third[0].members));
+    assert!(node.sets.values().any(|set| set.number == 4), "{:?}", node.sets);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use shoal_kernel::{Accepted, Effect, Group, Input, Record, Reign, Retention, Standing};
 use shoal_protocol::key::Signature;
-use shoal_protocol::object::job::{Ending, State};
+use shoal_protocol::object::job::{Ending, KeyId, State};
 use shoal_protocol::regency::{Regent, SignedVote, Vote, first_of_term};
 use shoal_protocol::wire::custody::{KeepJob, Kept};
 use shoal_protocol::wire::peer::PeerMessage;
@@ -166,7 +166,9 @@ fn a_home_that_comes_back_yields_and_ends_as_its_regent_says() {
     let mut node = Node::new();
     node.attach(1, 1);
     node.keeper(1);
-    node.hand_over(&[1, 2], None);
+    let keyed = shoal_kernel::NewJob { key: Some("a".into()), ..new_job(1) };
+    node.handle(Input::Request { request: 8, principal: owner(), command: shoal_kernel::Command::Submit(vec![keyed]) });
+    node.hand_over(&[2], None);
     node.says_kept(1, 1, &[(1, 0), (2, 0)]);
     let first = id(1);
     let ours = node.standing(1).clone();
@@ -182,6 +184,8 @@ fn a_home_that_comes_back_yields_and_ends_as_its_regent_says() {
     assert_eq!(*node.standing(1), theirs);
     let refused = node.command(owner(), shoal_kernel::Command::Cancel(first)).0.unwrap_err();
     assert!(refused.detail.contains("has gone on with it"), "{}", refused.detail);
+    let (key, body) = (KeyId::of(&accepted).unwrap(), accepted.extras.key.as_ref().unwrap().body);
+    assert_eq!(node.handle(Input::KeyTold { key, job: id(0), body }), [], "whether it is a duplicate its regent says");
     // What still comes of its own run counts for nothing, whatever happens.
     let (mut node, _) = node.restarted();
     node.attach(1, 1);

@@ -137,6 +137,16 @@ impl Charges {
         })
     }
 
+    /// A set leaves for a node: were it not durable, its number could become that of another one after a crash.
+    pub(super) fn set_leaves(set: &CustodianSet, disk: &Disk) -> Result<(), Broken> {
+        let durable = disk.sets.get(&(set.home, set.number));
+        if durable != Some(set) {
+            let detail = format!("{set:?} leaves, {durable:?} is durable");
+            return Err(("a set of custodians is durable before anybody hears of it", detail));
+        }
+        Ok(())
+    }
+
     /// A job is acknowledged: as many have said that they keep it as it says.
     pub(super) fn acknowledged(&self, home: NodeId, job: ObjectId, disk: &Disk) -> Result<(), Broken> {
         let Some((accepted, standing)) = disk.jobs.get(&job) else { return Ok(()) };
