@@ -371,7 +371,6 @@ impl Checks {
                 self.charges.write(record)?;
                 let (accepted, standing) = (taken.accepted.clone(), taken.standing.clone());
                 self.now.into_iter().for_each(|now| self.waits.begins(now, &accepted, &standing));
-                self.ends.taken(&accepted, &standing);
                 match self.emitted.insert(accepted.id, (accepted, standing)) {
                     None => Ok(()),
                     Some((before, _)) => Err(("a job is taken over once", format!("{} was there before", before.id))),
@@ -387,6 +386,7 @@ impl Checks {
                         && (last.revision < next.revision || *last == **next) =>
                 {
                     *last = (**next).clone();
+                    self.ends.ended(*id, next);
                     self.charges.note_revision(*id, next.revision);
                     // What was seen from outside gives way here, and nowhere else.
                     self.seen.remove(id);
@@ -450,9 +450,7 @@ impl Checks {
         }
         if next.regent.is_some_and(|regent| Some(regent) != self.node) {
             // It is its regent that has decided.
-            if let Some(outcome) = &next.outcome {
-                self.ends.learned(id, next.state, &outcome.output);
-            }
+            self.ends.ended(id, next);
             *last = next.clone();
             return Ok(());
         }
@@ -472,7 +470,7 @@ impl Checks {
             self.waits.changes(now, accepted, last, next)?;
         }
         arrays::changes(accepted, last, next)?;
-        self.ends.changes(accepted, next)?;
+        self.ends.changes(accepted, last, next)?;
         history::complete(accepted.id, next)?;
         *last = next.clone();
         Ok(())
