@@ -1,6 +1,7 @@
 //! What must always hold. Looked at in two places: when the kernel decides (against all that it has written before,
 //! durable or not), and when something leaves the node (against what is durable by then).
 
+mod adopted;
 pub(super) mod arrays;
 mod charges;
 mod checkpoints;
@@ -25,6 +26,7 @@ use shoal_protocol::regency::term_of;
 use shoal_protocol::wire::worker::{Run, Start};
 use shoal_protocol::{NodeId, ObjectId, WorkerId, codec};
 
+use self::adopted::Adopted;
 use self::charges::Charges;
 use self::checkpoints::Saves;
 pub use self::checkpoints::{place_of, saved_by};
@@ -67,6 +69,8 @@ pub struct Checks {
     emitted: BTreeMap<ObjectId, (Accepted, Standing)>,
     /// Until when these jobs may wait.
     waits: Waits,
+    /// What homes have settled of which this node decides.
+    adopted: Adopted,
     /// How jobs ended for which others may wait.
     ends: Ends,
     /// Whose results may be given again.
@@ -230,6 +234,7 @@ impl Checks {
     fn note_input(&mut self, now_ms: u64, input: Option<&Input>) {
         self.note_peer(now_ms, input);
         self.charges.note(input);
+        self.adopted.note(input);
         if let Some(Input::KeepTaken { jobs, .. }) = input {
             jobs.iter().filter_map(|told| told.accepted.as_deref()).for_each(|accepted| self.ends.told(accepted));
         }
@@ -370,7 +375,6 @@ impl Checks {
                 self.charges.write(record)?;
                 let (accepted, standing) = (taken.accepted.clone(), taken.standing.clone());
                 self.now.into_iter().for_each(|now| self.waits.begins(now, &accepted, &standing));
-                self.ends.taken(&accepted, &standing);
                 match self.emitted.insert(accepted.id, (accepted, standing)) {
                     None => Ok(()),
                     Some((before, _)) => Err(("a job is taken over once", format!("{} was there before", before.id))),
@@ -386,6 +390,7 @@ impl Checks {
                         && (last.revision < next.revision || *last == **next) =>
                 {
                     *last = (**next).clone();
+                    self.ends.ended(*id, next);
                     self.charges.note_revision(*id, next.revision);
                     self.merged.entry(*id).or_default().push((**next).clone());
                     Ok(())
@@ -398,7 +403,8 @@ impl Checks {
     fn standing(&mut self, id: ObjectId, next: &Standing) -> Result<(), Broken> {
         self.charges.note_revision(id, next.revision);
         let elsewhere = next.regent.is_some_and(|regent| Some(regent) != self.node);
-        if let Some((accepted, last)) = self.emitted.get(&id).filter(|_| !elsewhere) {
+        let as_at_home = self.adopted.is(id, next);
+        if let Some((accepted, last)) = self.emitted.get(&id).filter(|_| !elsewhere && !as_at_home) {
             self.memos.changes(accepted, last, next, &self.emitted)?;
         }
         let Some((accepted, last)) = self.emitted.get_mut(&id) else {
@@ -420,7 +426,7 @@ impl Checks {
         }
         // A regent that goes on with a job before it has ended as one knows nothing of keys.
         let yields = term_of(next.revision) > term_of(last.revision);
-        if last.duplicate_of.is_some() && next.duplicate_of != last.duplicate_of && !yields {
+        if last.duplicate_of.is_some() && next.duplicate_of != last.duplicate_of && !yields && !as_at_home {
             return Err(("a duplicate stays one", format!("{id} is no longer one of {:?}", last.duplicate_of)));
         }
         if once::is_ended_by_a_stranger(accepted, last, next) {
@@ -429,8 +435,9 @@ impl Checks {
                 format!("{last:?} becomes {next:?}"),
             ));
         }
-        // What was asked of a home that could not end the job gives way to its regent.
-        if last.cancelled && !next.cancelled && !(adopted && once::needs_word(accepted)) {
+        // What was asked of a home that could not end the job gives way to its regent; and what was asked of a regent to the end
+        // that the job had at its home before.
+        if last.cancelled && !next.cancelled && !as_at_home && !(adopted && once::needs_word(accepted)) {
             return Err(("a cancellation stays", format!("{id} is no longer cancelled")));
         }
         // An array has no result of its own, and nor has what was given another's.
@@ -446,9 +453,7 @@ impl Checks {
         }
         if next.regent.is_some_and(|regent| Some(regent) != self.node) {
             // It is its regent that has decided.
-            if let Some(outcome) = &next.outcome {
-                self.ends.learned(id, next.state, &outcome.output);
-            }
+            self.ends.ended(id, next);
             *last = next.clone();
             return Ok(());
         }
@@ -468,7 +473,7 @@ impl Checks {
             self.waits.changes(now, accepted, last, next)?;
         }
         arrays::changes(accepted, last, next)?;
-        self.ends.changes(accepted, next)?;
+        self.ends.changes(accepted, last, next)?;
         history::complete(accepted.id, next)?;
         *last = next.clone();
         Ok(())

@@ -1,6 +1,6 @@
 //! What must hold of jobs that wait for others: none runs before these have ended as it wants, and none with another input.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use shoal_kernel::{Accepted, Standing};
 use shoal_protocol::ObjectId;
@@ -13,8 +13,6 @@ use crate::sim::disk::Disk;
 #[derive(Debug, Default)]
 pub(super) struct Ends {
     ends: BTreeMap<ObjectId, (State, Payload)>,
-    /// Jobs of other homes that were taken over, and what these had seen end by then.
-    met: BTreeSet<(ObjectId, ObjectId)>,
     /// Inputs that regents have said jobs of this home to have.
     told: BTreeMap<ObjectId, Payload>,
 }
@@ -22,14 +20,10 @@ pub(super) struct Ends {
 impl Ends {
     /// Ends that were not durable have not happened.
     pub(super) fn restarted(&mut self, disk: &Disk) {
-        disk.unsettled().for_each(|(accepted, _)| drop(self.ends.remove(&accepted.id)));
-    }
-
-    /// A job of another home is taken over: what it waits for no more its home has seen.
-    pub(super) fn taken(&mut self, accepted: &Accepted, standing: &Standing) {
-        let met =
-            accepted.extras.after.iter().map(|after| after.job).filter(|earlier| !standing.unmet.contains(earlier));
-        self.met.extend(met.map(|earlier| (accepted.id, earlier)));
+        for (accepted, standing) in disk.jobs.values() {
+            self.ends.remove(&accepted.id);
+            self.ended(accepted.id, standing);
+        }
     }
 
     /// A regent says how a job was accepted of which it decides.
@@ -37,42 +31,46 @@ impl Ends {
         self.told.insert(accepted.id, accepted.input.clone());
     }
 
-    /// The store has said how a job ended.
+    /// The store has said how a job ended. It may have ended otherwise before: one settlement gives way to that of a higher term.
     pub(super) fn learned(&mut self, job: ObjectId, state: State, output: &Payload) {
-        self.ends.entry(job).or_insert_with(|| (state, output.clone()));
+        self.ends.insert(job, (state, output.clone()));
     }
 
-    /// A job stands otherwise.
-    pub(super) fn changes(&mut self, accepted: &Accepted, next: &Standing) -> Result<(), Broken> {
-        if next.state.is_settled() {
-            let output = next.outcome.as_ref().map_or_else(Payload::empty, |outcome| outcome.output.clone());
-            self.ends.insert(accepted.id, (next.state, output));
+    /// Where a job stands is written: it may have ended.
+    pub(super) fn ended(&mut self, job: ObjectId, standing: &Standing) {
+        if standing.state.is_settled() {
+            let output = standing.outcome.as_ref().map_or_else(Payload::empty, |outcome| outcome.output.clone());
+            self.learned(job, standing.state, &output);
         }
-        if next.state != State::Offered {
-            return Ok(());
+    }
+
+    /// A job stands otherwise. That another one has ended as it wants is looked at when it waits for that no more, and not when it
+    /// runs: by then that one's end may have given way to another, and what has been heard stays so. Nobody hears of an end but
+    /// here: a job waits for all that it was accepted with, and what was taken over for what its home had not seen end.
+    pub(super) fn changes(&mut self, accepted: &Accepted, last: &Standing, next: &Standing) -> Result<(), Broken> {
+        self.ended(accepted.id, next);
+        let waits = |after: ObjectId| next.unmet.contains(&after);
+        let broken = |detail| Err(("nothing runs before the jobs that it waits for", detail));
+        if next.state == State::Offered && !next.unmet.is_empty() {
+            return broken(format!("{} waits for {:?}", accepted.id, next.unmet));
         }
-        let unmet = accepted
-            .extras
-            .after
-            .iter()
-            .filter(|after| !self.met.contains(&(accepted.id, after.job)))
-            .find(|after| self.ends.get(&after.job).is_none_or(|(end, _)| !after.when.is_met_by(*end)));
-        if let Some(after) = unmet {
+        // What settles runs no more, and may have settled elsewhere.
+        let heard = accepted.extras.after.iter().filter(|after| last.unmet.contains(&after.job) && !waits(after.job));
+        for after in heard.filter(|_| !next.state.is_settled()) {
             let end = self.ends.get(&after.job);
-            return Err((
-                "nothing runs before the jobs that it waits for",
-                format!("{}: {after:?}, {end:?}", accepted.id),
-            ));
+            if end.is_none_or(|(end, _)| !after.when.is_met_by(*end)) {
+                return broken(format!("{}: {after:?}, {end:?}", accepted.id));
+            }
+            if accepted.extras.input_of == Some(after.job) {
+                self.input(accepted)?;
+            }
         }
-        self.input(accepted)
+        Ok(())
     }
 
     /// A job has this input.
     pub(super) fn input(&self, accepted: &Accepted) -> Result<(), Broken> {
-        let Some(earlier) = accepted.extras.input_of.filter(|earlier| !self.met.contains(&(accepted.id, *earlier)))
-        else {
-            return Ok(());
-        };
+        let Some(earlier) = accepted.extras.input_of else { return Ok(()) };
         match self.ends.get(&earlier) {
             Some((State::Succeeded, output)) if *output == accepted.input => Ok(()),
             _ if self.told.get(&accepted.id) == Some(&accepted.input) => Ok(()),
