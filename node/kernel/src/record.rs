@@ -194,7 +194,7 @@ pub struct Reign {
     pub acts: bool,
     /// A majority of the set has voted for it.
     pub confirmed: bool,
-    /// The votes, where it is this node: those of the others.
+    /// The votes for it; where it is this node, those of the others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub votes: Vec<SignedVote>,
 }

@@ -569,7 +569,10 @@ impl<F: Faults> World<F> {
         if self.node.as_ref().is_none_or(|node| node.life != life) {
             return Ok(());
         }
-        let record = self.disk.jobs.get(&recall.job).cloned().map(Box::new);
+        let kept = || {
+            self.disk.charges.get(&recall.job).map(|(_, _, accepted, standing)| (accepted.clone(), standing.clone()))
+        };
+        let record = self.disk.jobs.get(&recall.job).cloned().or_else(kept).map(Box::new);
         self.input(Input::Recalled { recall, record })
     }
 

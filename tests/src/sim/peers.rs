@@ -115,8 +115,9 @@ impl<F: Faults> World<F> {
             Effect::Claim { vote, .. } => PeerMessage::Claim(unsigned(&vote)),
             Effect::Voted { vote, .. } => PeerMessage::Voted(unsigned(&vote)),
             Effect::KeepTaken { reign, jobs, .. } => {
-                let mut votes = reign.votes.clone();
-                votes.push(unsigned(&Vote::new(reign.regent, self.setting.id)));
+                let me = self.setting.id;
+                let own = (reign.regent.regent == me).then(|| unsigned(&Vote::new(reign.regent, me)));
+                let votes = reign.votes.iter().cloned().chain(own).collect();
                 PeerMessage::KeepTaken(Box::new(KeepTaken { regency: Regency { regent: reign.regent, votes }, jobs }))
             }
             Effect::Detach { .. } => {
@@ -263,8 +264,13 @@ impl<F: Faults> World<F> {
             let detail = format!("{regent:?} with the votes of {voters:?}");
             return Err(self.violation(("a regent of three has a majority", detail)));
         }
-        self.coverage.hit("records told by regents");
-        let reign = Reign { regent, acts: true, confirmed, votes: Vec::new() };
+        let keeps = regent.home == self.setting.id && set.has_custodian(peer);
+        if regent.regent != peer && !keeps {
+            let detail = format!("{peer:?} tells of {regent:?}");
+            return Err(self.violation(("a regent speaks for itself, or who keeps its word to the home", detail)));
+        }
+        self.coverage.hit(if regent.regent == peer { "records told by regents" } else { "records told for regents" });
+        let reign = Reign { regent, acts: true, confirmed, votes: regency.votes };
         self.input(Input::KeepTaken { from: peer, reign: Box::new(reign), jobs })
     }
 

@@ -293,11 +293,14 @@ impl<F: Faults> Machine<F> {
         set.is_some_and(|set| ours && self.keepers_of(accepted).len() + 1 < set.majority())
     }
 
-    /// Sends a job that this node has taken over to another member of its set.
+    /// Sends a job that this node has taken over to another member of its set. Its home hears it also from who only keeps it: the
+    /// regent may have forgotten it since, or be gone.
     pub(super) fn keep_taken(&self, to: NodeId, id: ObjectId, job: KeepJob, effects: &mut Vec<Effect>) {
         let Some(set) = self.charges.set_of(id) else { return };
         let reign = self.regents.get((set.home, set.number)).and_then(|known| known.acting.as_ref());
-        if let Some(reign) = reign.filter(|reign| reign.regent.regent == self.config.node) {
+        let may =
+            |reign: &&Reign| reign.regent.regent == self.config.node || (set.home == to && !reign.votes.is_empty());
+        if let Some(reign) = reign.filter(may) {
             effects.push(Effect::KeepTaken { to, reign: Arc::new(reign.clone()), jobs: vec![job] });
         }
     }

@@ -1,6 +1,7 @@
 //! Jobs of a home that is away: who claims them, who votes, what a regent goes on with, and what holds when the home is back.
 
 use shoal_kernel::{Accepted, Effect, Group, Input, Record, Reign, Retention, Standing};
+use shoal_protocol::custody::Custody;
 use shoal_protocol::key::Signature;
 use shoal_protocol::object::job::{Ending, KeyId, State};
 use shoal_protocol::regency::{Regent, SignedVote, Vote, first_of_term};
@@ -204,6 +205,32 @@ fn a_home_that_comes_back_yields_and_ends_as_its_regent_says() {
         matches!(effect, Effect::ToHome { message: PeerMessage::Kept(Kept { jobs, .. }), .. } if jobs == &[(first, settled.revision)])
     });
     assert!(says, "{effects:?}");
+}
+
+#[test]
+fn a_home_that_asks_hears_what_its_regent_said_from_who_keeps_it() {
+    let mut node = Node::new();
+    keep(&mut node, &[1, 9, 2], vec![record(1, 0, true)]);
+    let mut told = record(1, first_of_term(1) + 2, true);
+    let custody = Custody { set: 4, durability: std::num::NonZeroU8::MIN };
+    told.accepted.as_mut().unwrap().custody = Some(custody);
+    let by_two = Regent { regent: peer(2), ..regent(1) };
+    let reign = Reign { regent: by_two, acts: true, confirmed: true, votes: vec![*signed()] };
+    node.handle(Input::KeepTaken { from: peer(2), reign: Box::new(reign.clone()), jobs: vec![told.clone()] });
+    let (_, accepted, standing) = node.charges[&job(1)].clone();
+    assert_eq!(standing.revision, first_of_term(1) + 2);
+    // The regent has forgotten the job by now, and the home has not heard of its end.
+    node.keeper(1);
+    let kept = Kept { home: Some(peer(1)), missing: vec![job(1)], ..Kept::default() };
+    let effects = node.handle(Input::Kept { node: peer(1), kept });
+    let recall = effects.into_iter().find_map(|effect| match effect {
+        Effect::Recall(recall) => Some(recall),
+        _ => None,
+    });
+    let found = Some(Box::new((accepted, standing)));
+    let effects = node.handle(Input::Recalled { recall: recall.expect("the store is asked"), record: found });
+    let says = |to: NodeId, jobs: Vec<KeepJob>| Effect::KeepTaken { to, reign: reign.clone().into(), jobs };
+    assert_eq!(effects, [says(peer(1), vec![told])]);
 }
 
 /// A job that has settled here, and how its regent has settled it otherwise.

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use shoal_kernel::{Input, Reign};
 use shoal_protocol::limits::KEEP_JOBS_MAX;
-use shoal_protocol::regency::{Regency, SignedVote, Vote};
+use shoal_protocol::regency::{Regency, Regent, SignedVote, Vote};
 use shoal_protocol::wire::custody::{KeepJob, KeepTaken};
 use shoal_protocol::wire::peer::{PeerMessage, Right, RunOffer};
-use shoal_protocol::{ObjectId, Problem};
+use shoal_protocol::{Kind, ObjectId, Problem};
 
 use super::custody::within_bounds;
 use super::{End, Session};
@@ -22,10 +22,12 @@ impl Session {
         self.parts.service.sign_vote(vote)
     }
 
-    /// Jobs that this node has taken over, with the right to it: the votes of others, and its own.
+    /// Jobs that a regent has taken over, with the right to it: the votes of others, and its own, which only this node adds if it is
+    /// the regent.
     pub(super) fn keep_taken(&self, reign: &Reign, jobs: Vec<KeepJob>) -> PeerMessage {
-        let mut votes = reign.votes.clone();
-        votes.push(self.sign_vote(&Vote::new(reign.regent, self.peers.node())));
+        let me = self.peers.node();
+        let own = (reign.regent.regent == me).then(|| self.sign_vote(&Vote::new(reign.regent, me)));
+        let votes = reign.votes.iter().cloned().chain(own).collect();
         PeerMessage::KeepTaken(Box::new(KeepTaken { regency: Regency { regent: reign.regent, votes }, jobs }))
     }
 
@@ -68,31 +70,41 @@ impl Session {
         }
     }
 
-    /// The peer says, as the regent of a home, how jobs of it stand.
+    /// The peer says how jobs of a home stand: as its regent, or to the home what it keeps of the regent's word.
     pub(super) async fn told_by_regent(self: Arc<Self>, told: KeepTaken) -> Result<(), End> {
         let KeepTaken { regency, jobs } = told;
         let home = regency.regent.home;
         let sound = |job: &KeepJob| job.job.tag() == home.tag() && job.check().is_ok() && within_bounds(job);
-        if regency.regent.regent != self.peer || jobs.len() > KEEP_JOBS_MAX || !jobs.iter().all(sound) {
-            return Err(End::Fault("it tells of jobs that are out of bounds, or for which it does not act"));
+        if jobs.len() > KEEP_JOBS_MAX || !jobs.iter().all(sound) {
+            return Err(End::Fault("it tells of jobs that are out of bounds"));
         }
         let confirmed = match self.confirmed(&regency) {
             Ok(Some(confirmed)) => confirmed,
             // A set of which this node has not heard: it is none of those that keep its jobs, and has no say.
             Ok(None) => return Ok(()),
-            Err(_) => return Err(End::Fault("it acts for a home without the votes for that")),
+            Err(_) => {
+                return Err(End::Fault(
+                    "it tells of a regent without the votes for that one, or is none that keeps the jobs",
+                ));
+            }
         };
         let (held, here) = self.fetch_for_each(jobs).await;
-        let reign = Reign { regent: regency.regent, acts: true, confirmed, votes: Vec::new() };
+        let reign = Reign { regent: regency.regent, acts: true, confirmed, votes: regency.votes };
         let input = Input::KeepTaken { from: self.peer, reign: Box::new(reign), jobs: here };
         self.parts.runtime.input(input).await;
         self.hold_until_written(held);
         Ok(())
     }
 
-    /// Whether a majority has voted for a regent; none: the set is not known here. An error: it must not act.
+    /// Whether a majority has voted for a regent; none: the set is not known here. An error: it must not act, or the peer has no
+    /// say.
     fn confirmed(&self, regency: &Regency) -> Result<Option<bool>, Problem> {
-        let set = self.parts.service.custodian_set(regency.regent.home, regency.regent.set)?;
-        set.map(|set| regency.verify(&set)).transpose()
+        let Regent { home, set, regent, .. } = regency.regent;
+        let Some(set) = self.parts.service.custodian_set(home, set)? else { return Ok(None) };
+        let keeps = home == self.peers.node() && set.has_custodian(self.peer);
+        if regent != self.peer && !keeps {
+            return Err(Problem::new(Kind::Forbidden, "it is neither the regent nor a custodian of this home"));
+        }
+        regency.verify(&set).map(Some)
     }
 }
