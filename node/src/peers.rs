@@ -12,6 +12,7 @@ mod answers;
 mod bytes;
 mod calls;
 mod direct;
+mod keepers;
 mod known;
 mod places;
 mod provide;
@@ -47,13 +48,15 @@ struct Inner {
     rates: serve::Rates,
     /// Nodes that were not reached, and when that was.
     missed: Mutex<HashMap<NodeId, Instant>>,
+    keepers: keepers::Keepers,
 }
 
 impl Peers {
     /// Over a mesh that has been started, with the node's end of direct paths if it is to have one.
     pub(crate) fn new(mesh: Mesh, direct: Option<DirectPaths>, metrics: Arc<Metrics>) -> Self {
         let (known, told, rates) = (Known::default(), provide::Told::default(), serve::Rates::default());
-        Self(Arc::new(Inner { mesh, known, direct, metrics, told, rates, missed: Mutex::default() }))
+        let (missed, keepers) = (Mutex::default(), keepers::Keepers::default());
+        Self(Arc::new(Inner { mesh, known, direct, metrics, told, rates, missed, keepers }))
     }
 
     /// This node.

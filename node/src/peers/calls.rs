@@ -90,6 +90,24 @@ impl Peers {
         {
             return Ok(Home(node));
         }
+        let look_up = self.look_up(tag, but);
+        let is_here = |node| self.mesh().peer(&node).is_some_and(|peer| peer.connected);
+        let found = match but {
+            [] => self.0.keepers.find(tag, is_here, look_up).await,
+            // Others have none of this job: that is rare, and says nothing of the next one.
+            _ => look_up.await,
+        };
+        found.map(Home).ok_or_else(|| {
+            let detail = format!(
+                "job {job} has another home (tag {}), for which nobody in reach answers, nor a node that keeps its jobs: try again when one is back",
+                hex::encode(tag)
+            );
+            Problem::new(Kind::Unavailable, detail).retry_after(1000)
+        })
+    }
+
+    /// Whom the DHT names for a home: itself, or one that keeps its jobs.
+    async fn look_up(&self, tag: [u8; 8], but: &[NodeId]) -> Option<NodeId> {
         let mut found = self.mesh().find(peer::node_key(tag));
         let mut custodian = None;
         let home = timeout(FIND_MAX, async {
@@ -107,14 +125,7 @@ impl Peers {
                 }
             }
         });
-        let home = home.await.ok().flatten();
-        home.or(custodian).map(Home).ok_or_else(|| {
-            let detail = format!(
-                "job {job} has another home (tag {}), for which nobody in reach answers, nor a node that keeps its jobs: try again when one is back",
-                hex::encode(tag)
-            );
-            Problem::new(Kind::Unavailable, detail).retry_after(1000)
-        })
+        home.await.ok().flatten().or(custodian)
     }
 
     /// Carries out an operation at another node.
