@@ -13,10 +13,10 @@ pub(crate) mod ticket;
 pub(crate) mod token;
 pub(crate) mod worker_registry;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
-use std::{fs, io};
 
 use shoal_protocol::key::{PublicKey, SecretKey};
 use shoal_protocol::{NodeId, ObjectId, Problem, WorkerId};
@@ -125,7 +125,7 @@ impl Identity {
     /// Remembers the operator's user, once its document is durable.
     pub(crate) fn set_operator(&self, user: ObjectId) -> Result<(), Error> {
         let path = self.folder.join(OPERATOR_FILE);
-        files::write_private(&path, format!("{user}\n").as_bytes()).map_err(|source| Error::Io { path, source })?;
+        files::write_sealed(&path, format!("{user}\n").as_bytes()).map_err(|source| Error::Io { path, source })?;
         *self.operator.write().unwrap_or_else(PoisonError::into_inner) = Some(user);
         Ok(())
     }
@@ -200,7 +200,7 @@ impl Identity {
 
 /// Looks at the keys in a data folder: what was looked at, or what is wrong.
 pub(crate) fn check(folder: &Path) -> Result<String, String> {
-    let names = [NODE_KEY_FILE, OPERATOR_KEY_FILE, worker_registry::FILE];
+    let names = [NODE_KEY_FILE, OPERATOR_KEY_FILE, OPERATOR_FILE, worker_registry::FILE];
     let there: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).filter(|path| path.exists()).collect();
     for path in &there {
         files::check_sealed(path)?;
@@ -210,11 +210,8 @@ pub(crate) fn check(folder: &Path) -> Result<String, String> {
 
 /// The operator's user, if the file names one: whoever has damaged it, the documents know it.
 fn read_operator(path: &Path) -> Result<Option<ObjectId>, Error> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(text.trim().parse().ok()),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => Ok(None),
-        Err(source) => Err(Error::Io { path: path.into(), source }),
-    }
+    let bytes = files::read_sealed(path, files::PRIVATE_LEN_MAX)?;
+    Ok(bytes.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.trim().parse().ok()))
 }
 
 /// Milliseconds since the Unix epoch.
@@ -226,6 +223,7 @@ fn wall_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
@@ -242,6 +240,11 @@ mod tests {
         assert_ne!(again.operator_key().public(), first.node.public());
         assert_eq!((again.operator(), again.workers.local()), (Some(user), first.workers.local()));
         assert_eq!(fs::metadata(&data).expect("a folder").permissions().mode() & 0o777, 0o700);
+        // A bit that flips makes another id of the same tag.
+        let mut bytes = fs::read(data.join(OPERATOR_FILE)).expect("bytes");
+        bytes[8] ^= 4;
+        fs::write(data.join(OPERATOR_FILE), bytes).expect("damaged");
+        assert_eq!(Identity::open(&data).expect("an identity").operator(), Some(user));
     }
 
     #[test]

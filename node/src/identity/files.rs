@@ -13,7 +13,7 @@ use shoal_protocol::key::SecretKey;
 use super::Error;
 
 /// A private file, in bytes, unless said otherwise. Why 64 KiB: a key has 65, a token a few hundred.
-const PRIVATE_LEN_MAX: u64 = 64 * 1024;
+pub(super) const PRIVATE_LEN_MAX: u64 = 64 * 1024;
 
 /// Makes the folder, and those above it, for its owner alone. A folder that exists stays as it is.
 pub(crate) fn make_folder(path: &Path) -> Result<(), Error> {
