@@ -370,7 +370,8 @@ impl Checks {
             Record::Custodians(_) | Record::Charge(_) | Record::ChargeGone(_) | Record::Reign(_) => {
                 self.charges.write(record)
             }
-            Record::Drain(_) | Record::Granted(_) => Ok(()),
+            // It is kept as it stands, so that nothing is new of it.
+            Record::HandedBack(_) | Record::Drain(_) | Record::Granted(_) => Ok(()),
             Record::Taken(taken) => {
                 self.charges.write(record)?;
                 let (accepted, standing) = (taken.accepted.clone(), taken.standing.clone());
