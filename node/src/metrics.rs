@@ -385,6 +385,7 @@ impl Metrics {
             Record::GuestGone(_)
             | Record::Custodians(_)
             | Record::ChargeGone(_)
+            | Record::HandedBack(_)
             | Record::Reign(_)
             | Record::Drain(_)
             | Record::Granted(_)

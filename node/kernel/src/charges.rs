@@ -139,6 +139,14 @@ impl Charges {
         }
     }
 
+    /// A settled job that this node had taken over is only kept here from now on.
+    pub(crate) fn hand_back(&mut self, job: ObjectId) {
+        let home = self.homes.get_mut(&job.tag());
+        if let Some(known) = home.and_then(|home| home.jobs.get_mut(&job)) {
+            known.taken = false;
+        }
+    }
+
     /// A set of a home that is known here.
     pub(crate) fn set(&self, home: NodeId, number: u32) -> Option<&CustodianSet> {
         self.homes.get(&home.tag())?.sets.get(&number)

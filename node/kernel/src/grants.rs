@@ -55,15 +55,20 @@ impl Grants {
         self.given.get(&job) == Some(&(epoch, to))
     }
 
+    /// Whether this node has given its word for a job, to whomever.
+    pub(crate) fn has_given(&self, job: ObjectId) -> bool {
+        self.given.contains_key(&job)
+    }
+
     /// The job has settled, or is gone.
     pub(crate) fn forget(&mut self, job: ObjectId) {
         self.given.remove(&job);
         self.waiting.remove(&job);
     }
 
-    /// Forgets jobs that are not unsettled any more.
-    pub(crate) fn keep_only(&mut self, unsettled: impl Fn(ObjectId) -> bool) {
-        self.given.retain(|job, _| unsettled(*job));
+    /// Forgets all other jobs.
+    pub(crate) fn keep_only(&mut self, stays: impl Fn(ObjectId) -> bool) {
+        self.given.retain(|job, _| stays(*job));
     }
 
     /// Waits for the word of others. What was heard of the same epoch before counts.

@@ -65,6 +65,9 @@ pub enum Record {
     /// A job of another home is this node's to decide from now on. Counts as accepted, and what of it has ended as settled; an
     /// element of an array counts with that.
     Taken(Box<TakenJob>),
+    /// A settled job of another home that this node had taken over is only kept here from now on, as it stands. Comes before it is
+    /// [`Swept`](Self::Swept).
+    HandedBack(ObjectId),
     /// This node hands over all that it has to another one, or no longer does: that is done, and it stops.
     Drain(Option<Drain>),
     /// A settled job stands otherwise: the other side of a cut has settled it as well, in a higher epoch. Counts nothing.

@@ -198,6 +198,7 @@ pub(super) fn append(
         Record::Charge(charge) => charges::charge(*charge, rows),
         Record::Reign(reign) => charges::reign(&reign, rows),
         Record::Taken(taken) => take_over(&taken, counts, rows),
+        Record::HandedBack(job) => charges::handed_back(store, job, rows)?,
         Record::Drain(drain) => rows.push(drain::row(drain.as_ref())),
         Record::Merged(id, standing) => merge(id, &standing, store, kept, rows)?,
         Record::ChargeGone(job) => charges::gone(store, job, rows)?,

@@ -370,7 +370,8 @@ impl Checks {
             Record::Custodians(_) | Record::Charge(_) | Record::ChargeGone(_) | Record::Reign(_) => {
                 self.charges.write(record)
             }
-            Record::Drain(_) | Record::Granted(_) => Ok(()),
+            // It is kept as it stands, so that nothing is new of it.
+            Record::HandedBack(_) | Record::Drain(_) | Record::Granted(_) => Ok(()),
             Record::Taken(taken) => {
                 self.charges.write(record)?;
                 let (accepted, standing) = (taken.accepted.clone(), taken.standing.clone());
@@ -565,14 +566,15 @@ impl Checks {
         }
     }
 
-    /// Whether another node decides a run that begins here: the job's home, its regent, or a regent of this home that has not heard
-    /// yet that the job has settled here, or was even forgotten.
+    /// Whether another node decides a run that begins here: the job's home, or a regent. Of a job in the books of this node that is so
+    /// if just this run is durable as one of another node's: by its term no run of this one has the same epoch. Its regent may have the
+    /// job's own home run it, and may not have heard yet that it has settled there, or was even forgotten.
     fn is_guest(&self, run: Run, disk: &Disk) -> bool {
-        if run.job.tag() != self.home {
-            return !disk.taken.contains_key(&run.job);
-        }
-        let taken_here = || disk.guests.get(&run.job).is_some_and(|(guest, _)| guest.run == run);
-        disk.jobs.get(&run.job).is_none_or(|(_, standing)| standing.state.is_settled() && taken_here())
+        let ours = match run.job.tag() == self.home {
+            true => disk.jobs.contains_key(&run.job),
+            false => disk.taken.contains_key(&run.job),
+        };
+        !ours || disk.guest_epochs.get(&run.job) == Some(&run.epoch)
     }
 
     fn reply_leaves(&mut self, reply: &Reply, asked: Asked, disk: &Disk) -> Result<(), Broken> {

@@ -251,6 +251,7 @@ impl Disk {
             Record::Charge(charge) => return self.keep(*charge),
             Record::Reign(reign) => return self.reign(*reign),
             Record::Taken(taken) => return self.take(*taken),
+            Record::HandedBack(job) => return self.hand_back(job),
             // No node of a simulated mesh leaves.
             Record::Drain(_) => {}
             Record::Merged(id, standing) => match self.jobs.get_mut(&id) {
@@ -325,6 +326,19 @@ impl Disk {
             None => Ok(()),
             Some(_) => Err(format!("{id} was taken over and was here before")),
         }
+    }
+
+    fn hand_back(&mut self, id: ObjectId) -> Result<(), String> {
+        let Some(((home, set), (accepted, standing))) = self.taken.remove(&id).zip(self.jobs.get(&id).cloned()) else {
+            return Err(format!("{id} was handed back and was not taken over"));
+        };
+        if !standing.state.is_settled() {
+            return Err(format!("{id} was handed back while it was {:?}", standing.state));
+        }
+        let highest = self.charge_revisions.entry(id).or_default();
+        *highest = standing.revision.max(*highest);
+        self.charges.insert(id, (home, set, accepted, standing));
+        Ok(())
     }
 
     fn keep(&mut self, charge: Charge) -> Result<(), String> {

@@ -234,8 +234,9 @@ impl<F: Faults> Machine<F> {
             self.memos.forget(*id);
             self.forget_call(*id);
             self.merging.remove(id);
+            self.hand_back(*id, effects);
             effects.push(Effect::Write(Record::Swept(*id)));
-            if self.is_foreign(*id) {
+            if self.charges.get(*id).is_some_and(|known| known.taken) {
                 self.drop_charge(*id, effects);
             }
         }

@@ -47,11 +47,30 @@ impl<F: Faults> Machine<F> {
         }
     }
 
-    /// After a restart: what has settled needs nobody's word.
+    /// After a restart: what has settled needs nobody's word, see [`Self::needs_no_word`].
     pub(super) fn grants_restored(&mut self) {
         let (jobs, charges) = (&self.jobs, &self.charges);
-        let open = |job| charges.get(job).is_some_and(|known| !known.settled && !known.taken);
-        self.grants.keep_only(|job| jobs.contains(job) || open(job));
+        let known = |job| charges.get(job).is_some_and(|known| known.taken || !known.settled);
+        self.grants.keep_only(|job| jobs.contains(job) || known(job));
+    }
+
+    /// A job has settled. Of one that was taken over the word stands until it is forgotten: its home may not have heard of it.
+    pub(super) fn needs_no_word(&mut self, id: ObjectId) {
+        match self.is_foreign(id) {
+            true => drop(self.grants.stop_waiting(id)),
+            false => self.grants.forget(id),
+        }
+    }
+
+    /// A settled job is about to be forgotten. One that was taken over by the word of its custodians stays as one of its home's: taken
+    /// anew from that it would be open again, and this node would give its word a second time.
+    pub(super) fn hand_back(&mut self, id: ObjectId, effects: &mut Vec<Effect>) {
+        let is_taken = self.charges.get(id).is_some_and(|known| known.taken);
+        if is_taken && self.grants.has_given(id) {
+            self.grants.forget(id);
+            self.charges.hand_back(id);
+            effects.push(Effect::Write(Record::HandedBack(id)));
+        }
     }
 
     /// Whether a job may be handed over, as far as its custodians are concerned.

@@ -394,7 +394,7 @@ impl<F: Faults> Machine<F> {
         self.take_out(id);
         self.end_use(id);
         self.custody.trust(id);
-        self.grants.forget(id);
+        self.needs_no_word(id);
         let job = self.jobs.remove(id)?;
         self.placeable |= job.placed().is_some();
         if let Some(until_ms) = job.extras.total_until_ms {

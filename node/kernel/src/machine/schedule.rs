@@ -243,11 +243,11 @@ impl<F: Faults> Machine<F> {
         let mut runs: Vec<(&Placed, ObjectId)> = placed.collect();
         runs.sort_unstable_by_key(|(placed, _)| placed.turn);
         let ahead = runs.into_iter().skip(slots).filter(|(placed, _)| placed.started_ms.is_none());
-        // Runs of other homes stay where they are: their homes take them back if they want to.
+        // Runs of other homes, and of regents of this one, stay where they are: who decides them takes them back if it wants to.
         ahead
             // Nor is one taken back that may run only once: it may have begun.
             .filter(|(_, id)| {
-                let job = self.jobs.get(*id);
+                let job = self.jobs.get(*id).filter(|job| job.placed().is_some());
                 job.is_some_and(|job| !job.is_stopping() && !job.accepted.terms.effects.is_once())
             })
             .map(|(placed, id)| (placed.offered_ms, id))

@@ -307,6 +307,11 @@ impl Node {
                     let (accepted, standing) = (taken.accepted.clone(), taken.standing.clone());
                     self.charges.entry(accepted.id).or_insert((taken.set, accepted, standing));
                 }
+                Record::HandedBack(job) => {
+                    let (accepted, standing) = self.jobs[job].clone();
+                    let kept = self.charges.get_mut(job).unwrap();
+                    (kept.1, kept.2) = (accepted, standing);
+                }
                 Record::Drain(drain) => self.drain = *drain,
                 Record::Merged(job, standing) => self.jobs.get_mut(job).unwrap().1 = (**standing).clone(),
             }

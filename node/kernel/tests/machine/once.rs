@@ -1,10 +1,10 @@
 //! Jobs that never run twice: whose word they wait for, what a member of their set gives, and what becomes of a run that is lost.
 
-use shoal_kernel::{Command, Effect, Input, NewJob, Promise, Record, Reply};
+use shoal_kernel::{Command, Effect, Group, Input, NewJob, Promise, Recall, Record, Reply};
 use shoal_protocol::object::function::RunLimits;
 use shoal_protocol::object::job::{Effects, Ending, FailureCode, ReasonCode, Retry, RetryOn, State, Terms};
 use shoal_protocol::regency::{Vote, first_of_term};
-use shoal_protocol::wire::custody::{Begin, Grant, Granted, KeepJob};
+use shoal_protocol::wire::custody::{Begin, Grant, Granted, KeepJob, Kept};
 use shoal_protocol::wire::peer::PeerMessage;
 use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{NodeId, ObjectId, Seldom};
@@ -266,6 +266,45 @@ fn a_regent_takes_over_what_never_began_and_then_its_home_cannot_begin_it() {
     assert_eq!(asked(&mut node, 1, ask(job(1), 1, 0)).unwrap().refused, [(job(1), 1, ME)]);
     node.ended(1, Run { job: job(1), epoch: first }, outcome(Ending::Succeeded));
     assert!(node.jobs[&job(1)].1.state == State::Succeeded && !node.jobs[&job(1)].1.unconfirmed);
+}
+
+#[test]
+fn a_regent_that_forgets_how_a_job_ended_keeps_it_for_its_home_and_gives_its_word_no_more() {
+    for restarts in [false, true] {
+        let (mut node, _) = reigning();
+        let first = first_of_term(1) + 1;
+        let effects = grants(&mut node, 2, job(1), first);
+        let effects = take(&mut node, &effects);
+        let run = start(&effects).1;
+        node.ended(1, run, outcome(Ending::Succeeded));
+        if restarts {
+            node = node.restarted().0;
+        }
+        let (accepted, ended) = node.jobs[&job(1)].clone();
+        let group = Group::of(&accepted, ended.state);
+        let forget = Command::Forget { job: job(1), owner: accepted.spec.owner, group, bytes: 0 };
+        node.command(operator(), forget).0.unwrap();
+        assert!(!node.jobs.contains_key(&job(1)) && node.charges[&job(1)].2 == ended);
+        if restarts {
+            node = node.restarted().0;
+        }
+        // The home has heard nothing of it: it tells of the job as it was accepted, and wants to begin it.
+        node.keeper(1);
+        assert_eq!(asked(&mut node, 1, ask(job(1), 1, 0)), None);
+        let effects = keep(&mut node, &[1, 9, 2], vec![once_record(1, 0)]);
+        let kept = Kept { set: 4, jobs: vec![(job(1), ended.revision)], ..Kept::default() };
+        assert_eq!(to_home(&effects, 1), [PeerMessage::Kept(kept)]);
+        assert_eq!(asked(&mut node, 1, ask(job(1), 1, 0)), None);
+        // It asks for what is newer, and hears how the job has ended.
+        let recall = Recall { node: peer(1), job: job(1), set: None, revision: 0 };
+        let record = Some(Box::new((accepted.clone(), ended.clone())));
+        let effects = node.handle(Input::Recalled { recall, record });
+        let whole = KeepJob::whole(accepted, Some(ended));
+        let says = |effect: &Effect| matches!(effect, Effect::KeepTaken { to, jobs, .. } if *to == peer(1) && jobs[..] == [whole.clone()]);
+        assert!(effects.iter().any(says), "{effects:?}");
+        node.handle(Input::Forget { home: peer(1), jobs: vec![job(1)] });
+        assert!(!node.charges.contains_key(&job(1)), "as soon as its home has forgotten it");
+    }
 }
 
 #[test]

@@ -136,7 +136,7 @@ fn cordoned_and_leaving_workers_get_nothing_new() {
 }
 
 /// Lets the kernel learn that runs of the function take `run_us`.
-fn learn(node: &mut Node, n: u64, run_us: u64) {
+pub(crate) fn learn(node: &mut Node, n: u64, run_us: u64) {
     let (worker, run) = start(&node.submit(new_job(n)));
     let mut result = outcome(Ending::Succeeded);
     result.usage.run_us = run_us;

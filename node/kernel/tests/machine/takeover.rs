@@ -1,18 +1,19 @@
 //! Jobs of a home that is away: who claims them, who votes, what a regent goes on with, and what holds when the home is back.
 
-use shoal_kernel::{Accepted, Effect, Group, Input, Record, Reign, Retention, Standing};
-use shoal_protocol::custody::Custody;
+use shoal_kernel::{Accepted, Effect, Group, Input, NewJob, Record, Reign, Retention, Standing};
+use shoal_protocol::custody::{Custody, SignedCustodians};
 use shoal_protocol::key::Signature;
-use shoal_protocol::object::job::{Ending, KeyId, State};
-use shoal_protocol::regency::{Regent, SignedVote, Vote, first_of_term};
+use shoal_protocol::object::job::{Ending, KeyId, State, Terms};
+use shoal_protocol::regency::{Regency, Regent, SignedVote, Vote, first_of_term};
 use shoal_protocol::wire::custody::{KeepJob, Kept};
-use shoal_protocol::wire::peer::PeerMessage;
+use shoal_protocol::wire::peer::{PeerMessage, Right, RunOffer};
 use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{NodeId, ObjectId, Octets};
 
 use super::charges::{keep, record};
 use super::guests::job_of;
 use super::harness::*;
+use super::placing::learn;
 
 /// How long a home may be away in these tests.
 pub(crate) const AWAY_MS: u64 = 20_000;
@@ -205,6 +206,39 @@ fn a_home_that_comes_back_yields_and_ends_as_its_regent_says() {
         matches!(effect, Effect::ToHome { message: PeerMessage::Kept(Kept { jobs, .. }), .. } if jobs == &[(first, settled.revision)])
     });
     assert!(says, "{effects:?}");
+}
+
+#[test]
+fn what_a_regent_runs_at_the_home_of_a_job_that_one_does_not_take_back() {
+    let mut node = Node::new();
+    node.attach(1, 1);
+    learn(&mut node, 1, 2_000);
+    node.keeper(1);
+    let held = NewJob { terms: Terms { hold: true, ..Terms::default() }, ..new_job(2) };
+    node.handle(Input::Request { request: 8, principal: owner(), command: shoal_kernel::Command::Submit(vec![held]) });
+    node.hand_over(&[3], None);
+    let (_, running) = start(&node.says_kept(1, 1, &[(2, 0), (3, 0)]));
+    node.started(1, running);
+    let (accepted, ours) = node.jobs[&id(2)].clone();
+    let first = first_of_term(1) + 1;
+    let theirs = Standing { state: State::Offered, epoch: first, revision: first, regent: Some(peer(1)), ..ours };
+    told(&mut node, 1, 1, vec![KeepJob::news(&accepted, theirs.clone())]);
+    // It waits at a worker that is busy, and another one comes.
+    let run = Run { job: id(2), epoch: first };
+    let set = SignedCustodians { bytes: Octets::default(), signature: Signature([0; 64]) };
+    let regent = Regent { home: NodeId([9; 32]), set: 1, term: 1, regent: peer(1) };
+    let right = Right { set, regency: Regency { regent, votes: Vec::new() } };
+    let offer = Box::new(RunOffer { run, attempt: 1, accepted, checkpoint: None, right: Some(Box::new(right)) });
+    let connection = node.link(1);
+    let effects = node.handle(Input::Offered { home: peer(1), connection, offer });
+    assert_eq!(start(&effects), (worker_id(1), run));
+    node.attach(2, 1);
+    let effects = node.pass(500);
+    assert!(
+        !effects.iter().any(|effect| matches!(effect, Effect::Cancel { .. } | Effect::Start { .. })),
+        "{effects:?}"
+    );
+    assert_eq!(*node.standing(2), theirs);
 }
 
 #[test]

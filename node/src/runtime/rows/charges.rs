@@ -5,12 +5,13 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use shoal_kernel::record::VERSION;
 use shoal_kernel::{Accepted, Charge, ChargeState, Custodians, Reign, Standing, TakenJob};
 use shoal_protocol::custody::{CustodianSet, SignedCustodians};
 use shoal_protocol::{BlobId, NodeId, ObjectId, Problem, codec};
 
 use super::arrays::ends;
-use super::{Referrer, blobs_of, decode, grants, key_of, object_id, reference_key};
+use super::{Referrer, blobs_of, decode, grants, key_of, object_id, read_job, reference_key};
 use crate::store::{Mutation, Store, Table};
 
 /// Rows that are read at once after a start.
@@ -75,6 +76,16 @@ pub(super) fn taken(taken: &TakenJob, rows: &mut Vec<Mutation>) {
     let row = Row { home: taken.home, set: taken.set, accepted, array, taken: true };
     rows.push(Mutation::put(Table::Charges, key_of(job), codec::encode(&row)));
     rows.push(Mutation::delete(Table::ChargeStandings, key_of(job)));
+}
+
+/// A job of another home that was taken over is only kept here from now on, as it stands.
+pub(super) fn handed_back(store: &Store, job: ObjectId, rows: &mut Vec<Mutation>) -> Result<(), Problem> {
+    let Some((Row { home, set, .. }, (accepted, standing))) = row(store, job)?.zip(read_job(store, job)?) else {
+        return Ok(());
+    };
+    let (accepted, standing) = (Some(Box::new(accepted)), standing.map(Box::new));
+    charge(Charge { version: VERSION, home, set, job, accepted, standing, array: None }, rows);
+    Ok(())
 }
 
 /// Removes the rows of a job of another home.
