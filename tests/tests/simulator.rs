@@ -441,7 +441,10 @@ fn a_vote_for_everybody_who_asks_is_found() {
 
 #[test]
 fn a_vote_that_is_not_journaled_is_found() {
-    assert_eq!(found_in_a_mesh(Fault::VoteUnwritten).1.rule, "after the last fault everything settles");
+    let rule = found_in_a_mesh(Fault::VoteUnwritten).1.rule;
+    // A regent that has forgotten its own right cannot tell the home how a job ended, also where it still keeps the job.
+    let rules = ["after the last fault everything settles", "custodians come to hold what the home holds"];
+    assert!(rules.contains(&rule), "{rule}");
 }
 
 #[test]
