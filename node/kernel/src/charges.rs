@@ -35,6 +35,8 @@ pub(crate) struct Known {
     pub(crate) settled: bool,
     /// This node has taken it over.
     pub(crate) taken: bool,
+    /// Of one that this node has settled: its home has said that it knows. After a restart it has to say so again.
+    heard: bool,
     /// It is an array, or an element of one: these are left to their home.
     pub(crate) of_array: bool,
 }
@@ -126,7 +128,8 @@ impl Charges {
         let home = self.home(home);
         home.arrays.extend(array.map(|array| (job, array)));
         let of_array = of_array || home.arrays.contains_key(&job);
-        if home.jobs.insert(job, Known { set, revision, lacks_input, settled, taken, of_array }).is_none() {
+        if home.jobs.insert(job, Known { set, revision, lacks_input, settled, taken, heard: false, of_array }).is_none()
+        {
             self.total += 1;
         }
     }
@@ -135,7 +138,7 @@ impl Charges {
     pub(crate) fn note(&mut self, job: ObjectId, revision: u64, settled: bool) {
         let home = self.homes.get_mut(&job.tag());
         if let Some(known) = home.and_then(|home| home.jobs.get_mut(&job)) {
-            (known.revision, known.settled, known.taken) = (revision, settled, true);
+            (known.revision, known.settled, known.taken, known.heard) = (revision, settled, true, false);
         }
     }
 
@@ -145,6 +148,21 @@ impl Charges {
         if let Some(known) = home.and_then(|home| home.jobs.get_mut(&job)) {
             known.taken = false;
         }
+    }
+
+    /// The home of a job knows it at this revision.
+    pub(crate) fn heard(&mut self, job: ObjectId, revision: u64) {
+        let home = self.homes.get_mut(&job.tag());
+        if let Some(known) = home.and_then(|home| home.jobs.get_mut(&job)) {
+            known.heard |= known.revision <= revision;
+        }
+    }
+
+    /// The home that has not said that it knows how a job has ended, which this node has taken over and settled.
+    pub(crate) fn unheard(&self, job: ObjectId) -> Option<NodeId> {
+        let home = self.homes.get(&job.tag())?;
+        let known = home.jobs.get(&job).filter(|known| known.taken && known.settled && !known.heard);
+        known.map(|_| home.node)
     }
 
     /// A set of a home that is known here.

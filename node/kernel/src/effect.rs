@@ -206,6 +206,8 @@ pub enum Effect {
     Oldest {
         /// Which.
         group: Group,
+        /// Those behind this one, by when it settled and its id.
+        after: Option<(u64, ObjectId)>,
     },
     /// Hand in [`crate::Input::Tick`] at this time, or earlier. A later one replaces it.
     Wake {

@@ -191,6 +191,12 @@ impl Job {
         }
     }
 
+    /// Whether its run is known to have begun: by its own word, or by a checkpoint, which a restart does not forget.
+    pub(crate) fn has_begun(&self) -> bool {
+        let saved = self.history.checkpoint.as_ref().is_some_and(|last| last.epoch == self.epoch);
+        self.placed().is_some_and(|placed| saved || placed.started_ms.is_some())
+    }
+
     /// Whether it is to end, and only its run keeps it.
     pub(crate) fn is_stopping(&self) -> bool {
         self.cancelled || self.out_of_time

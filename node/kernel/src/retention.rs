@@ -13,10 +13,19 @@ pub(crate) struct Shelf {
     pub(crate) count: u64,
     /// Bytes that they refer to.
     pub(crate) bytes: u64,
+    /// How many of them are due and stay, since their homes have not heard how they ended: as the last look has found.
+    pub(crate) spared: u64,
     /// When the oldest is due, as far as that is known.
     pub(crate) due_ms: Option<u64>,
     /// The edge looks which are the oldest.
     pub(crate) asked: bool,
+}
+
+impl Shelf {
+    /// Those that count for how many may be kept.
+    pub(crate) fn counted(&self) -> u64 {
+        self.count.saturating_sub(self.spared)
+    }
 }
 
 /// All settled jobs, counted by group. There are as many groups as projects and owners of functions that have jobs here.

@@ -224,8 +224,8 @@ impl Driver {
         for (from, told) in self.reports.take_merge() {
             self.look_for_other(from, told);
         }
-        for group in self.reports.take_oldest() {
-            self.look_for_oldest(group);
+        for (group, after) in self.reports.take_oldest() {
+            self.look_for_oldest(group, after);
         }
         if self.reports.take_clear() {
             self.clear_some().await;
@@ -357,12 +357,12 @@ impl Driver {
     }
 
     /// Tells the kernel which settled jobs of a group are the oldest, as they are durable.
-    fn look_for_oldest(&mut self, group: Group) {
+    fn look_for_oldest(&mut self, group: Group, after: Option<(u64, ObjectId)>) {
         if self.failing.is_some() {
             // The kernel asks again when it is restored.
             return;
         }
-        match rows::read_oldest(&self.store, group) {
+        match rows::read_oldest(&self.store, group, after) {
             Ok(jobs) => self.handle(Input::Oldest { group, jobs }),
             Err(problem) => self.fail(Vec::new(), &problem),
         }
@@ -460,7 +460,7 @@ impl Driver {
             Effect::Recall(recall) => outgoing.push(Outgoing::Recall(recall)),
             Effect::Take { home, set, jobs } => outgoing.push(Outgoing::Take((home, set), jobs)),
             Effect::Merge { from, told } => outgoing.push(Outgoing::Merge(from, told)),
-            Effect::Oldest { group } => outgoing.push(Outgoing::Oldest(group)),
+            Effect::Oldest { group, after } => outgoing.push(Outgoing::Oldest(group, after)),
             Effect::Seek { needs } => outgoing.push(Outgoing::Wish(Wish::Seek(needs))),
             Effect::Reach { node } => outgoing.push(Outgoing::Wish(Wish::Reach(node))),
             said => outgoing.extend(self.posts.address(said)),

@@ -35,8 +35,8 @@ pub(super) enum Outgoing {
     Take(Realm, Vec<ObjectId>),
     /// The driver is to look for the job of which another node says something newer.
     Merge(NodeId, Box<KeepJob>),
-    /// The driver is to look which settled jobs of this group are the oldest.
-    Oldest(Group),
+    /// The driver is to look which settled jobs of this group are the oldest, or come behind this one.
+    Oldest(Group, Option<(u64, ObjectId)>),
     /// These jobs are forgotten.
     Gone(Vec<ObjectId>),
     /// The driver is to clear what is left of arrays that were forgotten.
@@ -102,7 +102,7 @@ struct State {
     /// Jobs of which another node says something newer, with who does.
     merge: Vec<(NodeId, Box<KeepJob>)>,
     /// Groups of settled jobs whose oldest the kernel wants to know.
-    oldest: Vec<Group>,
+    oldest: Vec<(Group, Option<(u64, ObjectId)>)>,
     /// Jobs of which it is durable that they are forgotten.
     gone: Vec<ObjectId>,
     /// Something may be left of arrays that were forgotten.
@@ -156,7 +156,7 @@ impl Reports {
         self.wake.notify_one();
     }
 
-    pub(super) fn take_oldest(&self) -> Vec<Group> {
+    pub(super) fn take_oldest(&self) -> Vec<(Group, Option<(u64, ObjectId)>)> {
         std::mem::take(&mut self.state().oldest)
     }
 
@@ -218,8 +218,8 @@ impl Reports {
                     self.state().merge.push((from, told));
                     self.wake.notify_one();
                 }
-                Outgoing::Oldest(group) => {
-                    self.state().oldest.push(group);
+                Outgoing::Oldest(group, after) => {
+                    self.state().oldest.push((group, after));
                     self.wake.notify_one();
                 }
                 Outgoing::Gone(jobs) => self.state().gone.extend(jobs),

@@ -136,8 +136,8 @@ impl Disk {
         counts.into_iter().map(|(group, (count, bytes))| (group, count, bytes)).collect()
     }
 
-    /// The oldest settled jobs of a group, with when they settled and the bytes that they refer to.
-    pub fn oldest(&self, group: Group) -> Vec<(u64, ObjectId, u64)> {
+    /// The oldest settled jobs of a group, or the next behind one of them, with when they settled and the bytes that they refer to.
+    pub fn oldest(&self, group: Group, after: Option<(u64, ObjectId)>) -> Vec<(u64, ObjectId, u64)> {
         let settled = self
             .jobs
             .values()
@@ -145,6 +145,7 @@ impl Disk {
         let mut settled: Vec<_> = settled
             .map(|(job, standing)| (standing.settled_ms.unwrap_or_default(), job.id, bytes_of(job, standing)))
             .collect();
+        settled.retain(|(settled_ms, job, _)| after.is_none_or(|after| (*settled_ms, *job) > after));
         settled.sort_unstable();
         settled.truncate(SWEEP_LEN_MAX);
         settled

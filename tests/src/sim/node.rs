@@ -403,9 +403,9 @@ impl<F: Faults> World<F> {
                 let delay_ms = self.random.within(0..5);
                 self.after(delay_ms, Event::Merged { life, from, told });
             }
-            Effect::Oldest { group } => {
+            Effect::Oldest { group, after } => {
                 let delay_ms = self.random.within(0..5);
-                self.after(delay_ms, Event::Oldest { life, group });
+                self.after(delay_ms, Event::Oldest { life, group, after });
             }
             Effect::Seek { needs } => self.outbox.push(Outgoing::Seek(needs)),
             Effect::Reach { node } => self.outbox.push(Outgoing::Reach(node)),
@@ -596,11 +596,11 @@ impl<F: Faults> World<F> {
     }
 
     /// The edge has looked into the store which settled jobs are the oldest.
-    pub(crate) fn oldest(&mut self, life: u64, group: Group) -> Result<(), Violation> {
+    pub(crate) fn oldest(&mut self, life: u64, group: Group, after: Option<(u64, ObjectId)>) -> Result<(), Violation> {
         if self.node.as_ref().is_none_or(|node| node.life != life) {
             return Ok(());
         }
-        let jobs = self.disk.oldest(group);
+        let jobs = self.disk.oldest(group, after);
         self.input(Input::Oldest { group, jobs })
     }
 

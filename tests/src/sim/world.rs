@@ -210,6 +210,7 @@ pub(crate) enum Event {
     Oldest {
         life: u64,
         group: Group,
+        after: Option<(u64, ObjectId)>,
     },
     KeyTold {
         key: KeyId,
@@ -421,7 +422,7 @@ impl<F: Faults> World<F> {
             Event::Took { life, home, set, jobs } => self.took(life, home, set, &jobs),
             Event::Merged { life, from, told } => self.merged(life, from, told),
             Event::KeepFetched { life, peer, keep } => self.keep_fetched(life, peer, *keep),
-            Event::Oldest { life, group } => self.oldest(life, group),
+            Event::Oldest { life, group, after } => self.oldest(life, group, after),
             Event::KeyTold { key, job, body } => self.input(shoal_kernel::Input::KeyTold { key, job, body }),
             Event::HintDue { life } => {
                 self.hint_due(life);

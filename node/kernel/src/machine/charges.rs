@@ -135,9 +135,10 @@ impl<F: Faults> Machine<F> {
             if job.tag() != home.tag() {
                 continue;
             }
-            // What this node has taken over it keeps as its own for as long as that is kept.
-            if self.charges.get(job).is_some_and(|known| !known.taken) {
-                self.drop_charge(job, effects);
+            match self.charges.get(job).is_some_and(|known| known.taken) {
+                // What this node has taken over it keeps as its own for as long as that is kept.
+                true => self.charges.heard(job, u64::MAX),
+                false => self.drop_charge(job, effects),
             }
         }
     }

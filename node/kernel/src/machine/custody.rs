@@ -148,7 +148,10 @@ impl<F: Faults> Machine<F> {
             self.custody.heard(node, kept.set);
             self.begin_agreed(now, effects);
         }
-        for (job, _) in kept.jobs {
+        for (job, revision) in kept.jobs {
+            if job.tag() == node.tag() {
+                self.charges.heard(job, revision);
+            }
             self.kept_by(now, job, node, effects);
         }
         for job in kept.missing {

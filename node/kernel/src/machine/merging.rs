@@ -173,8 +173,14 @@ impl<F: Faults> Machine<F> {
             return;
         }
         let (Some((accepted, ours)), Some(theirs)) = (record.map(|record| *record), told.standing) else { return };
+        let home = self.charges.set_of(id).map_or(self.config.node, |set| set.home);
+        let kept = |revision| {
+            let kept = Kept { home: Some(home), jobs: vec![(id, revision)], ..Kept::default() };
+            Effect::ToHome { home: from, message: PeerMessage::Kept(kept) }
+        };
         if theirs.revision <= ours.revision {
-            return;
+            // Who has restarted since this node said so asks once more.
+            return effects.push(kept(ours.revision));
         }
         match (ours.state.is_settled(), theirs.state.is_settled()) {
             (true, true) => self.supersede(now, &accepted, ours, *theirs, effects),
@@ -185,9 +191,7 @@ impl<F: Faults> Machine<F> {
             }
             (false, _) => return,
         }
-        let home = self.charges.set_of(id).map_or(self.config.node, |set| set.home);
-        let kept = Kept { home: Some(home), jobs: vec![(id, revision)], ..Kept::default() };
-        effects.push(Effect::ToHome { home: from, message: PeerMessage::Kept(kept) });
+        effects.push(kept(revision));
     }
 
     /// Both sides have settled a job: the higher term stands, and the other settlement is kept beside it.

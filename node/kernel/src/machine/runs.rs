@@ -177,6 +177,10 @@ impl<F: Faults> Machine<F> {
         if !here {
             return self.decline_guest(now, run.job, problem, effects);
         }
+        if self.jobs.get(run.job).is_some_and(Job::has_begun) {
+            // Who has been restarted need not know that it ran; here it counts as an attempt.
+            return self.lose(now, run.job, Loss::WithWorker, &why, effects);
+        }
         self.release(run.job);
         let Some(job) = self.jobs.get_mut(run.job) else { return };
         strike::<F>(job, RefusalCode::Declined, &why, now);
@@ -198,7 +202,7 @@ impl<F: Faults> Machine<F> {
         }
         self.release(id);
         let Some(job) = self.jobs.get_mut(id) else { return };
-        let started = job.placed().is_some_and(|placed| placed.started_ms.is_some());
+        let started = job.has_begun();
         self.counters.lost += 1;
         job.history.losses = job.history.losses.saturating_add(1);
         // Nobody knows for certain that it did not start: nothing is repeated then that may run only once.

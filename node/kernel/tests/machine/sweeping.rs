@@ -54,7 +54,7 @@ impl Node {
 
 fn asked(effects: &[Effect]) -> Vec<Group> {
     let asked = effects.iter().filter_map(|effect| match effect {
-        Effect::Oldest { group } => Some(*group),
+        Effect::Oldest { group, .. } => Some(*group),
         _ => None,
     });
     asked.collect()

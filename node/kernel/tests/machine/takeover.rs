@@ -1,6 +1,6 @@
 //! Jobs of a home that is away: who claims them, who votes, what a regent goes on with, and what holds when the home is back.
 
-use shoal_kernel::{Accepted, Effect, Group, Input, NewJob, Record, Reign, Retention, Standing};
+use shoal_kernel::{Accepted, Effect, Group, Input, Keep, NewJob, Record, Reign, Retention, SWEEP_LEN_MAX, Standing};
 use shoal_protocol::custody::{Custody, SignedCustodians};
 use shoal_protocol::key::Signature;
 use shoal_protocol::object::job::{Ending, KeyId, State, Terms};
@@ -24,7 +24,12 @@ pub(crate) fn job(n: u64) -> ObjectId {
 
 /// A node that keeps jobs of peer 1, with these members of its set, and that peer gone for as long as it may be. This node is 9.
 fn orphaned(members: &[u8], jobs: &[u64]) -> (Node, Vec<Effect>) {
-    let mut node = Node::with(|config| config.takeover_after_ms = AWAY_MS);
+    orphaned_keeping(members, jobs, Retention::default())
+}
+
+/// The same, with so many settled jobs that are kept.
+fn orphaned_keeping(members: &[u8], jobs: &[u64], retention: Retention) -> (Node, Vec<Effect>) {
+    let mut node = Node::with(|config| (config.takeover_after_ms, config.retention) = (AWAY_MS, retention));
     let (connection, _) = node.keeper(1);
     keep(&mut node, members, jobs.iter().map(|n| record(*n, 0, true)).collect());
     node.handle(Input::PeerDetached { node: peer(1), connection });
@@ -323,6 +328,111 @@ fn what_is_forgotten_while_its_record_is_read_is_not_written_again() {
     assert!(swept.iter().any(|effect| matches!(effect, Effect::Write(Record::Swept(id)) if *id == accepted.id)));
     let record = Some(Box::new((accepted, ours)));
     assert_eq!(node.handle(Input::Merge { from: peer(1), told: asked, record }), []);
+}
+
+/// What is swept when the edge has said that these are the oldest.
+fn swept(node: &mut Node, group: Group, jobs: &[(u64, ObjectId)]) -> (Vec<ObjectId>, Vec<Effect>) {
+    let jobs = jobs.iter().map(|(settled_ms, job)| (*settled_ms, *job, 0)).collect();
+    let effects = node.handle(Input::Oldest { group, jobs });
+    let swept = effects.iter().filter_map(|effect| match effect {
+        Effect::Write(Record::Swept(job)) => Some(*job),
+        _ => None,
+    });
+    (swept.collect(), effects)
+}
+
+#[test]
+fn a_job_stays_until_its_home_has_heard_how_it_ended_and_no_longer_than_a_week_more() {
+    let (mut node, effects) = orphaned(&[1, 9], &[1]);
+    node.attach(1, 1);
+    take(&mut node, &effects);
+    node.ended(1, Run { job: job(1), epoch: first_of_term(1) + 1 }, outcome(Ending::Succeeded));
+    let (_, run) = start(&node.submit(new_job(2)));
+    node.ended(1, run, outcome(Ending::Succeeded));
+    let (mut accepted, standing) = node.jobs[&job(1)].clone();
+    let (group, settled_ms) = (Group::of(&accepted, standing.state), standing.settled_ms.unwrap());
+    let due = [(settled_ms, job(1)), (settled_ms, id(2))];
+    assert_eq!(swept(&mut node, group, &due).0, [], "they are not old");
+    let age_ms = Retention::default().of(group).age_ms;
+    node.pass(age_ms);
+    assert_eq!(swept(&mut node, group, &due).0, [id(2)], "others go");
+    // Its home is there again, and is told once more, also after a restart.
+    let (mut node, _) = node.restarted();
+    node.keeper(1);
+    let (gone, effects) = swept(&mut node, group, &due[..1]);
+    let recall = effects.into_iter().find_map(|effect| match effect {
+        Effect::Recall(recall) => Some(recall),
+        _ => None,
+    });
+    assert_eq!(gone, []);
+    accepted.custody = Some(Custody { set: 4, durability: std::num::NonZeroU8::MIN });
+    let record = Some(Box::new((accepted, standing.clone())));
+    let effects = node.handle(Input::Recalled { recall: recall.expect("the store is asked"), record });
+    assert!(matches!(effects[..], [Effect::KeepTaken { to, .. }] if to == peer(1)), "{effects:?}");
+    let says = |node: &mut Node, by: u8, revision: u64| {
+        let kept = Kept { home: Some(peer(1)), set: 4, jobs: vec![(job(1), revision)], ..Kept::default() };
+        node.handle(Input::Kept { node: peer(by), kept });
+    };
+    says(&mut node, 1, standing.revision - 1);
+    says(&mut node, 2, standing.revision);
+    assert_eq!(swept(&mut node, group, &due[..1]).0, [], "it knows how the job stood before, another one how it ended");
+    let (mut never, _) = node.restarted();
+    never.now.wall_ms += 7 * 24 * 3_600_000;
+    assert_eq!(swept(&mut never, group, &due[..1]).0, [job(1)]);
+    let (mut forgotten, _) = node.restarted();
+    forgotten.handle(Input::Forget { home: peer(1), jobs: vec![job(1)] });
+    assert_eq!(swept(&mut forgotten, group, &due[..1]).0, [job(1)], "its home wants nothing more of it");
+    says(&mut node, 1, standing.revision);
+    assert_eq!(swept(&mut node, group, &due[..1]).0, [job(1)]);
+}
+
+#[test]
+fn jobs_of_which_their_home_has_not_heard_stop_nothing_and_count_for_nothing() {
+    let all: Vec<u64> = (1..=SWEEP_LEN_MAX as u64).collect();
+    let settled = Keep { age_ms: 100_000, jobs: 1 };
+    let (mut node, effects) = orphaned_keeping(&[1, 9], &all, Retention { settled, ..Retention::default() });
+    take(&mut node, &effects);
+    let ended = all.iter().map(|n| {
+        let mut told = record(*n, 5, false);
+        let standing = told.standing.as_mut().unwrap();
+        (standing.state, standing.outcome, standing.settled_ms) =
+            (State::Succeeded, Some(outcome(Ending::Succeeded)), Some(5));
+        told
+    });
+    keep(&mut node, &[1, 9], ended.collect());
+    node.attach(1, 1);
+    let (_, run) = start(&node.submit(new_job(100)));
+    node.ended(1, run, outcome(Ending::Succeeded));
+    let (accepted, standing) = node.jobs[&id(100)].clone();
+    let group = Group::of(&accepted, standing.state);
+    let asked = |effects: &[Effect]| {
+        let asked = effects.iter().find_map(|effect| match effect {
+            Effect::Oldest { after, .. } => Some(*after),
+            _ => None,
+        });
+        asked
+    };
+    let page: Vec<(u64, ObjectId)> = all.iter().map(|n| (5, job(*n))).collect();
+    let own = [(standing.settled_ms.unwrap(), id(100))];
+    let (gone, effects) = swept(&mut node, group, &page);
+    assert_eq!((gone, asked(&effects)), (Vec::new(), Some(page.last().copied())), "there may be more behind them");
+    let (gone, effects) = swept(&mut node, group, &own);
+    assert_eq!((gone, asked(&effects)), (Vec::new(), None), "there is one that counts, as there may be");
+    let (_, run) = start(&node.submit(new_job(101)));
+    assert_eq!(asked(&node.ended(1, run, outcome(Ending::Succeeded))), Some(None), "of two one goes");
+    let (_, effects) = swept(&mut node, group, &page);
+    assert_eq!(asked(&effects), Some(page.last().copied()));
+    assert_eq!(swept(&mut node, group, &own).0, [id(100)]);
+}
+
+#[test]
+fn a_home_that_knows_already_how_a_job_ended_says_so_once_more() {
+    let (mut node, accepted, _, theirs) = settled_on_both_sides();
+    let asked = asked_to_merge(&told(&mut node, 1, 1, vec![KeepJob::news(&accepted, theirs.clone())]));
+    let record = Some(Box::new((accepted, theirs.clone())));
+    let effects = node.handle(Input::Merge { from: peer(1), told: asked, record });
+    let kept = Kept { home: Some(NodeId([9; 32])), jobs: vec![(id(1), theirs.revision)], ..Kept::default() };
+    assert_eq!(effects, [Effect::ToHome { home: peer(1), message: PeerMessage::Kept(kept) }]);
 }
 
 #[test]

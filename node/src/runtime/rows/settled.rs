@@ -158,17 +158,27 @@ fn group_of(key: &[u8]) -> Option<Group> {
     Some(Group { owner: object_id(key.get(..16)?)?, dead: *key.get(16)? == 1 })
 }
 
-/// Within a group the one that settled first has the lowest key.
 fn key_of(retained: &Retained) -> Vec<u8> {
-    let mut key = group_key(retained.group);
-    key.extend_from_slice(&retained.settled_ms.to_be_bytes());
-    key.extend_from_slice(&retained.job.to_bytes());
+    place_of(retained.group, retained.settled_ms, retained.job)
+}
+
+/// Within a group the one that settled first has the lowest key.
+fn place_of(group: Group, settled_ms: u64, job: ObjectId) -> Vec<u8> {
+    let mut key = group_key(group);
+    key.extend_from_slice(&settled_ms.to_be_bytes());
+    key.extend_from_slice(&job.to_bytes());
     key
 }
 
-/// The oldest settled jobs of a group, with when they settled and the bytes that they refer to: of those of an older program none.
-pub(in crate::runtime) fn read_oldest(store: &Store, group: Group) -> Result<Vec<(u64, ObjectId, u64)>, Problem> {
-    let rows = store.scan_prefix(Table::Settled, &group_key(group), None, SWEEP_LEN_MAX)?;
+/// The oldest settled jobs of a group, or the next behind one of them, with when they settled and the bytes that they refer to: of
+/// those of an older program none.
+pub(in crate::runtime) fn read_oldest(
+    store: &Store,
+    group: Group,
+    after: Option<(u64, ObjectId)>,
+) -> Result<Vec<(u64, ObjectId, u64)>, Problem> {
+    let after = after.map(|(settled_ms, job)| place_of(group, settled_ms, job));
+    let rows = store.scan_prefix(Table::Settled, &group_key(group), after.as_deref(), SWEEP_LEN_MAX)?;
     let job = |key: &Bytes, row: &Bytes| {
         let settled_ms = u64::from_be_bytes(key.get(GROUP_LEN..GROUP_LEN + 8)?.try_into().ok()?);
         let bytes = row.as_ref().try_into().map_or(0, u64::from_be_bytes);
