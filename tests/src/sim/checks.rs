@@ -438,7 +438,8 @@ impl Checks {
         }
         // What was asked of a home that could not end the job gives way to its regent; and what was asked of a regent to the end
         // that the job had at its home before.
-        if last.cancelled && !next.cancelled && !as_at_home && !(adopted && once::needs_word(accepted)) {
+        let gives_way = as_at_home || (adopted && once::needs_word(accepted));
+        if last.cancelled && !next.cancelled && !gives_way {
             return Err(("a cancellation stays", format!("{id} is no longer cancelled")));
         }
         // An array has no result of its own, and nor has what was given another's.

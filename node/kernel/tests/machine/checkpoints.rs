@@ -188,6 +188,20 @@ fn a_guest_waits_for_its_home_while_that_is_in_reach() {
 }
 
 #[test]
+fn a_peer_that_declines_what_has_saved_came_back_without_it_and_that_was_an_attempt() {
+    let mut node = Node::new();
+    node.peer(1, 1);
+    let (_, run) = offered(&node.submit(new_job(1)));
+    node.peer_taken(1, run);
+    node.peer_saves(1, run, 1, bytes("half"));
+    // Its home has been restarted since, and knows of the start by the checkpoint alone.
+    let (mut node, _) = node.restarted();
+    node.meet(1, vec![run]);
+    node.peer_declined(1, run, "the worker came back without the run");
+    assert_eq!((node.standing(1).attempts_total, node.standing(1).attempts.len()), (1, 1));
+}
+
+#[test]
 fn a_home_hears_of_a_checkpoint_before_it_hears_that_the_run_was_lost() {
     let (mut node, run, connection) = hosting();
     node.part(1, connection);

@@ -406,11 +406,10 @@ fn jobs_of_which_their_home_has_not_heard_stop_nothing_and_count_for_nothing() {
     let (accepted, standing) = node.jobs[&id(100)].clone();
     let group = Group::of(&accepted, standing.state);
     let asked = |effects: &[Effect]| {
-        let asked = effects.iter().find_map(|effect| match effect {
+        effects.iter().find_map(|effect| match effect {
             Effect::Oldest { after, .. } => Some(*after),
             _ => None,
-        });
-        asked
+        })
     };
     let page: Vec<(u64, ObjectId)> = all.iter().map(|n| (5, job(*n))).collect();
     let own = [(standing.settled_ms.unwrap(), id(100))];
