@@ -33,7 +33,9 @@ impl User {
         let read = |name: &str| {
             std::fs::read_to_string(data.join(name)).with_context(|| format!("reading the file {name} of a node"))
         };
-        let id: ObjectId = read(USER_FILE)?.trim().parse().ok().context("the operator's file holds no id")?;
+        // A seal follows on a line of its own.
+        let user = read(USER_FILE)?;
+        let id = user.lines().next().and_then(|id| id.parse().ok()).context("the operator's file holds no id")?;
         let key = parse_key(read(KEY_FILE)?.trim()).context("the operator's key is no key")?;
         let token = mint(shoal, id, &data.join(KEY_FILE)).context("making a token")?;
         Ok(Self { id, key, token })
