@@ -12,6 +12,7 @@ use shoal_protocol::object::job::Array;
 use shoal_protocol::wire::custody::Holding;
 use shoal_protocol::{NodeId, ObjectId};
 
+use crate::gone::Gone;
 use crate::record::ChargeState;
 
 /// Jobs of other homes that a node keeps. Why 400,000: at some 60 bytes each 24 MB, twice as many as a node has unsettled
@@ -60,6 +61,7 @@ struct Home {
     jobs: BTreeMap<ObjectId, Known>,
     /// Those of them that stand for their elements.
     arrays: BTreeMap<ObjectId, Array>,
+    gone: Gone,
 }
 
 /// All of them, by the tag of their home, which the ids of its jobs carry.
@@ -231,6 +233,18 @@ impl Charges {
         removed
     }
 
+    /// Its home has said to forget a job.
+    pub(crate) fn note_gone(&mut self, job: ObjectId) {
+        if let Some(home) = self.homes.get_mut(&job.tag()) {
+            home.gone.insert(job);
+        }
+    }
+
+    /// Whether its home has said to forget a job a moment ago.
+    pub(crate) fn is_gone(&self, job: ObjectId) -> bool {
+        self.homes.get(&job.tag()).is_some_and(|home| home.gone.contains(job))
+    }
+
     /// A page of what is kept of a home, behind a job.
     pub(crate) fn page(&self, home: NodeId, after: Option<ObjectId>) -> Holding {
         let first = after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -248,6 +262,7 @@ impl Charges {
             sets: BTreeMap::new(),
             jobs: BTreeMap::new(),
             arrays: BTreeMap::new(),
+            gone: Gone::default(),
         })
     }
 }

@@ -36,6 +36,7 @@ mod dependents;
 pub mod effect;
 pub mod faults;
 mod functions;
+mod gone;
 mod grants;
 mod guests;
 pub mod input;

@@ -94,7 +94,7 @@ impl Peers {
         let is_here = |node| self.mesh().peer(&node).is_some_and(|peer| peer.connected);
         let found = match but {
             [] => self.0.keepers.find(tag, is_here, look_up).await,
-            // Others have none of this job: that is rare, and says nothing of the next one.
+            // The one that was found has none of this job. Not remembered: it may well have the home's next one.
             _ => look_up.await,
         };
         found.map(Home).ok_or_else(|| {

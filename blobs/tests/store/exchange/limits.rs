@@ -119,5 +119,6 @@ async fn a_long_blob_takes_little_memory() {
     let figures: Vec<u64> = figures.split_whitespace().take(2).map(|n| n.parse().unwrap()).collect();
     println!("before {} KiB, at most {} KiB", figures[0], figures[1]);
     // Both ends in one process, 64 MiB between them.
-    assert!(figures[1] - figures[0] < 16 * 1024, "{figures:?}");
+    // The kernel counts pages by thread and adds up now and then: the most may read as a little less than what was there before.
+    assert!(figures[1].saturating_sub(figures[0]) < 16 * 1024, "{figures:?}");
 }

@@ -83,6 +83,11 @@ impl<F: Faults> Machine<F> {
     ) {
         let (job, revision) = (told.job, told.revision());
         let known = self.charges.get(job);
+        let array = told.accepted.as_ref().and_then(|accepted| accepted.array_id());
+        if known.is_none() && [Some(job), array].into_iter().flatten().any(|job| self.charges.is_gone(job)) {
+            // What it refers to took longer to fetch than its home to forget it.
+            return;
+        }
         // What an element was accepted with is its array's.
         let of_array = self.charges.array_of(job).filter(|_| known.is_none() && told.accepted.is_none());
         let lacks = known.map_or(of_array.is_none() && !F::has(Fault::ChargeUnfounded), |known| {
@@ -135,6 +140,7 @@ impl<F: Faults> Machine<F> {
             if job.tag() != home.tag() {
                 continue;
             }
+            self.charges.note_gone(job);
             match self.charges.get(job).is_some_and(|known| known.taken) {
                 // What this node has taken over it keeps as its own for as long as that is kept.
                 true => self.charges.heard(job, u64::MAX),

@@ -108,6 +108,8 @@ fn what_is_kept_survives_a_restart_is_listed_and_goes_when_its_home_says_so() {
     let effects = node.handle(forget(vec![job_of(peer(1), 2), id(7)]));
     assert_eq!(effects, [Effect::Write(Record::ChargeGone(job_of(peer(1), 2)))]);
     assert_eq!(node.handle(forget(vec![job_of(peer(1), 2)])), []);
+    // The same job, whose input was fetched meanwhile.
+    assert_eq!(said(&keep(&mut node, &[1, 9], vec![record(2, 0, true)])).jobs, []);
     assert_eq!(node.charges.values().map(|(_, _, standing)| standing.state).collect::<Vec<_>>(), [State::Queued]);
 }
 

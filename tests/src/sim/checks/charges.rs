@@ -150,6 +150,10 @@ impl Charges {
     /// A job is acknowledged: as many have said that they keep it as it says.
     pub(super) fn acknowledged(&self, home: NodeId, job: ObjectId, disk: &Disk) -> Result<(), Broken> {
         let Some((accepted, standing)) = disk.jobs.get(&job) else { return Ok(()) };
+        if job.tag() != home.tag() {
+            // It was promised by its home. Who asks again with its key is told by its regent that it is there.
+            return Ok(());
+        }
         // What has ended before its custodians heard of it is not brought to them later.
         let open = !standing.alone && !standing.state.is_settled();
         let Some(custody) = accepted.custody.filter(|_| open) else { return Ok(()) };
