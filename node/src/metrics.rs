@@ -386,6 +386,8 @@ impl Metrics {
             | Record::Custodians(_)
             | Record::ChargeGone(_)
             | Record::HandedBack(_)
+            | Record::Withdrawn(_)
+            | Record::Elsewhere(..)
             | Record::Reign(_)
             | Record::Drain(_)
             | Record::Granted(_)

@@ -264,6 +264,11 @@ fn is_none_yet(revision: &u64) -> bool {
 }
 
 impl Standing {
+    /// How it has ended; none: it has not.
+    pub fn ended(&self) -> Option<State> {
+        Some(self.state).filter(|state| state.is_settled())
+    }
+
     /// Checks the bounds of what a home says of a job that is kept here.
     pub fn check(&self) -> Result<(), Problem> {
         if self.version != VERSION {

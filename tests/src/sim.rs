@@ -89,6 +89,11 @@ pub fn run_mesh<F: Bugs>(nodes: usize, seed: u64, print: bool) -> Result<Report,
     Mesh::<F>::new(nodes, seed, print).run()
 }
 
+/// Runs a mesh of so many nodes of a seed in which arrays change hands again and again, as [`run_mesh`] does.
+pub fn run_arrays<F: Bugs>(nodes: usize, seed: u64, print: bool) -> Result<Report, Violation> {
+    Mesh::<F>::of_arrays(nodes, seed, print).run()
+}
+
 /// Runs one job of eight hours in a mesh of three nodes of this seed, where whoever has to do with it restarts meanwhile.
 pub fn run_long<F: Bugs>(seed: u64, print: bool) -> Result<Long, Violation> {
     Mesh::<F>::new(long::NODES, seed, print).run_long()

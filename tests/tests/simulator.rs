@@ -15,12 +15,14 @@ use shoal_tests::sim::coverage::{REQUIRED, REQUIRED_OF_A_MESH};
 use shoal_tests::sim::mutations::{Mutated, Mutation, Sound, with};
 use shoal_tests::sim::worker::DAY_MS;
 use shoal_tests::sim::world::FAULTS_MS;
-use shoal_tests::sim::{Coverage, Long, Report, Violation, run, run_long, run_mesh, run_shares};
+use shoal_tests::sim::{Coverage, Long, Report, Violation, run, run_arrays, run_long, run_mesh, run_shares};
 
 /// Seeds of a node that is alone in a normal run of the tests.
 const SEEDS: Range<u64> = 0..100;
 /// Seeds of a mesh in a normal run of the tests.
 const MESH_SEEDS: Range<u64> = 0..200;
+/// Seeds of a mesh whose clients submit arrays above all.
+const ARRAYS_SEEDS: Range<u64> = 0..10;
 /// Jobs that each seed must have had acknowledged.
 const JOBS_MIN: u64 = 200;
 /// Kinds of fault that each seed must have had.
@@ -148,6 +150,25 @@ fn a_mesh_keeps_every_promise() {
     assert!(failed.is_empty(), "{} seeds failed:\n{}", failed.len(), failed.join("\n"));
     if seeds.end - seeds.start >= MESH_SEEDS.end - MESH_SEEDS.start {
         assert_eq!(coverage.missing(REQUIRED_OF_A_MESH), [] as [&str; 0], "never exercised");
+    }
+}
+
+#[test]
+fn arrays_change_hands_and_keep_every_promise() {
+    let mut coverage = Coverage::default();
+    let mut failed = Vec::new();
+    for (seed, result) in run_all(seeds_or(ARRAYS_SEEDS), |seed, print| run_arrays::<Sound>(nodes(), seed, print)) {
+        match result {
+            Ok(report) => coverage.merge(&report.coverage),
+            Err(violation) => {
+                failed.push(format!("seed {seed} {violation}\n    {}", replay(seed, "arrays_change_hands")))
+            }
+        }
+    }
+    println!("{coverage}");
+    assert!(failed.is_empty(), "{} seeds failed:\n{}", failed.len(), failed.join("\n"));
+    for what in ["arrays taken over", "arrays given to regents", "elements of which regents told"] {
+        assert!(chosen().is_some() || coverage.count(what) > 0, "{what}");
     }
 }
 

@@ -8,7 +8,7 @@ use std::ops::Bound;
 
 use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::limits::KEEP_JOBS_MAX;
-use shoal_protocol::object::job::Array;
+use shoal_protocol::object::job::{Array, State};
 use shoal_protocol::wire::custody::Holding;
 use shoal_protocol::{NodeId, ObjectId};
 
@@ -33,19 +33,19 @@ pub(crate) struct Known {
     pub(crate) revision: u64,
     /// Its input is another job's result, and is not here.
     pub(crate) lacks_input: bool,
-    pub(crate) settled: bool,
+    /// How it has ended.
+    pub(crate) ended: Option<State>,
     /// This node has taken it over.
     pub(crate) taken: bool,
     /// Of one that this node has settled: its home has said that it knows. After a restart it has to say so again.
     heard: bool,
-    /// It is an array, or an element of one: these are left to their home.
-    pub(crate) of_array: bool,
+    /// It is an element of an array: whoever goes on with that goes on with it.
+    element: bool,
 }
 
 impl Known {
-    /// Whether somebody has to go on with it.
-    fn is_open(&self) -> bool {
-        !self.settled && !self.taken && !self.of_array
+    pub(crate) fn settled(&self) -> bool {
+        self.ended.is_some()
     }
 }
 
@@ -62,6 +62,20 @@ struct Home {
     /// Those of them that stand for their elements.
     arrays: BTreeMap<ObjectId, Array>,
     gone: Gone,
+}
+
+impl Home {
+    /// The array that is kept here and that this is an element of.
+    fn array_of(&self, element: ObjectId) -> Option<ObjectId> {
+        let (id, array) = self.arrays.range(..element).next_back()?;
+        array.place(id.index_of(element)?)?;
+        Some(*id)
+    }
+
+    /// Jobs that nobody goes on with. Elements of arrays go with these.
+    fn orphans(&self) -> impl Iterator<Item = (&ObjectId, &Known)> {
+        self.jobs.iter().filter(|(_, known)| !known.settled() && !known.taken && !known.element)
+    }
 }
 
 /// All of them, by the tag of their home, which the ids of its jobs carry.
@@ -125,22 +139,21 @@ impl Charges {
 
     /// A job is kept here at this revision.
     pub(crate) fn put(&mut self, charge: ChargeState) {
-        let ChargeState { job, home, set, revision, lacks_input, array, settled, taken } = charge;
-        let of_array = self.array_of(job).is_some();
+        let ChargeState { job, home, set, revision, lacks_input, array, ended, taken } = charge;
+        let element = self.array_of(job).is_some();
         let home = self.home(home);
         home.arrays.extend(array.map(|array| (job, array)));
-        let of_array = of_array || home.arrays.contains_key(&job);
-        if home.jobs.insert(job, Known { set, revision, lacks_input, settled, taken, heard: false, of_array }).is_none()
-        {
+        let known = Known { set, revision, lacks_input, ended, taken, heard: false, element };
+        if home.jobs.insert(job, known).is_none() {
             self.total += 1;
         }
     }
 
     /// A job that this node has taken over stands otherwise.
-    pub(crate) fn note(&mut self, job: ObjectId, revision: u64, settled: bool) {
+    pub(crate) fn note(&mut self, job: ObjectId, revision: u64, ended: Option<State>) {
         let home = self.homes.get_mut(&job.tag());
         if let Some(known) = home.and_then(|home| home.jobs.get_mut(&job)) {
-            (known.revision, known.settled, known.taken, known.heard) = (revision, settled, true, false);
+            (known.revision, known.ended, known.taken, known.heard) = (revision, ended, true, false);
         }
     }
 
@@ -163,7 +176,7 @@ impl Charges {
     /// The home that has not said that it knows how a job has ended, which this node has taken over and settled.
     pub(crate) fn unheard(&self, job: ObjectId) -> Option<NodeId> {
         let home = self.homes.get(&job.tag())?;
-        let known = home.jobs.get(&job).filter(|known| known.taken && known.settled && !known.heard);
+        let known = home.jobs.get(&job).filter(|known| known.taken && known.settled() && !known.heard);
         known.map(|_| home.node)
     }
 
@@ -186,7 +199,7 @@ impl Charges {
             let Some(gone_ms) = home.gone_ms.filter(|gone_ms| gone_ms.saturating_add(after_ms) <= now_ms) else {
                 continue;
             };
-            for known in home.jobs.values().filter(|known| known.is_open()) {
+            for (_, known) in home.orphans() {
                 orphaned.insert((home.node, known.set), gone_ms);
             }
         }
@@ -202,15 +215,13 @@ impl Charges {
         may: impl Fn(ObjectId) -> bool,
     ) -> Vec<ObjectId> {
         let Some(home) = self.homes.get(&home.tag()) else { return Vec::new() };
-        let open = home.jobs.iter().filter(|(_, known)| known.set == set && known.is_open());
-        open.map(|(job, _)| *job).filter(|job| may(*job)).take(limit).collect()
+        let orphans = home.orphans().filter(|(_, known)| known.set == set);
+        orphans.map(|(job, _)| *job).filter(|job| may(*job)).take(limit).collect()
     }
 
     /// The array that is kept here and that this is an element of.
     pub(crate) fn array_of(&self, element: ObjectId) -> Option<ObjectId> {
-        let (id, array) = self.homes.get(&element.tag())?.arrays.range(..element).next_back()?;
-        array.place(id.index_of(element)?)?;
-        Some(*id)
+        self.homes.get(&element.tag())?.array_of(element)
     }
 
     /// The elements of an array that are kept here.
@@ -220,6 +231,12 @@ impl Charges {
         let Some(last) = id.element(array.last) else { return Vec::new() };
         let within = home.jobs.range((Bound::Excluded(id), Bound::Included(last))).map(|(job, _)| *job);
         within.filter(|job| id.index_of(*job).is_some_and(|index| array.place(index).is_some())).collect()
+    }
+
+    /// Those of them that have not ended, as far as is known here.
+    pub(crate) fn open_elements(&self, id: ObjectId) -> Vec<ObjectId> {
+        let open = |element: &ObjectId| self.get(*element).is_some_and(|known| !known.settled());
+        self.elements_of(id).into_iter().filter(open).collect()
     }
 
     /// A job is kept here no more. Whether it was.
@@ -285,7 +302,7 @@ mod tests {
             revision,
             lacks_input: false,
             array: None,
-            settled: false,
+            ended: None,
             taken: false,
         }
     }
@@ -339,20 +356,24 @@ mod tests {
     fn jobs_are_orphaned_when_their_home_has_been_away_for_long_and_nobody_goes_on_with_them() {
         let mut charges = Charges::default();
         (1..=3).for_each(|n| put(&mut charges, n, 0));
-        charges.put(ChargeState { settled: true, ..state(4, 1) });
+        charges.put(ChargeState { ended: Some(State::Failed), ..state(4, 1) });
         charges.away(1_000, |_| false);
         assert_eq!(charges.orphaned(60_999, 60_000), []);
         assert_eq!(charges.orphaned(61_000, 60_000), [(HOME, 1, 1_000)]);
         assert_eq!(charges.open_under(HOME, 1, 2, |_| true), [job(1), job(2)]);
-        charges.note(job(1), 7, false);
+        charges.note(job(1), 7, None);
         assert_eq!(charges.open_under(HOME, 1, 2, |_| true), [job(2), job(3)]);
-        charges.note(job(2), 7, false);
-        charges.note(job(3), 7, true);
+        charges.note(job(2), 7, None);
+        charges.note(job(3), 7, Some(State::Succeeded));
         let array = Array { first: 0, last: 9, step: 3, at_once: None };
         charges.put(ChargeState { array: Some(array), ..state(6, 0) });
         // What is new of it says nothing of its elements.
         charges.put(state(6, 1));
-        charges.put(ChargeState { job: job(6).element(3).unwrap(), ..state(6, 0) });
+        let element = job(6).element(3).unwrap();
+        charges.put(ChargeState { job: element, ..state(6, 0) });
+        assert_eq!(charges.open_under(HOME, 1, 9, |_| true), [job(6)], "its elements follow");
+        assert_eq!(charges.open_elements(job(6)), [element]);
+        charges.note(job(6), 7, None);
         assert_eq!(charges.orphaned(61_000, 60_000), []);
         put(&mut charges, 5, 0);
         charges.away(62_000, |_| true);

@@ -114,6 +114,12 @@ pub struct Counters {
     pub charges_taken: u64,
     /// Of these, elements of arrays.
     pub elements_taken: u64,
+    /// Arrays of other homes that were taken over with their elements.
+    pub arrays_taken: u64,
+    /// Arrays of this home that other nodes decide.
+    pub arrays_ceded: u64,
+    /// Elements of these of which such a node has told.
+    pub elements_elsewhere: u64,
     /// Jobs of other homes that are kept here no more.
     pub charges_gone: u64,
     /// Jobs of other homes kept here, taken back after a restart.

@@ -22,7 +22,7 @@ use crate::queue::Rank;
 use crate::record::{Accepted, Standing, VERSION};
 use parts::{Extras, History};
 
-pub(crate) use parts::Names;
+pub(crate) use parts::{Names, Rule};
 
 /// One unsettled job.
 #[derive(Debug)]
@@ -419,10 +419,10 @@ fn whose(accepted: &Accepted) -> [Whose; 2] {
     [Whose::Group(accepted.group()), Whose::User(accepted.spec.owner)]
 }
 
-/// Elements of an array that have not begun.
+/// Elements of an array that count with it: they have not begun, or not here.
 fn ahead(job: &Job) -> u32 {
     let elements = job.extras.elements.as_ref().zip(job.accepted.extras.array);
-    elements.map_or(0, |(elements, array)| array.size().saturating_sub(elements.begun))
+    elements.map_or(0, |(elements, array)| array.size().saturating_sub(elements.apart()))
 }
 
 /// The elements of an array that have begun, in order.

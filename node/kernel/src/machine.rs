@@ -15,6 +15,7 @@
 //! were given up (`custody`); they say it only after that is written (`charges`).
 //! Invariant: a job with effects `once` is handed over, and ends, only with the word of a majority of its set (`grants`).
 
+mod array_takeover;
 mod arrays;
 mod attachment;
 mod calling;

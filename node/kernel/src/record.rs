@@ -68,6 +68,10 @@ pub enum Record {
     /// A settled job of another home that this node had taken over is only kept here from now on, as it stands. Comes before it is
     /// [`Swept`](Self::Swept).
     HandedBack(ObjectId),
+    /// An element had begun, and is one of its array again, which another node decides from now on: nothing stays of it.
+    Withdrawn(ObjectId),
+    /// An element of an array of this node stands like this at the node that decides the array. It counts with that.
+    Elsewhere(ObjectId, Box<Standing>),
     /// This node hands over all that it has to another one, or no longer does: that is done, and it stops.
     Drain(Option<Drain>),
     /// A settled job stands otherwise: the other side of a cut has settled it as well, in a higher epoch. Counts nothing.
@@ -245,8 +249,8 @@ pub struct ChargeState {
     pub lacks_input: bool,
     /// Of an array: which elements it has.
     pub array: Option<Array>,
-    /// It has settled.
-    pub settled: bool,
+    /// How it has ended; none: it has not.
+    pub ended: Option<State>,
     /// This node has taken it over: it decides, and keeps it as a job of its own.
     pub taken: bool,
 }

@@ -29,9 +29,7 @@ pub(super) use arrays::clear_some;
 pub(crate) use calls::read_called;
 pub(super) use calls::read_calls;
 pub(super) use charges::{Custody, read_custody};
-pub(crate) use charges::{
-    KeptJob, charges_before, charges_begun_before, read_acting, read_charge, read_custodians, read_right,
-};
+pub(crate) use charges::{KeptJob, charges_before, read_acting, read_charge, read_custodians, read_right};
 pub(super) use checkpoints::read_checkpoints;
 pub(crate) use checkpoints::{CHECKPOINT_PLACE, read_checkpoint, read_guest_checkpoint};
 pub(crate) use drain::{Place, read_drain, settled_behind};
@@ -199,6 +197,8 @@ pub(super) fn append(
         Record::Reign(reign) => charges::reign(&reign, rows),
         Record::Taken(taken) => take_over(&taken, counts, rows),
         Record::HandedBack(job) => charges::handed_back(store, job, rows)?,
+        Record::Withdrawn(id) => withdraw(id, rows),
+        Record::Elsewhere(id, standing) => put_standing(id, &standing, &mut Counts::default(), rows),
         Record::Drain(drain) => rows.push(drain::row(drain.as_ref())),
         Record::Merged(id, standing) => merge(id, &standing, store, kept, rows)?,
         Record::ChargeGone(job) => charges::gone(store, job, rows)?,
@@ -212,7 +212,7 @@ pub(super) fn append(
 fn put_standing(id: ObjectId, standing: &Standing, counts: &mut Counts, rows: &mut Vec<Mutation>) {
     let key = Bytes::from(key_of(id));
     if standing.state.is_settled() {
-        counts.settled += standing.elements.map_or(1, |elements| u64::from(elements.cut));
+        counts.settled += standing.elements.map_or(1, |elements| u64::from(elements.with_array()));
         rows.push(Mutation::delete(Table::Open, key.clone()));
         for blob in standing.outcome.iter().flat_map(blobs_of) {
             let reference = reference_key(blob, Referrer::Job(id), &[]);
@@ -222,6 +222,12 @@ fn put_standing(id: ObjectId, standing: &Standing, counts: &mut Counts, rows: &m
         rows.extend(short.map(|key| Mutation::put(Table::Short, key, Bytes::new())));
     }
     rows.push(Mutation::put(Table::Standings, key, codec::encode(standing)));
+}
+
+/// The rows of an element that had begun, and is one of its array again.
+fn withdraw(id: ObjectId, rows: &mut Vec<Mutation>) {
+    rows.push(Mutation::delete(Table::Open, key_of(id)));
+    rows.push(Mutation::delete(Table::Standings, key_of(id)));
 }
 
 /// Removes all rows of a job, or of an array without those of its elements: these follow, see [`arrays`].
@@ -350,7 +356,10 @@ pub(crate) fn read_job(store: &Store, id: ObjectId) -> Result<Option<(Accepted, 
     let Some(element) = array.element_of_id(id) else { return Ok(None) };
     let own = match standing(&key)? {
         Some(own) => own,
-        None => arrays::unbegun(&array, standing(&array.id.to_bytes())?),
+        None => match charges::kept_standing(store, id)? {
+            Some(kept) => kept,
+            None => arrays::unbegun(&array, standing(&array.id.to_bytes())?),
+        },
     };
     Ok(Some((element, Some(own))))
 }

@@ -56,8 +56,16 @@ impl Service {
         let Some(job) = job else { return Ok(None) };
         // Who may not see it is told so by what follows.
         let shown = self.0.runtime.request(caller.principal, Command::Show(job)).await;
-        let Ok(Reply::Job(Some(shown))) = shown else { return Ok(None) };
-        Ok(shown.regent.filter(|regent| *regent != self.node_id()).map(Home))
+        let regent = match shown {
+            Ok(Reply::Job(Some(shown))) => shown.regent,
+            // It may be an element of an array that another node goes on with.
+            Ok(Reply::Job(None)) => self
+                .record(job)?
+                .filter(|record| record.standing.ended().is_none())
+                .and_then(|record| record.standing.regent),
+            _ => None,
+        };
+        Ok(regent.filter(|regent| *regent != self.node_id()).map(Home))
     }
 
     /// A job as it is durable here.

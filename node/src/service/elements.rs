@@ -8,7 +8,7 @@ use shoal_protocol::{Kind, ObjectId, Problem};
 use super::custody::Record;
 use super::job::SCAN_LEN;
 use super::{Caller, Service, target};
-use crate::runtime::{begun_before, charges_begun_before, read_job};
+use crate::runtime::begun_before;
 
 impl Service {
     /// The array of this id: of this home, or one that is kept here.
@@ -33,12 +33,7 @@ impl Service {
     ) -> Result<Vec<Job>, Problem> {
         let store = self.0.runtime.store();
         let (mut jobs, mut live) = (Vec::new(), Vec::new());
-        // Those of an array that this node has been handed stand among its own.
-        let begun = match read_job(store, array.accepted.id)?.is_some() {
-            true => begun_before(store, &array.accepted, before, SCAN_LEN)?,
-            false => charges_begun_before(store, &array.accepted, before, SCAN_LEN)?,
-        };
-        for id in begun {
+        for id in begun_before(store, &array.accepted, before, SCAN_LEN)? {
             let Some(Record { home, accepted, standing }) = self.record(id)? else { continue };
             if !standing.state.is_settled() {
                 live.push(id);

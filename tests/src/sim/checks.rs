@@ -67,6 +67,10 @@ pub struct Checks {
     home: [u8; 8],
     /// What the kernel has written, durable or not.
     emitted: BTreeMap<ObjectId, (Accepted, Standing)>,
+    /// How elements stand of arrays that another node decides.
+    elsewhere: BTreeMap<ObjectId, Standing>,
+    /// Of arrays that were taken over: elements that had ended before.
+    ended_before: BTreeMap<ObjectId, u64>,
     /// Until when these jobs may wait.
     waits: Waits,
     /// What homes have settled of which this node decides.
@@ -156,6 +160,8 @@ impl Checks {
     /// The node starts from this disk.
     pub fn restarted(&mut self, disk: &Disk, now: Now) {
         self.emitted = disk.jobs.clone();
+        self.ended_before = disk.ended_before.clone();
+        self.elsewhere = disk.elsewhere.iter().map(|(id, (_, standing))| (*id, standing.clone())).collect();
         self.waits.restarted(now, disk.unsettled());
         self.ends.restarted(disk);
         self.memos.restarted(disk);
@@ -300,17 +306,21 @@ impl Checks {
                 }
                 Ok(())
             }
-            Effect::Reply { reply: Ok(Reply::Job(Some(view))), .. } => {
-                waiting::told(view, self.emitted.get(&view.id).map(|(_, standing)| standing))
-            }
+            Effect::Reply { reply: Ok(Reply::Job(Some(view))), .. } => waiting::told(view, self.written(view.id)),
             Effect::Settled { worker, run } if self.is_current(*worker, *run) => {
                 Err(("an ending is acknowledged after it is written", format!("{run:?} is still current")))
             }
-            Effect::Changed { job, settled: true } => match self.emitted.get(job) {
-                Some((_, standing)) if standing.state.is_settled() => Ok(()),
+            Effect::Changed { job, settled: true } => match self.written(*job) {
+                Some(standing) if standing.state.is_settled() => Ok(()),
                 other => Err(("settled, then told", format!("{job} is told to be settled and stands as {other:?}"))),
             },
-            Effect::Told(noted) => self.tellings.told(&noted.event, &self.emitted),
+            Effect::Told(noted) => self.tellings.told(
+                &noted.event,
+                self.emitted
+                    .get(&noted.event.job)
+                    .map(|(_, standing)| standing)
+                    .or_else(|| self.elsewhere.get(&noted.event.job)),
+            ),
             Effect::Detach { worker, .. } => {
                 self.offers.remove(worker);
                 self.peers.remove(worker);
@@ -372,8 +382,21 @@ impl Checks {
             }
             // It is kept as it stands, so that nothing is new of it.
             Record::HandedBack(_) | Record::Drain(_) | Record::Granted(_) => Ok(()),
+            Record::Withdrawn(id) => self.withdrawn(*id),
+            Record::Elsewhere(id, standing) => {
+                match self.emitted.get_mut(id) {
+                    Some((_, last)) => *last = (**standing).clone(),
+                    None => drop(self.elsewhere.insert(*id, (**standing).clone())),
+                }
+                self.ends.ended(*id, standing);
+                self.merged.entry(*id).or_default().push((**standing).clone());
+                Ok(())
+            }
             Record::Taken(taken) => {
                 self.charges.write(record)?;
+                if let Some(elements) = taken.standing.elements {
+                    self.ended_before.insert(taken.accepted.id, u64::from(elements.ended()));
+                }
                 let (accepted, standing) = (taken.accepted.clone(), taken.standing.clone());
                 self.now.into_iter().for_each(|now| self.waits.begins(now, &accepted, &standing));
                 match self.emitted.insert(accepted.id, (accepted, standing)) {
@@ -399,6 +422,11 @@ impl Checks {
                 other => Err(("only settlements are merged", format!("{id} becomes {next:?} after {other:?}"))),
             },
         }
+    }
+
+    /// Where a job stands as it was written, also an element of an array that another node decides.
+    fn written(&self, id: ObjectId) -> Option<&Standing> {
+        self.emitted.get(&id).map(|(_, standing)| standing).or_else(|| self.elsewhere.get(&id))
     }
 
     fn standing(&mut self, id: ObjectId, next: &Standing) -> Result<(), Broken> {
@@ -474,7 +502,7 @@ impl Checks {
         if let Some(now) = self.now {
             self.waits.changes(now, accepted, last, next)?;
         }
-        arrays::changes(accepted, last, next)?;
+        arrays::changes(accepted, last, next, adopted)?;
         self.ends.changes(accepted, last, next)?;
         history::complete(accepted.id, next)?;
         *last = next.clone();
@@ -557,7 +585,7 @@ impl Checks {
                 }
                 _ => Ok(()),
             },
-            Effect::Changed { job, settled: true } => match disk.jobs.get(job) {
+            Effect::Changed { job, settled: true } => match disk.jobs_and_elsewhere(*job) {
                 Some((_, standing)) if standing.state.is_settled() => self.see(*job, standing),
                 Some(_) => Err(("an end is durable before anybody hears of it", format!("{job}"))),
                 None => Ok(()),
@@ -572,7 +600,8 @@ impl Checks {
     /// job's own home run it, and may not have heard yet that it has settled there, or was even forgotten.
     fn is_guest(&self, run: Run, disk: &Disk) -> bool {
         let ours = match run.job.tag() == self.home {
-            true => disk.jobs.contains_key(&run.job),
+            // An element may have been withdrawn since.
+            true => disk.jobs.contains_key(&run.job) || arrays::element(&disk.jobs, run.job).is_some(),
             false => disk.taken.contains_key(&run.job),
         };
         !ours || disk.guest_epochs.get(&run.job) == Some(&run.epoch)

@@ -111,7 +111,7 @@ impl Client {
         self.jobs.first_key_value().map(|(id, ended)| (*id, *ended))
     }
 
-    fn wish(&mut self, hurry: bool, random: &mut Random) -> Wish {
+    fn wish(&mut self, hurry: bool, arrays: bool, random: &mut Random) -> Wish {
         if let Some(drafts) = self.again.take() {
             return Wish::Submit(drafts);
         }
@@ -125,7 +125,7 @@ impl Client {
             if random.percent(70) { random.pick(newest).copied() } else { random.pick(&fitting).copied() }
         };
         if wants_more || self.jobs.is_empty() {
-            let mut drafts = drafts(random);
+            let mut drafts = drafts(arrays, random);
             for draft in drafts.iter_mut().filter(|draft| draft.patience == Patience::Usual) {
                 if random.percent(20)
                     && let Some(job) = some(&self.jobs, false, random)
@@ -157,7 +157,7 @@ impl Client {
     }
 }
 
-fn drafts(random: &mut Random) -> Vec<Draft> {
+fn drafts(arrays: bool, random: &mut Random) -> Vec<Draft> {
     let (number, same) = if random.percent(15) { (random.within(10..21), true) } else { (random.within(1..4), false) };
     let draft = |random: &mut Random| {
         let behaviour = match random.within(0..100) {
@@ -175,6 +175,10 @@ fn drafts(random: &mut Random) -> Vec<Draft> {
             _ => Wants::WhatNobodyHas,
         };
         let patience = match random.within(0..100) {
+            0..40 if arrays => {
+                let at_once = random.within(0..9) as u32;
+                Patience::Array(random.within(1..20) as u32, (at_once > 2).then_some(at_once))
+            }
             0..66 => Patience::Usual,
             66..70 => {
                 let at_once = random.within(0..5) as u32;
@@ -230,7 +234,7 @@ impl<F: Faults> World<F> {
         self.after(think_ms, Event::ClientActs { client: index });
         let Some(client) = self.clients.get_mut(index).filter(|client| client.open.is_none()) else { return };
         if self.node.is_some() {
-            let wish = client.wish(hurry, &mut self.random);
+            let wish = client.wish(hurry, self.setting.arrays, &mut self.random);
             self.ask(index, wish);
         }
     }

@@ -234,6 +234,9 @@ impl Coverage {
         self.add("charges taken", counters.charges_taken);
         self.add("charges gone", counters.charges_gone);
         self.add("elements of arrays kept for homes", counters.elements_taken);
+        self.add("arrays taken over", counters.arrays_taken);
+        self.add("arrays given to regents", counters.arrays_ceded);
+        self.add("elements of which regents told", counters.elements_elsewhere);
         self.add("charges restored after a restart", counters.charges_restored);
         self.add("votes for regents", counters.votes);
         self.add("reigns", counters.reigns);

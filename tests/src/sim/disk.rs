@@ -44,11 +44,15 @@ pub struct Disk {
     pub charges: BTreeMap<ObjectId, (NodeId, u32, Accepted, Standing)>,
     /// Jobs of other homes that this node has taken over, with their home and set: they stand among its own.
     pub taken: BTreeMap<ObjectId, (NodeId, u32)>,
+    /// Elements of arrays of this node that began at another one, which decides the array: how they stand there.
+    pub elsewhere: BTreeMap<ObjectId, (Accepted, Standing)>,
+    /// Of arrays that were taken over: elements that had ended before. Their ends are kept as those of another home.
+    pub ended_before: BTreeMap<ObjectId, u64>,
     /// Who acts for which home, or for whom was voted.
     pub reigns: BTreeMap<(NodeId, u32, bool), Reign>,
     /// Who may begin which epoch of a job, by the word of this node.
     pub grants: BTreeMap<ObjectId, Promise>,
-    /// The highest revision of each job of another home that was ever kept.
+    /// The highest revision of each job of another home that was ever kept, and of each of this one that was forgotten.
     pub charge_revisions: BTreeMap<ObjectId, u64>,
     /// Records ever written.
     pub written: u64,
@@ -106,7 +110,9 @@ impl Disk {
         for (accepted, standing) in self.jobs.values() {
             if accepted.is_array() {
                 let begun = self.jobs.values().filter(|(job, _)| job.array_id() == Some(accepted.id)).count() as u64;
-                let left = u64::from(accepted.size()).saturating_sub(begun);
+                let before = self.ended_before.get(&accepted.id).copied().unwrap_or(0);
+                census.settled += before;
+                let left = u64::from(accepted.size()).saturating_sub(begun + before);
                 *(if standing.state.is_settled() { &mut census.settled } else { &mut census.waiting }) += left;
                 continue;
             }
@@ -211,9 +217,13 @@ impl Disk {
                 self.calls.remove(&id);
                 self.grants.remove(&id);
                 if let Some((accepted, standing)) = self.jobs.remove(&id) {
+                    let highest = self.charge_revisions.entry(id).or_default();
+                    *highest = standing.revision.max(*highest);
                     self.swept += u64::from(accepted.size());
                     if accepted.is_array() {
                         self.jobs.retain(|_, (job, _)| job.array_id() != Some(id));
+                        self.elsewhere.retain(|_, (job, _)| job.array_id() != Some(id));
+                        self.ended_before.remove(&id);
                     }
                     if !standing.state.is_settled() {
                         return Err(format!("{id} was swept while it was {:?}", standing.state));
@@ -253,6 +263,23 @@ impl Disk {
             Record::Reign(reign) => return self.reign(*reign),
             Record::Taken(taken) => return self.take(*taken),
             Record::HandedBack(job) => return self.hand_back(job),
+            Record::Withdrawn(id) => match self.jobs.remove(&id) {
+                Some((accepted, standing)) if accepted.array_id().is_some() && !standing.state.is_settled() => {}
+                other => return Err(format!("{id} was withdrawn and stood as {other:?}")),
+            },
+            Record::Elsewhere(id, standing) => {
+                let Some(accepted) = element(&self.jobs, id) else {
+                    return Err(format!("{id} stands elsewhere and is no element of an array that is here"));
+                };
+                // Who is told that it is known here may hear that when the array has been forgotten.
+                let highest = self.charge_revisions.entry(id).or_default();
+                *highest = standing.revision.max(*highest);
+                match self.jobs.get_mut(&id) {
+                    Some((_, current)) if current.state.is_settled() => *current = *standing,
+                    Some(other) => return Err(format!("{id} stands elsewhere and here as {other:?}")),
+                    None => drop(self.elsewhere.insert(id, (accepted, *standing))),
+                }
+            }
             // No node of a simulated mesh leaves.
             Record::Drain(_) => {}
             Record::Merged(id, standing) => match self.jobs.get_mut(&id) {
@@ -282,6 +309,22 @@ impl Disk {
             }
         }
         Ok(())
+    }
+
+    /// A job of this home, also an element that began at another node, which decides its array.
+    pub fn jobs_and_elsewhere(&self, id: ObjectId) -> Option<&(Accepted, Standing)> {
+        self.jobs.get(&id).or_else(|| self.elsewhere.get(&id))
+    }
+
+    /// A job as it is durable here, of this home or of another one; an element of which nothing is known as its array.
+    pub fn read(&self, id: ObjectId) -> Option<(Accepted, Standing)> {
+        let kept = || self.charges.get(&id).map(|(_, _, accepted, standing)| (accepted.clone(), standing.clone()));
+        let unbegun = || {
+            let accepted = element(&self.jobs, id)?;
+            let (_, array) = self.jobs.get(&accepted.array_id()?)?;
+            Some((accepted, Standing { elements: None, revision: 0, ..array.clone() }))
+        };
+        self.jobs_and_elsewhere(id).cloned().or_else(kept).or_else(unbegun)
     }
 
     /// What a restarted kernel is told of custodians.
@@ -317,11 +360,18 @@ impl Disk {
     fn take(&mut self, taken: TakenJob) -> Result<(), String> {
         let TakenJob { home, set, accepted, standing, .. } = taken;
         let id = accepted.id;
-        if self.charges.remove(&id).is_none() {
+        let array_is_here = |array| self.charges.contains_key(&array) || self.taken.contains_key(&array);
+        let follows = accepted.array_id().is_some_and(array_is_here);
+        if self.charges.remove(&id).is_none() && !follows {
             return Err(format!("{id} was taken over and not kept"));
         }
         self.taken.insert(id, (home, set));
-        self.accepted += 1;
+        if accepted.array_id().is_none() {
+            self.accepted += u64::from(accepted.size());
+        }
+        if let Some(elements) = standing.elements {
+            self.ended_before.insert(id, u64::from(elements.ended()));
+        }
         self.note_epoch(id, standing.epoch);
         match self.jobs.insert(id, (accepted, standing)) {
             None => Ok(()),
@@ -344,7 +394,11 @@ impl Disk {
 
     fn keep(&mut self, charge: Charge) -> Result<(), String> {
         let Charge { home, set, job, accepted, standing, array, .. } = charge;
-        let of_array = array.and_then(|array| self.charges.get(&array)?.2.element_of_id(job)).map(Box::new);
+        let array = array.and_then(|array| {
+            let taken = self.jobs.get(&array).map(|(accepted, _)| accepted);
+            self.charges.get(&array).map(|(_, _, accepted, _)| accepted).or(taken)
+        });
+        let of_array = array.and_then(|array| array.element_of_id(job)).map(Box::new);
         let accepted = accepted.or(of_array);
         let highest = self.charge_revisions.entry(job).or_default();
         *highest = standing.as_ref().map_or(0, |standing| standing.revision).max(*highest);
@@ -379,7 +433,7 @@ fn charge_state((home, set): (NodeId, u32), accepted: &Accepted, standing: &Stan
         revision: standing.revision,
         array: accepted.extras.array.filter(|_| accepted.is_array()),
         lacks_input: accepted.extras.input_of.is_some() && accepted.input.size() == 0,
-        settled: standing.state.is_settled(),
+        ended: standing.ended(),
         taken,
     }
 }

@@ -104,10 +104,18 @@ pub struct Mesh<F> {
 impl<F: Bugs> Mesh<F> {
     /// The mesh of a seed, before anything has happened.
     pub fn new(nodes: usize, seed: u64, print: bool) -> Self {
+        Self::with(nodes, seed, seed % KEEPS_EVERY == 1, false, print)
+    }
+
+    /// The same of one in which arrays change hands again and again.
+    pub fn of_arrays(nodes: usize, seed: u64, print: bool) -> Self {
+        Self::with(nodes, seed, true, true, print)
+    }
+
+    fn with(nodes: usize, seed: u64, keeps: bool, arrays: bool, print: bool) -> Self {
         let mut random = Random::new(seed ^ 0x6d65_7368);
         let faults_ms = (FAULTS_MS_OF_ALL / nodes as u64).clamp(60_000, FAULTS_MS);
-        let keeps = seed % KEEPS_EVERY == 1;
-        let setting = |place| setting(place, nodes, faults_ms, keeps);
+        let setting = |place| Setting { keeps, arrays, ..setting(place, nodes, faults_ms) };
         let mut worlds: Vec<World<F>> =
             (0..nodes).map(|place| World::with(setting(place), random.draw(), print)).collect();
         let functions: Vec<Function> = worlds.first_mut().map_or_else(Vec::new, |first| {
@@ -408,7 +416,7 @@ fn fits(offer: &Offer, needs: &Needs) -> bool {
 }
 
 /// What each node of a mesh is: the first has no workers, only the last has what is rare.
-fn setting(place: usize, nodes: usize, faults_ms: u64, keeps: bool) -> Setting {
+fn setting(place: usize, nodes: usize, faults_ms: u64) -> Setting {
     let offer = |slots, memory_mb, zone: &str| {
         let labels = [("zone".to_owned(), zone.to_owned())].into();
         Offer { slots, memory_mb, labels, ..Offer::default() }
@@ -426,7 +434,8 @@ fn setting(place: usize, nodes: usize, faults_ms: u64, keeps: bool) -> Setting {
     let mut id = [0; 32];
     id.iter_mut().zip((place as u64 + 1).to_be_bytes()).for_each(|(byte, of)| *byte = of);
     let (clients, jobs) = if nodes <= FULL_MESH_MAX { (2, 10..60) } else { (1, 2..12) };
-    Setting { place: Some(place), keeps, id: NodeId(id), hours: false, faults_ms, calm: 3, workers, clients, jobs }
+    let place = Some(place);
+    Setting { place, id: NodeId(id), faults_ms, calm: 3, workers, clients, jobs, ..Setting::alone() }
 }
 
 /// Who are neighbours: everybody, or in a larger mesh those on a ring, and some across it.

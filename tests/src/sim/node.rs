@@ -24,7 +24,7 @@ use super::Violation;
 use super::checks::{Asked, shares};
 use super::network::{ConnectionId, Way};
 use super::peers::{self, Outgoing, PeerLink};
-use super::world::{Event, LEASE_MS, RETENTION, TAKEOVER_AFTER_MS, World};
+use super::world::{Event, LEASE_MS, RETENTION, Setting, TAKEOVER_AFTER_MS, TAKEOVER_SOON_MS, World};
 
 /// One life of the node's process.
 #[derive(Debug)]
@@ -70,9 +70,9 @@ pub struct Node<F> {
     started: Now,
 }
 
-fn config(id: NodeId) -> Config {
-    let mut config = Config::new(id);
-    config.takeover_after_ms = TAKEOVER_AFTER_MS;
+fn config(setting: &Setting) -> Config {
+    let mut config = Config::new(setting.id);
+    config.takeover_after_ms = if setting.arrays { TAKEOVER_SOON_MS } else { TAKEOVER_AFTER_MS };
     config.lease_ms = LEASE_MS;
     config.jobs_bytes_max = 150 * shoal_kernel::JOB_BYTES;
     config.retention = RETENTION;
@@ -91,7 +91,7 @@ impl<F: Faults> World<F> {
         let taken = self.disk.jobs.values().map(|(accepted, _)| accepted.last_id());
         let newest = self.disk.epochs.keys().copied().chain(taken).max();
         let mut node = Node {
-            kernel: Machine::new(config(self.setting.id)),
+            kernel: Machine::new(config(&self.setting)),
             life: self.lives,
             held: VecDeque::new(),
             links: BTreeMap::new(),
@@ -202,7 +202,7 @@ impl<F: Faults> World<F> {
     pub(crate) fn end_life(&mut self) -> Result<(), Violation> {
         let Some(node) = &self.node else { return Ok(()) };
         self.coverage.add_kernel(node.kernel.counters());
-        let mut kernel = Machine::<F>::new(config(self.setting.id));
+        let mut kernel = Machine::<F>::new(config(&self.setting));
         let mut effects = Vec::new();
         let (sets, charges, reigns) = node.restored_custody.clone();
         kernel.restore_reigns(reigns.into_iter());
@@ -536,9 +536,7 @@ impl<F: Faults> World<F> {
         if self.node.as_ref().is_none_or(|node| node.life != life) {
             return Ok(());
         }
-        let kept = self.disk.charges.get(&job).map(|(_, _, _, standing)| standing);
-        let standing = self.disk.jobs.get(&job).map(|(_, standing)| standing).or(kept);
-        let ended = standing.filter(|standing| standing.state.is_settled());
+        let ended = self.disk.read(job).map(|(_, standing)| standing).filter(|standing| standing.state.is_settled());
         let end = ended.map(|standing| End {
             state: standing.state,
             output: standing.outcome.as_ref().map_or_else(Payload::empty, |outcome| outcome.output.clone()),
@@ -569,10 +567,7 @@ impl<F: Faults> World<F> {
         if self.node.as_ref().is_none_or(|node| node.life != life) {
             return Ok(());
         }
-        let kept = || {
-            self.disk.charges.get(&recall.job).map(|(_, _, accepted, standing)| (accepted.clone(), standing.clone()))
-        };
-        let record = self.disk.jobs.get(&recall.job).cloned().or_else(kept).map(Box::new);
+        let record = self.disk.read(recall.job).map(Box::new);
         self.input(Input::Recalled { recall, record })
     }
 
@@ -591,7 +586,7 @@ impl<F: Faults> World<F> {
         if self.node.as_ref().is_none_or(|node| node.life != life) {
             return Ok(());
         }
-        let record = self.disk.jobs.get(&told.job).cloned().map(Box::new);
+        let record = self.disk.read(told.job).map(Box::new);
         self.input(Input::Merge { from, told, record })
     }
 

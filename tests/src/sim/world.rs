@@ -41,6 +41,8 @@ pub const LEASE_MS: u64 = 15_000;
 
 /// How long a home is away until a custodian goes on with its jobs, in milliseconds.
 pub const TAKEOVER_AFTER_MS: u64 = 15_000;
+/// The same where arrays are to change hands often.
+pub const TAKEOVER_SOON_MS: u64 = 5_000;
 
 /// What a world is made of, and how much goes on in it.
 #[derive(Debug, Clone)]
@@ -49,6 +51,8 @@ pub(crate) struct Setting {
     pub(crate) place: Option<usize>,
     /// Whether the nodes of its mesh keep jobs of each other.
     pub(crate) keeps: bool,
+    /// Its clients submit arrays above all, and regents act soon.
+    pub(crate) arrays: bool,
     /// The node.
     pub(crate) id: NodeId,
     /// Hours pass: the kernel is woken only when it has asked for it last, and says less often what it could run. Else it
@@ -68,12 +72,13 @@ pub(crate) struct Setting {
 
 impl Setting {
     /// A node that is alone.
-    fn alone() -> Self {
+    pub(crate) fn alone() -> Self {
         let zone = |zone: &str| [("zone".to_owned(), zone.to_owned())].into();
         let offer = |slots, memory_mb, name| Offer { slots, memory_mb, labels: zone(name), ..Offer::default() };
         Self {
             place: None,
             keeps: false,
+            arrays: false,
             id: NodeId([7; 32]),
             hours: false,
             faults_ms: FAULTS_MS,

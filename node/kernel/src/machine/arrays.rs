@@ -7,6 +7,7 @@
 
 use shoal_protocol::ObjectId;
 use shoal_protocol::object::job::{Array, Elements, Ending, Failure, FailureCode, State};
+use shoal_protocol::regency::first_of_term;
 
 use super::Machine;
 use super::runs::empty_outcome;
@@ -19,7 +20,7 @@ use crate::record::{Accepted, Standing};
 impl<F: Faults> Machine<F> {
     /// The job that is handed over when this one's turn has come: itself, or the next element of an array. None: as many
     /// elements of the array as may be under way are, and it waits for one of them to end.
-    pub(super) fn next_to_run(&mut self, now: Now, id: ObjectId) -> Option<ObjectId> {
+    pub(super) fn next_to_run(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) -> Option<ObjectId> {
         let job = self.jobs.get(id)?;
         if job.extras.elements.is_none() {
             return Some(id);
@@ -29,24 +30,30 @@ impl<F: Faults> Machine<F> {
             self.set_aside(id, Phase::Begun);
             return None;
         }
-        self.begin_element(now, id)
+        self.begin_element(now, id, effects)
     }
 
     /// Takes the next element of an array into the table. It is to be handed over in the same step.
-    fn begin_element(&mut self, now: Now, id: ObjectId) -> Option<ObjectId> {
+    fn begin_element(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) -> Option<ObjectId> {
         let array = self.jobs.get(id)?;
         let place = array.extras.elements.as_ref()?.begun;
         let index = array.accepted.extras.array?.index(place)?;
         let accepted = array.accepted.element(index)?;
-        let Names { name, labels } = array.names();
-        let (priority, alone) = (array.priority, array.alone);
-        let standing = Standing { name, labels, priority, alone, ..accepted.standing() };
+        let standing = array.standing_of_element(&accepted);
         self.jobs.begun(id, place + 1);
         self.counters.elements_begun += 1;
         let element = Job::new(accepted, standing, now.mono_ms);
         let element_id = element.id();
+        // Its home may have had it run here before.
+        self.drop_guest(now, element_id, effects);
         self.take_in(now, element);
         Some(element_id)
+    }
+
+    /// Whether it is an element of which nothing stands in the journal.
+    pub(super) fn is_new_element(&self, job: &Job) -> bool {
+        let is_taken = || self.charges.get(job.id()).is_some_and(|known| known.taken);
+        job.accepted.extras.index.is_some() && if self.is_foreign(job.id()) { !is_taken() } else { job.epoch == 1 }
     }
 
     /// After a restart an element was found that has not ended.
@@ -62,6 +69,7 @@ impl<F: Faults> Machine<F> {
     /// An array was taken back after a restart, with its elements: what was to end them may not have reached all.
     pub(super) fn array_restored(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
         match self.jobs.get(id).is_some_and(|job| job.is_stopping()) {
+            _ if self.is_yielded(id) => self.withdraw_elements(now, id, effects),
             true => self.stop_array(now, id, effects),
             false => self.array_goes_on(now, id, effects),
         }
@@ -69,6 +77,9 @@ impl<F: Faults> Machine<F> {
 
     /// Counts an element that has ended, with so many bytes of result and log: its array, and where that stands now.
     pub(super) fn count_ended(&mut self, element: &Accepted, state: State, bytes: u64) -> Option<(ObjectId, Standing)> {
+        if self.is_yielded(element.array_id()?) {
+            return None;
+        }
         self.jobs.made(element.array_id()?, bytes);
         let array = self.jobs.get_mut(element.array_id()?)?;
         array.extras.elements.as_mut()?.end(state);
@@ -77,7 +88,7 @@ impl<F: Faults> Machine<F> {
 
     /// An element has ended, or its array is to: the next one may begin, or the array has ended.
     pub(super) fn array_goes_on(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
-        let Some(job) = self.jobs.get(id) else { return };
+        let Some(job) = self.jobs.get(id).filter(|job| job.phase != Phase::Yielded) else { return };
         let Some((elements, array)) = job.extras.elements.as_deref().zip(job.accepted.extras.array) else { return };
         let all_begun = elements.begun >= array.size();
         if elements.under_way() == 0 && (all_begun || is_ending(job)) {
@@ -161,6 +172,22 @@ impl<F: Faults> Machine<F> {
         if let Some((first, last)) = first.zip(array.id.element(last)) {
             let end = || Some(End { state, output: shoal_protocol::object::job::Payload::empty() });
             self.dependents.ended_within(first..=last, end);
+        }
+    }
+}
+
+impl Job {
+    /// Where an element of this array stands that begins: decided by whom the array is.
+    pub(super) fn standing_of_element(&self, element: &Accepted) -> Standing {
+        let Names { name, labels } = self.names();
+        let standing = Standing { name, labels, priority: self.priority, alone: self.alone, ..element.standing() };
+        match self.extras.rule.as_deref() {
+            None => standing,
+            Some(rule) => {
+                let first = first_of_term(rule.term);
+                let (regent, unconfirmed) = (Some(rule.regent), rule.unconfirmed);
+                Standing { epoch: first, revision: first, regent, unconfirmed, ..standing }
+            }
         }
     }
 }

@@ -217,7 +217,8 @@ impl<F: Faults> Machine<F> {
         };
         self.counters.overdue += 1;
         self.abandon(id, effects);
-        match self.jobs.get_mut(id) {
+        // A job of this home that its regent has run here is no run of this home.
+        match self.jobs.get_mut(id).filter(|job| job.placed().is_some()) {
             Some(job) => {
                 job.end_attempt(&ending, None, now.wall_ms);
                 if ending == Ending::Cancelled {

@@ -110,14 +110,15 @@ impl<F: Faults> Machine<F> {
         let set = known.map_or(set, |known| known.set);
         let waits = told.accepted.as_ref().map(|accepted| accepted.extras.input_of.is_some() && !told.supplied);
         let lacks_input = waits.or(known.map(|known| known.lacks_input)).unwrap_or(false);
-        let array = told.accepted.as_ref().and_then(|accepted| accepted.extras.array);
-        let settled = told.standing.as_ref().is_some_and(|standing| standing.state.is_settled());
-        self.charges.put(ChargeState { job, home, set, revision, lacks_input, array, settled, taken: false });
+        let array = told.accepted.as_ref().filter(|accepted| accepted.is_array());
+        let array = array.and_then(|accepted| accepted.extras.array);
+        let ended = told.standing.as_ref().and_then(|standing| standing.ended());
+        self.charges.put(ChargeState { job, home, set, revision, lacks_input, array, ended, taken: false });
         kept.jobs.push((job, revision));
-        if settled {
+        if ended.is_some() {
             self.grants.forget(job);
         }
-        if settled && self.dependents.has(job) {
+        if ended.is_some() && self.dependents.has(job) {
             // Jobs that were taken over wait for it.
             effects.push(Effect::Learn { job });
         }

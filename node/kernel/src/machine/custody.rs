@@ -87,7 +87,10 @@ impl<F: Faults> Machine<F> {
 
     /// The same of an element of an array that has begun.
     pub(super) fn write_began(&mut self, id: ObjectId, effects: &mut Vec<Effect>) {
-        self.write_as(id, Record::Began, effects);
+        match self.is_foreign(id) {
+            true => self.write_taken(id, effects),
+            false => self.write_as(id, Record::Began, effects),
+        }
     }
 
     fn write_as(&mut self, id: ObjectId, record: fn(ObjectId, Box<Standing>) -> Record, effects: &mut Vec<Effect>) {
@@ -236,7 +239,8 @@ impl<F: Faults> Machine<F> {
             self.keys.remove(*id);
             self.memos.forget(*id);
             self.forget_call(*id);
-            self.merging.remove(id);
+            // Also of its elements, if it is an array.
+            self.merging.retain(|job| job != id && id.index_of(*job).is_none());
             self.hand_back(*id, effects);
             effects.push(Effect::Write(Record::Swept(*id)));
             if self.charges.get(*id).is_some_and(|known| known.taken) {

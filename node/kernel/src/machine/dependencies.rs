@@ -18,7 +18,7 @@ impl<F: Faults> Machine<F> {
         for &earlier in &job.extras.unmet {
             self.dependents.insert(earlier, id);
             // Of another home only what is known to have ended has: the rest that home knows, or it is taken over later.
-            let ended = !self.is_foreign(id) || self.charges.get(earlier).is_some_and(|known| known.settled);
+            let ended = !self.is_foreign(id) || self.charges.get(earlier).is_some_and(|known| known.settled());
             if ended && !self.jobs.contains(earlier) && self.jobs.array_ahead(earlier).is_none() {
                 effects.push(Effect::Learn { job: earlier });
             }

@@ -50,7 +50,7 @@ impl<F: Faults> Machine<F> {
     /// After a restart: what has settled needs nobody's word, see [`Self::needs_no_word`].
     pub(super) fn grants_restored(&mut self) {
         let (jobs, charges) = (&self.jobs, &self.charges);
-        let known = |job| charges.get(job).is_some_and(|known| known.taken || !known.settled);
+        let known = |job| charges.get(job).is_some_and(|known| known.taken || !known.settled());
         self.grants.keep_only(|job| jobs.contains(job) || known(job));
     }
 
@@ -211,7 +211,7 @@ impl<F: Faults> Machine<F> {
     /// or has settled, nothing is said.
     fn may_ask(&self, from: NodeId, ask: Begin) -> bool {
         let Some(set) = self.set_of_job(ask.job) else { return false };
-        let open = self.charges.get(ask.job).is_some_and(|known| !known.settled && !known.taken);
+        let open = self.charges.get(ask.job).is_some_and(|known| !known.settled() && !known.taken);
         let (home, term) = (set.home, term_of(ask.epoch));
         let last = self.regents.get((home, set.number)).map(|known| known.last);
         let acts = match term {

@@ -101,13 +101,13 @@ impl<F: Faults> Machine<F> {
         };
         effects.push(Effect::Write(Record::Taken(Box::new(record))));
         let array = accepted.extras.array.filter(|_| accepted.is_array());
-        let (revision, settled) = (standing.revision, standing.state.is_settled());
+        let (revision, ended) = (standing.revision, standing.ended());
         let (home, set) = (reign.regent.home, reign.regent.set);
-        self.charges.put(ChargeState { job: id, home, set, revision, lacks_input: false, array, settled, taken: true });
+        self.charges.put(ChargeState { job: id, home, set, revision, lacks_input: false, array, ended, taken: true });
         self.counters.taken += 1;
         self.counters.accepted += if accepted.array_id().is_some() { 0 } else { u64::from(accepted.size()) };
         self.note_key(&accepted);
-        match settled {
+        match ended.is_some() {
             true => self.inherit_settled(now, &accepted, &standing, effects),
             false => self.inherit_open(now, accepted, standing, checkpoint, effects),
         }

@@ -81,6 +81,7 @@ impl<F: Faults> Machine<F> {
 
     /// A job of the table stands as somebody else has decided.
     fn adopt(&mut self, now: Now, id: ObjectId, standing: Standing, effects: &mut Vec<Effect>) {
+        let standing = self.cede_array(now, id, standing, effects);
         self.give_up_run(id, effects);
         self.take_out(id);
         let Some(mut job) = self.jobs.remove(id) else { return };
@@ -101,7 +102,7 @@ impl<F: Faults> Machine<F> {
     }
 
     /// Stops the run of a job that somebody else decides from now on.
-    fn give_up_run(&mut self, id: ObjectId, effects: &mut Vec<Effect>) {
+    pub(super) fn give_up_run(&mut self, id: ObjectId, effects: &mut Vec<Effect>) {
         if self.jobs.get(id).is_some_and(|job| job.placed().is_some()) {
             self.abandon(id, effects);
             self.release(id);
@@ -143,7 +144,10 @@ impl<F: Faults> Machine<F> {
         let Some(job) = self.jobs.get_mut(told.job) else { return };
         let (revision, rule) = (job.last_revision().saturating_add(1), job.extras.rule.as_deref().copied());
         let (regent, unconfirmed) = (rule.map(|rule| rule.regent), rule.is_some_and(|rule| rule.unconfirmed));
-        let standing = Standing { revision: revision.max(standing.revision), regent, unconfirmed, ..*standing };
+        let ours = job.extras.elements.as_deref().map_or(0, |elements| elements.apart());
+        let elements = standing.elements.map(|elements| elements.seen_from(ours));
+        let standing =
+            Standing { revision: revision.max(standing.revision), regent, unconfirmed, elements, ..*standing };
         self.settle_as(now, told.job, standing, effects);
     }
 
@@ -181,6 +185,14 @@ impl<F: Faults> Machine<F> {
         if theirs.revision <= ours.revision {
             // Who has restarted since this node said so asks once more.
             return effects.push(kept(ours.revision));
+        }
+        if self.is_elsewhere(&accepted, &ours, &theirs) {
+            // What this home said before is no word of who decides it.
+            if theirs.regent.is_some() {
+                self.element_elsewhere(now, accepted, *theirs, effects);
+                effects.push(kept(revision));
+            }
+            return;
         }
         match (ours.state.is_settled(), theirs.state.is_settled()) {
             (true, true) => self.supersede(now, &accepted, ours, *theirs, effects),

@@ -53,7 +53,7 @@ impl<F: Faults> Machine<F> {
         let Some(job) = self.jobs.get(id) else { return };
         self.counters.resumed += u64::from(job.history.checkpoint.is_some());
         if !F::has(Fault::EpochUnwritten) {
-            match job.accepted.extras.index.is_some() && job.epoch == 1 {
+            match self.is_new_element(job) {
                 true => self.write_began(id, effects),
                 false => self.write_standing(id, effects),
             }
@@ -431,7 +431,7 @@ impl<F: Faults> Machine<F> {
         if let Some(elements) = &standing.elements {
             self.tell_of_cut(&accepted, elements.begun, state);
         }
-        self.counters.settle(state, standing.elements.map_or(1, |elements| elements.cut));
+        self.counters.settle(state, standing.elements.map_or(1, |elements| elements.with_array()));
         let (array, group) = (accepted.array_id(), Group::of(&accepted, state));
         let bytes = kept_bytes(&accepted, &standing);
         if F::has(Fault::SettledStays) {
@@ -467,7 +467,7 @@ impl<F: Faults> Machine<F> {
 }
 
 /// What a job has saved goes with its end, and not before: were the end lost, a run would have to begin anew.
-fn saved_no_more(job: &Job) -> Option<Effect> {
+pub(super) fn saved_no_more(job: &Job) -> Option<Effect> {
     let last = job.history.checkpoint.as_ref()?;
     let saving = Saving { checkpoint: None, replaces: last.bytes.blob() };
     Some(Effect::Write(Record::Checkpoint(job.id(), Box::new(saving))))

@@ -73,7 +73,7 @@ impl<F: Faults> Machine<F> {
                     heads.extend(next.map(|next| Reverse((next, shape))));
                 }
                 Some((worker, ahead)) => {
-                    if let Some(id) = self.next_to_run(now, id) {
+                    if let Some(id) = self.next_to_run(now, id, effects) {
                         self.counters.prefetched += u64::from(ahead);
                         self.offer(now, id, worker, effects);
                     }

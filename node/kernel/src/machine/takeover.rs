@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use shoal_protocol::custody::CustodianSet;
-use shoal_protocol::object::job::{Ending, Failure, FailureCode, OnDisconnect, State};
+use shoal_protocol::object::job::{Ending, Failure, FailureCode, OnDisconnect, Outcome, State};
 use shoal_protocol::regency::{Regent, SignedVote, Vote, first_of_term};
 use shoal_protocol::wire::custody::KeepJob;
 use shoal_protocol::{NodeId, ObjectId};
@@ -22,7 +22,7 @@ use crate::effect::Effect;
 use crate::faults::{Fault, Faults};
 use crate::input::Now;
 use crate::jobs::{Job, Phase};
-use crate::record::{Accepted, Record, Reign, Saving, Standing, TakenJob, VERSION};
+use crate::record::{Accepted, ChargeState, Record, Reign, Saving, Standing, TakenJob, VERSION};
 use crate::regents::{CLAIM_STEP_MS, Realm, TAKE_LEN};
 use crate::view::settled_state;
 
@@ -165,6 +165,9 @@ impl<F: Faults> Machine<F> {
             |id| guests.get(id).is_none_or(|guest| guest.outcome().is_some()) && !left.contains(&id) && !asked(id);
         let jobs = self.charges.open_under(realm.0, realm.1, TAKE_LEN, is_free);
         if !jobs.is_empty() {
+            // With an array go its elements.
+            let elements: Vec<ObjectId> = jobs.iter().flat_map(|id| self.charges.open_elements(*id)).collect();
+            let jobs = jobs.into_iter().chain(elements).collect();
             known.taking = true;
             effects.push(Effect::Take { home: realm.0, set: realm.1, jobs });
         }
@@ -179,6 +182,7 @@ impl<F: Faults> Machine<F> {
             return;
         }
         let before = self.counters.taken;
+        let (elements, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(job, _)| job.array_id().is_some());
         for (accepted, standing) in jobs {
             let is_open = self.charges.get(accepted.id).is_some_and(|known| !known.taken);
             let may = is_open
@@ -186,7 +190,9 @@ impl<F: Faults> Machine<F> {
                 && (!needs_word(&accepted)
                     || F::has(Fault::GrantNotAwaited)
                     || self.may_take_once(&reign, &accepted, &standing, effects));
-            if may {
+            if may && accepted.is_array() {
+                self.take_array(now, &reign, accepted, standing, &elements, effects);
+            } else if may {
                 self.take_over(now, &reign, accepted, standing, effects);
             }
         }
@@ -198,31 +204,58 @@ impl<F: Faults> Machine<F> {
     /// Takes one job over. One whose run is at a worker of this node waits until that has ended: it need not be run again.
     fn take_over(&mut self, now: Now, reign: &Reign, accepted: Accepted, before: Standing, effects: &mut Vec<Effect>) {
         let id = accepted.id;
-        let guest = self.guests.get(id).filter(|guest| guest.run.epoch >= before.epoch);
-        let ran = guest.and_then(|guest| Some((guest.run.epoch, guest.outcome()?.clone())));
-        let saved = guest.and_then(|guest| guest.kept.as_ref().map(|kept| kept.checkpoint.clone()));
         if self.guests.get(id).is_some_and(|guest| guest.outcome().is_none()) {
             return;
         }
-        let ended = ran.filter(|(_, outcome)| transient(&outcome.ending).is_none());
-        if ended.is_none() && self.is_left_to_its_home(&accepted, &before) {
+        if self.ended_here(id, &before).is_none() && self.is_left_to_its_home(&accepted, &before) {
             return self.leave_to_home((reign.regent.home, reign.regent.set), id);
         }
+        let ended = self.take(now, reign, accepted, before, effects);
+        self.begin_deciding(now, id, ended, effects);
+    }
+
+    /// The run of a job of another home that has ended here, and how, where that ends the job.
+    fn ended_here(&self, id: ObjectId, before: &Standing) -> Option<(u64, Outcome)> {
+        let guest = self.guests.get(id).filter(|guest| guest.run.epoch >= before.epoch)?;
+        let outcome = guest.outcome().filter(|outcome| transient(&outcome.ending).is_none())?;
+        Some((guest.run.epoch, outcome.clone()))
+    }
+
+    /// Writes that a job is this node's to decide, and lets it wait: what its run here has brought, if that ends it. An element goes
+    /// before its array.
+    pub(super) fn take(
+        &mut self,
+        now: Now,
+        reign: &Reign,
+        accepted: Accepted,
+        before: Standing,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Outcome> {
+        let id = accepted.id;
+        let guest = self.guests.get(id).filter(|guest| guest.run.epoch >= before.epoch);
+        let saved = guest.and_then(|guest| guest.kept.as_ref().map(|kept| kept.checkpoint.clone()));
+        let ended = self.ended_here(id, &before);
         self.drop_guest(now, id, effects);
         let epoch = ended.as_ref().map_or(first_of_term(reign.regent.term), |(epoch, _)| *epoch);
         let standing = self.taken_standing(now, reign, before, epoch, accepted.terms.on_disconnect);
         let (state, retry_ms) = (standing.state, standing.retry_ms);
-        let record = TakenJob {
-            version: VERSION,
-            home: reign.regent.home,
-            set: reign.regent.set,
-            accepted: accepted.clone(),
-            standing: standing.clone(),
-        };
+        let (home, set) = (reign.regent.home, reign.regent.set);
+        let record = TakenJob { version: VERSION, home, set, accepted: accepted.clone(), standing: standing.clone() };
         effects.push(Effect::Write(Record::Taken(Box::new(record))));
-        self.counters.accepted += 1;
+        self.counters.accepted += if accepted.array_id().is_some() { 0 } else { u64::from(accepted.size()) };
         self.counters.taken += 1;
-        self.charges.note(id, standing.revision, false);
+        let array = accepted.extras.array.filter(|_| accepted.is_array());
+        let revision = standing.revision;
+        self.charges.put(ChargeState {
+            job: id,
+            home,
+            set,
+            revision,
+            lacks_input: false,
+            array,
+            ended: None,
+            taken: true,
+        });
         self.note_key(&accepted);
         let mut job = Job::new(accepted, standing, now.mono_ms);
         if let Some(checkpoint) = saved {
@@ -230,13 +263,18 @@ impl<F: Faults> Machine<F> {
             effects.push(Effect::Write(Record::Checkpoint(id, Box::new(saving))));
             job.history.checkpoint = Some(Box::new(checkpoint));
         }
-        let stopping = job.is_stopping();
         self.take_in(now, job);
         self.wait_as(now, id, state, retry_ms);
         self.depend(id, effects);
         self.tell_members(id, effects);
+        ended.map(|(_, outcome)| outcome)
+    }
+
+    /// A job that was taken over goes on, or ends with what is known.
+    pub(super) fn begin_deciding(&mut self, now: Now, id: ObjectId, ended: Option<Outcome>, effects: &mut Vec<Effect>) {
+        let stopping = self.jobs.get(id).is_some_and(|job| job.is_stopping());
         match ended {
-            Some((_, outcome)) => self.settle(now, id, settled_state(&outcome.ending), Some(outcome), effects),
+            Some(outcome) => self.settle(now, id, settled_state(&outcome.ending), Some(outcome), effects),
             None if stopping => self.settle_stopped(now, id, None, effects),
             None => {
                 effects.extend(self.jobs.get(id).map(|job| noted(now, job, job.told, None)));
@@ -248,10 +286,16 @@ impl<F: Faults> Machine<F> {
     /// Whether only its home can go on with a job: no further run of it is allowed, and what became of the last that one knows; it
     /// waits for who runs it, or for jobs that are not kept here; or its function is not known here.
     pub(super) fn is_left_to_its_home(&self, accepted: &Accepted, before: &Standing) -> bool {
-        let last = before.state == State::Offered && before.attempts_total >= accepted.spec.limits.attempts();
         let here = |job: &ObjectId| self.jobs.contains(*job) || self.charges.get(*job).is_some();
-        let waits = before.state == State::Offered && accepted.terms.on_disconnect == Some(OnDisconnect::Wait);
-        last || waits || !before.unmet.iter().all(here) || self.functions.get(accepted.spec.function).is_none()
+        // Of an array any element may be under way.
+        let under_way = before.state == State::Offered || accepted.is_array();
+        let waits = under_way && accepted.terms.on_disconnect == Some(OnDisconnect::Wait);
+        let once = accepted.is_array() && accepted.terms.effects.is_once();
+        was_last(accepted, before)
+            || waits
+            || once
+            || !before.unmet.iter().all(here)
+            || self.functions.get(accepted.spec.function).is_none()
     }
 
     /// Where a job stands that is taken over: what became of its run went with its home.
@@ -265,9 +309,7 @@ impl<F: Faults> Machine<F> {
     ) -> Standing {
         let mut standing = before;
         if let Some(last) = standing.attempts.last_mut().filter(|last| last.ended_ms.is_none()) {
-            let message = "its home was away, and with it what became of the run".to_owned();
-            let ending = Ending::Failed(Failure { code: FailureCode::WorkerLost, message });
-            (last.ended_ms, last.ending) = (Some(now.wall_ms), Some(ending));
+            (last.ended_ms, last.ending) = (Some(now.wall_ms), Some(lost_with_its_home()));
         }
         if standing.state == State::Offered {
             standing.state = State::Queued;
@@ -334,7 +376,18 @@ impl<F: Faults> Machine<F> {
     /// Where a job stands that this node has taken over, for when it is compared.
     pub(super) fn note_taken(&mut self, id: ObjectId, standing: &Standing) {
         if self.is_foreign(id) {
-            self.charges.note(id, standing.revision, standing.state.is_settled());
+            self.charges.note(id, standing.revision, standing.ended());
         }
     }
+}
+
+/// Whether the last run that a job may have was under way.
+pub(super) fn was_last(accepted: &Accepted, before: &Standing) -> bool {
+    before.state == State::Offered && before.attempts_total >= accepted.spec.limits.attempts()
+}
+
+/// How a run ended that only its home has heard of.
+pub(super) fn lost_with_its_home() -> Ending {
+    let message = "its home was away, and with it what became of the run".to_owned();
+    Ending::Failed(Failure { code: FailureCode::WorkerLost, message })
 }

@@ -129,6 +129,8 @@ pub(crate) struct Node {
     /// What was used, of each project and of each of its users.
     pub(crate) tallies: BTreeMap<(ObjectId, Option<ObjectId>), Tally>,
     pub(crate) grants: BTreeMap<ObjectId, Promise>,
+    /// Elements of its arrays that another node decides.
+    pub(crate) elsewhere: BTreeMap<ObjectId, Standing>,
     config: Config,
     connections: u64,
     /// The connection to each peer.
@@ -169,6 +171,7 @@ impl Node {
             drain: None,
             tallies: BTreeMap::new(),
             grants: BTreeMap::new(),
+            elsewhere: BTreeMap::new(),
             now: Now { mono_ms: 10_000, wall_ms: 1_000_000 },
             journal: Vec::new(),
             jobs: BTreeMap::new(),
@@ -191,6 +194,7 @@ impl Node {
         node.reigns = self.reigns.clone();
         node.drain = self.drain;
         node.grants = self.grants.clone();
+        node.elsewhere = self.elsewhere.clone();
         node.connections = self.connections;
         let mut effects = Vec::new();
         let charges = self.charges.iter().map(|(job, (set, accepted, standing))| {
@@ -205,7 +209,7 @@ impl Node {
                 revision: standing.revision,
                 lacks_input: false,
                 array,
-                settled: standing.state.is_settled(),
+                ended: standing.ended(),
                 taken: taken.is_some(),
             }
         });
@@ -313,6 +317,10 @@ impl Node {
                     (kept.1, kept.2) = (accepted, standing);
                 }
                 Record::Drain(drain) => self.drain = *drain,
+                Record::Withdrawn(job) => drop(self.jobs.remove(job).unwrap()),
+                Record::Elsewhere(job, standing) => {
+                    self.elsewhere.insert(*job, (**standing).clone());
+                }
                 Record::Merged(job, standing) => self.jobs.get_mut(job).unwrap().1 = (**standing).clone(),
             }
         }

@@ -1,6 +1,7 @@
 //! The rules of the kernel, one test each: a kernel, inputs, and what comes out. No runtime, no clock, no sockets.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod array_takeover;
 mod arrays;
 mod calling;
 mod charges;

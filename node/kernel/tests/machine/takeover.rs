@@ -292,7 +292,7 @@ fn settled_on_both_sides() -> (Node, Accepted, Standing, Standing) {
 }
 
 /// What the kernel asks the store about.
-fn asked_to_merge(effects: &[Effect]) -> Box<KeepJob> {
+pub(crate) fn asked_to_merge(effects: &[Effect]) -> Box<KeepJob> {
     let told = effects.iter().find_map(|effect| match effect {
         Effect::Merge { told, .. } => Some(told.clone()),
         _ => None,

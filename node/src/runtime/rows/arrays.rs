@@ -10,6 +10,7 @@ use bytes::Bytes;
 use shoal_kernel::{Accepted, Standing};
 use shoal_protocol::{ObjectId, Problem, codec};
 
+use super::charges::charges_begun_before;
 use super::{decode, drop_outcome, key_of, object_id};
 use crate::store::{Mutation, Store, Table};
 
@@ -39,10 +40,10 @@ pub(super) fn array_of(store: &Store, element: ObjectId) -> Result<Option<Accept
     Ok(None)
 }
 
-/// Where an element stands of which there is no row: as its array does, which it has not outlived.
+/// Where an element stands of which there is no row: as its array does, which it has not outlived. Whatever is said of it is newer.
 pub(super) fn unbegun(array: &Accepted, standing: Option<Standing>) -> Standing {
     let standing = standing.unwrap_or_else(|| array.standing());
-    Standing { elements: None, ..standing }
+    Standing { elements: None, revision: 0, ..standing }
 }
 
 /// The elements of an array that have begun, the newest first, before an id.
@@ -53,7 +54,12 @@ pub(crate) fn begun_before(
     limit: usize,
 ) -> Result<Vec<ObjectId>, Problem> {
     let Some(last) = array.extras.array.map(|array| array.last) else { return Ok(Vec::new()) };
-    begun(store, (array.id, last), before, limit)
+    let mut all = begun(store, (array.id, last), before, limit)?;
+    // Of an array that was taken over what had ended before is still kept as its home's.
+    all.extend(charges_begun_before(store, array, before, limit)?);
+    all.sort_unstable_by(|a, b| b.cmp(a));
+    all.truncate(limit);
+    Ok(all)
 }
 
 /// The same of an array with this highest index, whether or not it is still there.

@@ -102,7 +102,7 @@ pub(super) fn gone(store: &Store, job: ObjectId, rows: &mut Vec<Mutation>) -> Re
 }
 
 /// The elements of an array of another home that have begun, as far as that is known here: the newest first, before an id.
-pub(crate) fn charges_begun_before(
+pub(super) fn charges_begun_before(
     store: &Store,
     array: &Accepted,
     before: Option<ObjectId>,
@@ -154,10 +154,14 @@ pub(crate) fn read_charge(store: &Store, job: ObjectId) -> Result<Option<KeptJob
     let Some(Row { home, accepted, array, .. }) = row(store, job)? else { return Ok(None) };
     let array = array.map(|array| row(store, array)).transpose()?.flatten().and_then(|array| array.accepted);
     let Some(accepted) = accepted.or_else(|| array?.element_of_id(job)) else { return Ok(None) };
-    let standing = store.get(Table::ChargeStandings, &job.to_bytes())?;
-    let standing = standing.map(|row| decode("job of another home", &row)).transpose()?;
-    let standing = standing.unwrap_or_else(|| accepted.standing());
+    let standing = kept_standing(store, job)?.unwrap_or_else(|| accepted.standing());
     Ok(Some(KeptJob { home, accepted, standing }))
+}
+
+/// Where a job of another home stood when that said so last; none: it has said nothing since it was accepted, or it was taken over.
+pub(super) fn kept_standing(store: &Store, job: ObjectId) -> Result<Option<Standing>, Problem> {
+    let standing = store.get(Table::ChargeStandings, &job.to_bytes())?;
+    standing.map(|row| decode("job of another home", &row)).transpose()
 }
 
 /// Jobs of other homes that are kept here, with ids below this one, newest first.
@@ -213,10 +217,10 @@ pub(in crate::runtime) fn read_custody(store: &Store) -> Result<Custody, Problem
         let Some(job) = object_id(key) else { return Ok(()) };
         let lacks_input = accepted.as_ref().is_some_and(|job| job.extras.input_of.is_some() && job.input.size() == 0);
         let array = accepted.filter(Accepted::is_array).and_then(|accepted| accepted.extras.array);
-        let mut state = ChargeState { job, home, set, revision: 0, lacks_input, array, settled: false, taken };
+        let mut state = ChargeState { job, home, set, revision: 0, lacks_input, array, ended: None, taken };
         if let Some(row) = store.get(Table::Standings, key)?.filter(|_| taken) {
             let standing: Standing = decode("job", &row)?;
-            (state.revision, state.settled) = (standing.revision, standing.state.is_settled());
+            (state.revision, state.ended) = (standing.revision, standing.ended());
         }
         charges.insert(job, state);
         Ok(())
@@ -225,7 +229,7 @@ pub(in crate::runtime) fn read_custody(store: &Store) -> Result<Custody, Problem
         let standing: Standing = decode("job of another home", row)?;
         let charge = object_id(key).and_then(|job| charges.get_mut(&job));
         if let Some(charge) = charge.filter(|charge| !charge.taken) {
-            (charge.revision, charge.settled) = (standing.revision, standing.state.is_settled());
+            (charge.revision, charge.ended) = (standing.revision, standing.ended());
         }
         Ok(())
     })?;

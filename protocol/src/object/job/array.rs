@@ -122,6 +122,10 @@ pub struct Elements {
     /// Elements that ended with the array and have never begun.
     #[serde(skip_serializing_if = "is_zero")]
     pub cut: u32,
+    /// Where the array is decided by another node, or was: so many elements are jobs of the node which says this. The others count with
+    /// the array, also those that have begun at the other node. None: all that have begun.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub apart: Option<u32>,
     /// Of those that have begun, those that succeeded.
     #[serde(skip_serializing_if = "is_zero")]
     pub succeeded: u32,
@@ -151,6 +155,22 @@ impl Elements {
     /// Elements that have begun and not ended.
     pub const fn under_way(&self) -> u32 {
         self.begun.saturating_sub(self.ended())
+    }
+
+    /// Those that are jobs of their own at the node which says this.
+    pub fn apart(&self) -> u32 {
+        self.apart.unwrap_or(self.begun)
+    }
+
+    /// Those that end with the array, as the node counts which says this.
+    pub fn with_array(&self) -> u32 {
+        (self.begun + self.cut).saturating_sub(self.apart())
+    }
+
+    /// What another node says of an array, where so many of its elements are jobs of this one.
+    #[must_use]
+    pub fn seen_from(self, apart: u32) -> Self {
+        Self { apart: Some(apart).filter(|apart| *apart != self.begun), ..self }
     }
 
     /// One that had begun has ended like this.

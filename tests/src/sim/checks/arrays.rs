@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use shoal_kernel::{Accepted, Standing};
 use shoal_protocol::ObjectId;
+use shoal_protocol::object::job::State;
 
 use super::{Broken, Checks};
 
@@ -27,13 +28,31 @@ impl Checks {
         Ok(())
     }
 
+    /// An element is one of its array again: another node decides that.
+    pub(super) fn withdrawn(&mut self, id: ObjectId) -> Result<(), Broken> {
+        let Some((accepted, standing)) = self.emitted.remove(&id) else {
+            return Err(("accepted, then anything else", format!("{id} was withdrawn and never began")));
+        };
+        let array = accepted.array_id().and_then(|array| self.emitted.get(&array));
+        let yielded = array.is_some_and(|(_, array)| array.regent.is_some_and(|regent| Some(regent) != self.node));
+        if standing.state.is_settled() || !yielded {
+            return Err((
+                "only what another node decides is withdrawn",
+                format!("{id} was {standing:?}, of {array:?}"),
+            ));
+        }
+        self.elsewhere.insert(id, Standing { state: State::Queued, ..standing });
+        Ok(())
+    }
+
     /// For how many unsettled jobs one of the journal stands: an array for its elements that have not begun.
     pub(super) fn stands_for(&self, accepted: &Accepted) -> u64 {
         if !accepted.is_array() {
             return 1;
         }
         let begun = elements_of(&self.emitted, accepted).count() as u64;
-        u64::from(accepted.size()).saturating_sub(begun)
+        let before = self.ended_before.get(&accepted.id).copied().unwrap_or(0);
+        u64::from(accepted.size()).saturating_sub(begun + before)
     }
 }
 
@@ -49,15 +68,16 @@ pub(super) fn elements_of<'a>(
 
 /// What an element of an array was accepted with; none: there is no array with such an element.
 pub(in crate::sim) fn element(jobs: &BTreeMap<ObjectId, (Accepted, Standing)>, id: ObjectId) -> Option<Accepted> {
-    let (_, (near, _)) = jobs.range(..=id).next_back()?;
+    let (_, (near, _)) = jobs.range(..=id).rev().find(|(near, _)| near.tag() == id.tag())?;
     let array = near.array_id().unwrap_or(near.id);
     jobs.get(&array)?.0.element_of_id(id)
 }
 
-/// An array stands otherwise.
-pub(super) fn changes(accepted: &Accepted, last: &Standing, next: &Standing) -> Result<(), Broken> {
+/// An array stands otherwise. `adopted`: as another node has decided.
+pub(super) fn changes(accepted: &Accepted, last: &Standing, next: &Standing, adopted: bool) -> Result<(), Broken> {
     let (Some(before), Some(after)) = (last.elements, next.elements) else { return Ok(()) };
-    if after.begun < before.begun || after.ended() < before.ended() {
+    // One side of a cut need not know what has ended on the other.
+    if !adopted && (after.begun < before.begun || after.ended() < before.ended()) {
         return Err(("an array goes on", format!("{}: from {before:?} to {after:?}", accepted.id)));
     }
     let all = after.under_way() == 0 && after.begun + after.cut == accepted.size();

@@ -77,8 +77,11 @@ impl Charges {
             }
             Record::Taken(taken) => {
                 let (id, revision) = (taken.accepted.id, taken.standing.revision);
+                let array = taken.accepted.array_id().is_some_and(|array| self.written.contains_key(&array));
                 match self.written.insert(id, revision) {
                     Some(before) if before <= revision => Ok(()),
+                    // It is kept with its array.
+                    None if array => Ok(()),
                     before => {
                         Err(("what is taken over was kept", format!("{id} stood at {before:?}, now at {revision}")))
                     }
@@ -128,7 +131,7 @@ impl Charges {
             _ => return Ok(()),
         };
         let durable = |job: &ObjectId| {
-            let ours = disk.jobs.get(job).map(|(_, standing)| standing.revision);
+            let ours = disk.jobs_and_elsewhere(*job).map(|(_, standing)| standing.revision);
             ours.max(disk.charge_revisions.get(job).copied())
         };
         let volatile = listed.iter().find(|(job, revision)| durable(job).is_none_or(|at| at < *revision));

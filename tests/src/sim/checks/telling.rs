@@ -23,10 +23,10 @@ impl Tellings {
     }
 
     /// Subscribers are told of a change.
-    pub(super) fn told(&mut self, event: &Event, emitted: &Emitted) -> Result<(), Broken> {
+    pub(super) fn told(&mut self, event: &Event, standing: Option<&Standing>) -> Result<(), Broken> {
         // That a run has started is not journaled.
         let state = if event.state == State::Running { State::Offered } else { event.state };
-        let written = emitted.get(&event.job).map(|(_, standing)| (standing.state, standing.epoch));
+        let written = standing.map(|standing| (standing.state, standing.epoch));
         if written != Some((state, event.epoch)) {
             return Err(("what is told of a job is written", format!("{event:?} and {written:?}")));
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use shoal_kernel::Standing;
 use shoal_protocol::NodeId;
+use shoal_protocol::object::job::Elements;
 use shoal_protocol::regency::Regent;
 
 use super::Mesh;
@@ -56,9 +57,9 @@ impl<F: Bugs> Mesh<F> {
             world.disk.taken.iter().find_map(|(job, (home, _))| {
                 let home = self.ids.iter().position(|id| id == home)?;
                 let (_, theirs) = world.disk.jobs.get(job)?;
-                let (_, ours) = self.worlds.get(home)?.disk.jobs.get(job)?;
+                let (_, ours) = self.worlds.get(home)?.disk.jobs_and_elsewhere(*job)?;
                 let at = |standing: &Standing| (standing.revision, standing.state, standing.epoch);
-                (ours != theirs).then(|| {
+                (!is_same(ours, theirs)).then(|| {
                     format!(
                         "{job} stands as {:?} at its home, node {home}, and as {:?} at its regent, node {place}",
                         at(ours),
@@ -86,8 +87,14 @@ impl<F: Bugs> Mesh<F> {
         self.worlds.iter().enumerate().find_map(|(place, world)| {
             world.disk.charges.iter().find_map(|(job, (home, set, accepted, standing))| {
                 let home = self.ids.iter().position(|id| id == home)?;
-                let ours = self.worlds.get(home).and_then(|home| home.disk.jobs.get(job));
-                if ours.is_some_and(|(ours, stands)| (ours, stands) == (accepted, standing)) {
+                let disk = &self.worlds.get(home)?.disk;
+                let ours = disk.jobs_and_elsewhere(*job);
+                if ours.is_some_and(|(ours, stands)| ours == accepted && is_same(stands, standing)) {
+                    return None;
+                }
+                // Its home has withdrawn it, and who decides the array has not begun it.
+                let array = accepted.array_id().filter(|_| ours.is_none()).and_then(|array| disk.jobs.get(&array));
+                if array.is_some_and(|(_, array)| array.regent.is_some()) {
                     return None;
                 }
                 let stands = ours.map(|(_, stands)| (stands.revision, stands.state));
@@ -102,4 +109,13 @@ impl<F: Bugs> Mesh<F> {
     pub(super) fn broken(&self, rule: &'static str, detail: String) -> Violation {
         Violation { at_ms: self.now_ms, rule, detail }
     }
+}
+
+/// Whether two nodes say the same of a job. Of an array each counts those elements apart that are jobs of its own.
+fn is_same(ours: &Standing, theirs: &Standing) -> bool {
+    let said = |standing: &Standing| Standing {
+        elements: standing.elements.map(|elements| Elements { apart: None, ..elements }),
+        ..standing.clone()
+    };
+    said(ours) == said(theirs)
 }
