@@ -278,6 +278,8 @@ impl Job {
             Phase::Blocked => (State::Blocked, None),
             Phase::Keeping => (self.accepted.standing().state, None),
             Phase::Placed(_) => (State::Offered, None),
+            // It waits for the word that it may end. Until then it is blocked, as who takes it over or back lets it wait.
+            Phase::Ungranted if !self.extras.unmet.is_empty() => (State::Blocked, None),
             Phase::Backoff(pause) => (State::Queued, Some(pause.until_wall_ms)),
             Phase::Begun | Phase::Alike(_) | Phase::Later { .. } | Phase::Ungranted | Phase::Queued { .. } => {
                 (State::Queued, None)

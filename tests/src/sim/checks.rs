@@ -465,8 +465,10 @@ impl Checks {
             ));
         }
         // What was asked of a home that could not end the job gives way to its regent; and what was asked of a regent to the end
-        // that the job had at its home before.
-        let gives_way = as_at_home || (adopted && once::needs_word(accepted));
+        // that the job had at its home before. Nobody waits until custodians have heard of a cancellation: a regent that has not
+        // may have ended the job before its home was there again.
+        let ended_by_regent = elsewhere && yields && next.state.is_settled();
+        let gives_way = as_at_home || ended_by_regent || (adopted && once::needs_word(accepted));
         if last.cancelled && !next.cancelled && !gives_way {
             return Err(("a cancellation stays", format!("{id} is no longer cancelled")));
         }

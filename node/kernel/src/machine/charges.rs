@@ -153,6 +153,9 @@ impl<F: Faults> Machine<F> {
     /// Forgets a job of another home. An array takes its elements with it.
     pub(super) fn drop_charge(&mut self, job: ObjectId, effects: &mut Vec<Effect>) {
         for job in self.charges.elements_of(job).into_iter().chain([job]) {
+            // A job that was taken over may wait for one that was left to its home: it ends in the same write, since after a restart
+            // nothing is here to ask for.
+            self.dependents.ended(job, || None);
             if self.charges.remove(job) {
                 self.grants.forget(job);
                 self.counters.charges_gone += 1;

@@ -17,7 +17,7 @@ use shoal_protocol::wire::peer::PeerMessage;
 use shoal_protocol::{NodeId, ObjectId};
 
 use super::Machine;
-use super::telling::noted;
+use super::telling::{self, noted};
 use crate::effect::Effect;
 use crate::faults::{Fault, Faults};
 use crate::input::Now;
@@ -117,8 +117,9 @@ impl<F: Faults> Machine<F> {
         self.set_aside(id, Phase::Ungranted);
         let Some(job) = self.jobs.get_mut(id) else { return false };
         // Nobody has heard of it yet.
-        let first = is_new.then(|| noted(now, job, State::Queued, None));
-        job.told = if is_new { State::Queued } else { job.told };
+        let stands = telling::state(job);
+        let first = is_new.then(|| noted(now, job, stands, None));
+        job.told = if is_new { stands } else { job.told };
         job.cancelled |= state == State::Cancelled;
         let ask = next_of(job);
         self.grants.wait(ask, Some(Box::new((state, outcome.cloned()))));

@@ -30,7 +30,7 @@ impl<F: Faults> Machine<F> {
 }
 
 /// Where a job of the table stands.
-fn state(job: &Job) -> State {
+pub(super) fn state(job: &Job) -> State {
     match &job.phase {
         Phase::Held => State::Held,
         Phase::Blocked => State::Blocked,
@@ -38,6 +38,7 @@ fn state(job: &Job) -> State {
         Phase::Keeping => job.told,
         // As its regent says it.
         Phase::Yielded => job.told,
+        Phase::Ungranted if !job.extras.unmet.is_empty() => State::Blocked,
         Phase::Begun
         | Phase::Alike(_)
         | Phase::Later { .. }

@@ -2,7 +2,9 @@
 
 use shoal_kernel::{Command, Effect, Group, Input, NewJob, Promise, Recall, Record, Reply};
 use shoal_protocol::object::function::RunLimits;
-use shoal_protocol::object::job::{Effects, Ending, FailureCode, ReasonCode, Retry, RetryOn, State, Terms};
+use shoal_protocol::object::job::{
+    After, Effects, Ending, FailureCode, ReasonCode, Retry, RetryOn, State, Terms, When,
+};
 use shoal_protocol::regency::{Vote, first_of_term};
 use shoal_protocol::wire::custody::{Begin, Grant, Granted, KeepJob, Kept};
 use shoal_protocol::wire::peer::PeerMessage;
@@ -179,6 +181,22 @@ fn an_end_without_a_run_needs_the_same_word() {
         assert_eq!((starts(&effects), node.state(1)), (Vec::new(), State::Cancelled));
         node.assert_conserved();
     }
+}
+
+#[test]
+fn a_job_that_is_never_met_is_blocked_until_it_may_end() {
+    let mut node = home();
+    let earlier = NewJob { id: ObjectId::from_parts(1, 0, ME.tag()), durability: Some(1), ..new_job(1) };
+    let after = vec![After { job: earlier.id, when: When::NotOk }];
+    let (_, run) = start(&node.submit(earlier));
+    submit(&mut node, NewJob { after, ..once(2) });
+    let effects = node.ended(1, run, outcome(Ending::Succeeded));
+    assert_eq!(asks(&effects, 1), [ask(id(2), 1, 0)]);
+    let standing = node.standing(2);
+    assert_eq!((standing.state, standing.unmet.len()), (State::Blocked, 1), "a regent takes it over as it stands");
+    assert_eq!(node.reason(2).code, ReasonCode::NoMajority);
+    grants(&mut node, 1, id(2), 1);
+    assert_eq!(node.state(2), State::Failed);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use shoal_kernel::{Accepted, Effect, Group, Input, Keep, NewJob, Record, Reign, Retention, SWEEP_LEN_MAX, Standing};
 use shoal_protocol::custody::{Custody, SignedCustodians};
 use shoal_protocol::key::Signature;
-use shoal_protocol::object::job::{Ending, KeyId, State, Terms};
+use shoal_protocol::object::job::{After, Ending, KeyId, State, Terms, When};
 use shoal_protocol::regency::{Regency, Regent, SignedVote, Vote, first_of_term};
 use shoal_protocol::wire::custody::{KeepJob, Kept};
 use shoal_protocol::wire::peer::{PeerMessage, Right, RunOffer};
@@ -29,9 +29,14 @@ fn orphaned(members: &[u8], jobs: &[u64]) -> (Node, Vec<Effect>) {
 
 /// The same, with so many settled jobs that are kept.
 fn orphaned_keeping(members: &[u8], jobs: &[u64], retention: Retention) -> (Node, Vec<Effect>) {
+    orphaned_with(members, jobs.iter().map(|n| record(*n, 0, true)).collect(), retention)
+}
+
+/// The same, with these jobs.
+fn orphaned_with(members: &[u8], jobs: Vec<KeepJob>, retention: Retention) -> (Node, Vec<Effect>) {
     let mut node = Node::with(|config| (config.takeover_after_ms, config.retention) = (AWAY_MS, retention));
     let (connection, _) = node.keeper(1);
-    keep(&mut node, members, jobs.iter().map(|n| record(*n, 0, true)).collect());
+    keep(&mut node, members, jobs);
     node.handle(Input::PeerDetached { node: peer(1), connection });
     node.pass(5_000);
     let mut effects = Vec::new();
@@ -89,6 +94,27 @@ fn in_a_set_of_two_the_other_goes_on_by_its_own_word_and_says_so() {
     node.ended(1, run, outcome(Ending::Succeeded));
     let settled = &node.jobs[&job(1)].1;
     assert!(settled.state == State::Succeeded && settled.unconfirmed, "{settled:?}");
+}
+
+/// A job of peer 1 that waits for another one of it.
+fn waiting(n: u64, earlier: u64) -> KeepJob {
+    let mut told = record(n, 1, true);
+    let (Some(accepted), Some(standing)) = (&mut told.accepted, &mut told.standing) else { panic!("{told:?}") };
+    accepted.extras.after = vec![After { job: job(earlier), when: When::Ok }];
+    (standing.state, standing.unmet) = (State::Blocked, [job(earlier)].into());
+    told
+}
+
+#[test]
+fn a_job_that_waits_for_one_that_its_home_has_forgotten_ends() {
+    let (mut node, effects) = orphaned_with(&[1, 9], vec![waiting(1, 77), waiting(2, 1)], Retention::default());
+    take(&mut node, &effects);
+    assert!(!node.jobs.contains_key(&job(1)), "what it waits for is not kept here");
+    assert_eq!(node.jobs[&job(2)].1.state, State::Blocked);
+    node.keeper(1);
+    let effects = node.handle(Input::Forget { home: peer(1), jobs: vec![job(1)] });
+    assert_eq!(node.jobs[&job(2)].1.state, State::Failed, "{effects:?}");
+    node.assert_conserved();
 }
 
 #[test]

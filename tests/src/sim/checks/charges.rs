@@ -15,6 +15,8 @@ use crate::sim::disk::Disk;
 pub(super) struct Charges {
     /// The revision of each job that the kernel has written, durable or not.
     written: BTreeMap<ObjectId, u64>,
+    /// Those of them that somebody has cancelled, as far as it is kept here.
+    cancelled: BTreeSet<ObjectId>,
     /// Who has said of which job of this home that it is kept.
     heard: BTreeMap<ObjectId, BTreeSet<NodeId>>,
     /// The sets of custodians that were written.
@@ -26,6 +28,8 @@ impl Charges {
         self.written = disk.charges.iter().map(|(job, (.., standing))| (*job, standing.revision)).collect();
         let taken = disk.taken.keys().filter_map(|job| Some((*job, disk.jobs.get(job)?.1.revision)));
         self.written.extend(taken);
+        let cancelled = disk.charges.iter().filter(|(_, (.., standing))| standing.cancelled);
+        self.cancelled = cancelled.map(|(job, _)| *job).collect();
         self.sets = disk.sets.clone();
         self.heard.clear();
     }
@@ -67,6 +71,10 @@ impl Charges {
                 if charge.accepted.is_none() && !self.written.contains_key(&charge.job) {
                     self.element(charge)?;
                 }
+                match charge.standing.as_ref().is_some_and(|standing| standing.cancelled) {
+                    true => self.cancelled.insert(charge.job),
+                    false => self.cancelled.remove(&charge.job),
+                };
                 match self.written.insert(charge.job, revision) {
                     Some(before) if before >= revision => {
                         let detail = format!("{} is kept at revision {revision} after {before}", charge.job);
@@ -77,6 +85,10 @@ impl Charges {
             }
             Record::Taken(taken) => {
                 let (id, revision) = (taken.accepted.id, taken.standing.revision);
+                // A home gives way to a regent that has not heard of a cancellation: one that has knows it from the beginning.
+                if self.cancelled.contains(&id) && !taken.standing.cancelled {
+                    return Err(("a cancellation stays", format!("{id} is taken over as if nobody had cancelled it")));
+                }
                 let array = taken.accepted.array_id().is_some_and(|array| self.written.contains_key(&array));
                 match self.written.insert(id, revision) {
                     Some(before) if before <= revision => Ok(()),
@@ -89,6 +101,7 @@ impl Charges {
             }
             Record::ChargeGone(job) => {
                 self.written.remove(job);
+                self.cancelled.remove(job);
                 Ok(())
             }
             _ => Ok(()),
