@@ -468,7 +468,9 @@ impl Checks {
         // that the job had at its home before. Nobody waits until custodians have heard of a cancellation: a regent that has not
         // may have ended the job before its home was there again.
         let ended_by_regent = elsewhere && yields && next.state.is_settled();
-        let gives_way = as_at_home || ended_by_regent || (adopted && once::needs_word(accepted));
+        // That it is a duplicate its regent finds out by itself.
+        let was_duplicate = yields && last.duplicate_of.is_some();
+        let gives_way = as_at_home || was_duplicate || ended_by_regent || (adopted && once::needs_word(accepted));
         if last.cancelled && !next.cancelled && !gives_way {
             return Err(("a cancellation stays", format!("{id} is no longer cancelled")));
         }

@@ -68,7 +68,7 @@ impl<F: Faults> Machine<F> {
 
     /// A job that waits is cancelled at once; one that a worker has settles when its run has ended, however: a run that
     /// was faster keeps its result. Cancelling twice changes nothing.
-    fn cancel(
+    pub(super) fn cancel(
         &mut self,
         now: Now,
         principal: &Principal,

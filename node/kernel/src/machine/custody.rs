@@ -201,6 +201,10 @@ impl<F: Faults> Machine<F> {
 
     /// A job does not come to as many custodians as it wants: it is refused if that was asked for, else taken as it is.
     fn give_up(&mut self, now: Now, id: ObjectId, strict: bool, effects: &mut Vec<Effect>) {
+        if self.is_yielded(id) {
+            // Its regent has it, and goes on with it: nothing of it is this home's to say any more.
+            return self.acknowledge(now, id, effects);
+        }
         if strict {
             return self.refuse_unkept(now, id, effects);
         }

@@ -15,7 +15,7 @@ use super::Machine;
 use super::telling::noted;
 use crate::effect::Effect;
 use crate::faults::{Fault, Faults};
-use crate::input::Now;
+use crate::input::{Now, Principal};
 use crate::jobs::{Job, Phase, stored_bytes};
 use crate::record::{Accepted, Group, Record, Reign, Standing};
 
@@ -59,7 +59,12 @@ impl<F: Faults> Machine<F> {
         let Some(job) = self.jobs.get(told.job) else {
             return self.ask_to_merge(from, told, effects);
         };
-        if told.revision() <= job.last_revision() {
+        let news = told.revision() > job.last_revision();
+        if let Some(standing) = &told.standing {
+            self.insist(standing, told.job, effects);
+        }
+        if !news {
+            let Some(job) = self.jobs.get(told.job) else { return };
             return kept.jobs.push((told.job, job.last_revision()));
         }
         let (id, revision) = (told.job, told.revision());
@@ -67,9 +72,28 @@ impl<F: Faults> Machine<F> {
             self.adopt_input(id, accepted.input, effects);
         }
         if let Some(standing) = told.standing {
-            self.adopt(now, id, *standing, effects);
+            let cancelled = standing.cancelled || self.insists(id, &standing);
+            self.adopt(now, id, Standing { cancelled, ..*standing }, effects);
         }
         kept.jobs.push((id, revision));
+    }
+
+    /// Whether a job was cancelled at this home, and its regent, which goes on with it, has not heard of that.
+    fn insists(&self, id: ObjectId, theirs: &Standing) -> bool {
+        // Whether a job is a duplicate its regent finds out by itself.
+        let asked = |job: &Job| job.cancelled && job.extras.duplicate_of.is_none();
+        let open = !theirs.cancelled && !theirs.state.is_settled();
+        open && !self.is_foreign(id) && self.jobs.get(id).is_some_and(asked)
+    }
+
+    /// Tells the regent of a job that somebody has cancelled it here: what was answered stays true.
+    fn insist(&self, theirs: &Standing, id: ObjectId, effects: &mut Vec<Effect>) {
+        let Some(regent) = theirs.regent.filter(|regent| self.insists(id, theirs) && self.is_there(*regent)) else {
+            return;
+        };
+        if let Some(job) = self.jobs.get(id) {
+            self.keep(regent, &job.accepted, KeepJob::news(&job.accepted, job.standing()), effects);
+        }
     }
 
     /// The result of another job that is the input of this one has come to who decides it.
@@ -126,6 +150,11 @@ impl<F: Faults> Machine<F> {
     ) {
         let settled = told.standing.as_ref().is_some_and(|standing| standing.state.is_settled());
         let known = self.charges.get(told.job).map_or(0, |known| known.revision);
+        let cancelled = told.standing.as_ref().is_some_and(|standing| standing.cancelled && !settled);
+        if cancelled && self.jobs.get(told.job).is_some_and(|job| !job.cancelled && job.phase != Phase::Yielded) {
+            // Nobody had heard of that when the job was taken over. It may have ended meanwhile.
+            drop(self.cancel(now, &Principal { user: None, operator: true }, told.job, effects));
+        }
         match self.jobs.get(told.job) {
             Some(_) if settled => {
                 kept.jobs.push((told.job, told.revision()));

@@ -477,3 +477,38 @@ fn what_its_home_has_settled_meanwhile_a_regent_takes_over() {
     assert_eq!((settled.state, settled.epoch), (State::Succeeded, 5));
     assert!(settled.revision > first_of_term(1), "its home hears so as of any change");
 }
+
+#[test]
+fn a_cancellation_that_its_regent_has_not_heard_of_is_told_to_it() {
+    let mut node = Node::new();
+    node.attach(1, 1);
+    node.keeper(1);
+    node.hand_over(&[1], None);
+    node.says_kept(1, 1, &[(1, 0)]);
+    node.command(owner(), shoal_kernel::Command::Cancel(id(1))).0.unwrap();
+    let (accepted, ours) = node.jobs[&id(1)].clone();
+    assert!(ours.cancelled && ours.state == State::Offered, "it ends with its run");
+    let (epoch, regent) = (first_of_term(1) + 1, Some(peer(1)));
+    let theirs = Standing { epoch, revision: epoch, regent, cancelled: false, ..ours };
+    for _ in 0..2 {
+        // Again, whenever the regent speaks of the job.
+        let effects = told(&mut node, 1, 1, vec![KeepJob::news(&accepted, theirs.clone())]);
+        let said = effects.iter().find_map(|effect| match effect {
+            Effect::Keep { to, jobs, .. } if *to == peer(1) => jobs[0].standing.clone(),
+            _ => None,
+        });
+        assert!(said.expect("its regent is told").cancelled, "{effects:?}");
+        assert!(node.standing(1).cancelled, "what was answered stays true");
+    }
+}
+
+#[test]
+fn a_regent_ends_what_was_cancelled_at_its_home() {
+    let (mut node, effects) = orphaned(&[1, 9], &[1]);
+    take(&mut node, &effects);
+    node.keeper(1);
+    let told = record(1, 1, false);
+    let cancelled = Standing { cancelled: true, ..*told.standing.clone().unwrap() };
+    keep(&mut node, &[1, 9], vec![KeepJob { standing: Some(Box::new(cancelled)), ..told }]);
+    assert_eq!(node.jobs[&job(1)].1.state, State::Cancelled);
+}
