@@ -230,6 +230,12 @@ fn found_in_a_mesh(mutation: impl Into<Mutation>) -> (u64, Violation) {
     found_by(mutation.into(), |seed, print| run_mesh::<Mutated>(NODES, seed, print))
 }
 
+/// The same where arrays change hands.
+fn found_in_arrays(fault: Fault) -> String {
+    let (_, violation) = found_by(fault.into(), |seed, print| run_arrays::<Mutated>(NODES, seed, print));
+    violation.rule.to_owned()
+}
+
 fn found_by(mutation: Mutation, run: impl Fn(u64, bool) -> Outcome) -> (u64, Violation) {
     for seed in seeds_or(SEEDS) {
         if let Err(violation) = with(mutation, || run(seed, chosen().is_some())) {
@@ -493,6 +499,11 @@ fn a_home_that_does_not_yield_to_its_regent_is_found() {
         "what runs once has started once",
     ];
     assert!(rules.contains(&rule), "{rule}");
+}
+
+#[test]
+fn an_array_that_its_home_goes_on_with_is_found() {
+    assert_eq!(found_in_arrays(Fault::ElementsNotWithdrawn), "accepted = waiting + running + settled + swept");
 }
 
 #[test]

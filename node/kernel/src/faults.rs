@@ -74,6 +74,8 @@ pub enum Fault {
     ChargeUnfounded,
     /// No custodian is ever asked what it has missed.
     CustodianNotCompared,
+    /// A home goes on with the elements of an array that another node decides.
+    ElementsNotWithdrawn,
     /// A custodian votes for everybody who asks.
     VotedTwice,
     /// A vote is given without being journaled.

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use shoal_client::Client;
-use shoal_protocol::Kind;
 use shoal_protocol::object::ListQuery;
 use shoal_protocol::object::function::{Grant, NewFunction};
-use shoal_protocol::object::job::{Input, State, Submit};
+use shoal_protocol::object::job::{Input, Job, State, Submit};
+use shoal_protocol::{Kind, ObjectId};
 
 use crate::mesh::{Mesh, at, until, until_ok};
 use crate::{failure_of, file, node};
@@ -131,4 +131,71 @@ async fn a_node_that_is_alone_says_so_and_refuses_what_it_cannot_promise() {
     let said = failure_of(node.shoal(&["submit", "digest", "--text", "x", "--durability", "3"]));
     assert!(said.contains("3 nodes shall have the job"), "{said}");
     node.stop().await.unwrap();
+}
+
+const HOME: usize = 1;
+const ELEMENTS: u32 = 8;
+
+/// An array at one of three nodes that act soon: two of its elements at least have ended, and others have not.
+async fn half_of_an_array() -> (Mesh, ObjectId) {
+    let mesh = Mesh::start_with(&[["--takeover-after", "1s"].as_slice(); 3]).await;
+    let component = mesh.clients[0].put_bytes(&file("tests/guests/wasip1/wasip1.wasm"), false, "").await.unwrap().id;
+    mesh.deploy(&NewFunction::new("sleeper", component)).await;
+    let args = vec!["sleep".to_owned(), "300".to_owned()];
+    let array = Some(format!("0-{}%1", ELEMENTS - 1).parse().unwrap());
+    let submit =
+        Submit { function: "sleeper".into(), args, array, durability: Some(3), needs: at(0), ..Submit::default() };
+    let home = &mesh.clients[HOME];
+    let array = until_ok(|| home.submit(&submit)).await;
+    until(|| async { home.job(array, false).await.ok()?.elements.filter(|elements| elements.succeeded >= 2) }).await;
+    (mesh, array)
+}
+
+async fn succeeds(client: &Client, array: ObjectId) -> Job {
+    let ended = until(|| async {
+        let job = client.wait(array, Some(Duration::from_secs(1)), true).await.ok()?;
+        job.state.is_settled().then_some(job)
+    })
+    .await;
+    assert_eq!((ended.state, ended.elements.unwrap().succeeded), (State::Succeeded, ELEMENTS), "{ended:?}");
+    for index in 0..ELEMENTS {
+        let element = array.element(index).unwrap();
+        let job = until_ok(|| client.job(element, true)).await;
+        assert_eq!((job.state, job.index, job.array_id), (State::Succeeded, Some(index), Some(array)));
+        client.result_bytes(element, 1_000).await.unwrap();
+    }
+    ended
+}
+
+#[tokio::test]
+async fn an_array_runs_to_its_end_when_its_home_is_gone_with_its_disk() {
+    let (mut mesh, array) = half_of_an_array().await;
+    let data = mesh.nodes[HOME].data();
+    mesh.nodes[HOME].kill().unwrap();
+    mesh.nodes[HOME].kill_worker();
+    std::fs::remove_dir_all(data).unwrap();
+    for place in [0, 2] {
+        let ended = succeeds(&mesh.clients[place], array).await;
+        assert!(ended.regent.is_some() && !ended.unconfirmed, "{ended:?}");
+    }
+    let listed = ListQuery { filters: [("array".to_owned(), array.to_string())].into(), ..ListQuery::default() };
+    let listed = until_ok(|| mesh.clients[0].jobs(listed.clone())).await.items;
+    assert_eq!(listed.len(), ELEMENTS as usize, "what had ended before, and what has ended since");
+    drop(std::mem::take(&mut mesh.clients));
+}
+
+#[tokio::test]
+async fn a_home_that_is_back_shows_what_its_array_has_done_without_it() {
+    let (mut mesh, array) = half_of_an_array().await;
+    mesh.nodes[HOME].kill().unwrap();
+    mesh.nodes[HOME].kill_worker();
+    let ended = succeeds(&mesh.clients[0], array).await;
+    mesh.nodes[HOME].start().await.unwrap();
+    let gateway = mesh.nodes[HOME].gateway().unwrap();
+    let token = mesh.token.clone();
+    let home = until_ok(|| Client::connect(&gateway, Some(token.clone()))).await;
+    let back = succeeds(&home, array).await;
+    assert_eq!((back.regent, back.settled_ms), (ended.regent, ended.settled_ms));
+    drop(home);
+    mesh.stop().await;
 }

@@ -467,7 +467,7 @@ impl Checks {
         // What was asked of a home that could not end the job gives way to its regent; and what was asked of a regent to the end
         // that the job had at its home before. Nobody waits until custodians have heard of a cancellation: a regent that has not
         // may have ended the job before its home was there again.
-        let ended_by_regent = elsewhere && yields && next.state.is_settled();
+        let ended_by_regent = elsewhere && (yields || last.regent == next.regent) && next.state.is_settled();
         // That it is a duplicate its regent finds out by itself.
         let was_duplicate = yields && last.duplicate_of.is_some();
         let gives_way = as_at_home || was_duplicate || ended_by_regent || (adopted && once::needs_word(accepted));

@@ -14,7 +14,7 @@ use super::runs::{empty_outcome, saved_no_more};
 use super::takeover::{lost_with_its_home, was_last};
 use super::telling::noted;
 use crate::effect::Effect;
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::input::Now;
 use crate::jobs::{Job, Phase, Rule};
 use crate::record::{Accepted, ChargeState, Record, Reign, Standing, TakenJob, VERSION};
@@ -141,6 +141,9 @@ impl<F: Faults> Machine<F> {
 
     /// Stops the elements of an array that another node decides: they count with the array again.
     pub(super) fn withdraw_elements(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
+        if F::has(Fault::ElementsNotWithdrawn) {
+            return;
+        }
         for element in self.jobs.elements_of(id) {
             self.give_up_run(element, effects);
             self.take_out(element);
