@@ -37,7 +37,7 @@ pub(crate) use rows::{
     CHECKPOINT_PLACE, KeptJob, Place as SettledPlace, REFERENCE_PLACE, Referrer, ReferrerKind, begun_before,
     charges_before, current_runs, job_counts, job_of_short, jobs_before, read_acting, read_called, read_charge,
     read_checkpoint, read_custodians, read_drain, read_guest, read_guest_checkpoint, read_guest_end, read_job,
-    read_right, reference_key, reference_prefix, settled_behind,
+    read_right, reference_key, reference_prefix, settled_behind, short_prefix,
 };
 pub(crate) use watch::Watch;
 

@@ -25,7 +25,7 @@ const BATCH: u32 = 1_000;
 const BATCHES_AT_ONCE: usize = 4;
 /// Jobs on a page of the list, and pages that are read.
 const PAGE: u32 = 50;
-const PAGES: usize = 400;
+const PAGES: usize = 2_000;
 /// Jobs on a page when all are counted.
 const PAGE_LONG: u32 = 1_000;
 

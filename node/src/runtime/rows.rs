@@ -132,18 +132,27 @@ fn key_of(id: ObjectId) -> Vec<u8> {
     id.to_bytes().to_vec()
 }
 
+/// How much of the hash of short bytes stands in the key of their row. Why 12 of 32: these keys are in no order in which jobs come, so
+/// that each row is a page of the table to be written anew, and smaller keys make fewer pages; whoever reads compares the whole hash.
+const SHORT_HASH_LEN: usize = 12;
+
+/// What the keys of all rows of short bytes with this hash begin with.
+pub(crate) fn short_prefix(id: BlobId) -> [u8; SHORT_HASH_LEN] {
+    let mut prefix = [0; SHORT_HASH_LEN];
+    prefix.iter_mut().zip(id.as_bytes()).for_each(|(byte, of)| *byte = *of);
+    prefix
+}
+
 /// The rows by which the short bytes of a job are found by their hash. None for the empty ones: those are everywhere.
 fn short_keys<'a>(job: ObjectId, payloads: impl Iterator<Item = &'a Payload>) -> impl Iterator<Item = Bytes> {
-    payloads.filter(|payload| payload.blob().is_none() && payload.size() > 0).map(move |payload| {
-        let mut key = payload.id().as_bytes().to_vec();
-        key.extend_from_slice(&job.to_bytes());
-        key.into()
-    })
+    payloads
+        .filter(|payload| payload.blob().is_none() && payload.size() > 0)
+        .map(move |payload| [short_prefix(payload.id()).as_slice(), &job.to_bytes()].concat().into())
 }
 
 /// The job of such a row.
 pub(crate) fn job_of_short(key: &[u8]) -> Option<ObjectId> {
-    object_id(key.get(32..)?)
+    object_id(key.get(SHORT_HASH_LEN..)?)
 }
 
 /// The result and the log.

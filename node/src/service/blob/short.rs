@@ -11,7 +11,7 @@ use shoal_protocol::{BlobId, Problem};
 
 use super::super::{Opened, Service, stream};
 use super::{REFERENCES_READ_MAX, range};
-use crate::runtime::{job_of_short, read_job};
+use crate::runtime::{job_of_short, read_job, short_prefix};
 use crate::store::Table;
 
 impl Service {
@@ -22,7 +22,7 @@ impl Service {
         may: impl Fn(&Accepted) -> bool,
     ) -> Result<Option<Bytes>, Problem> {
         let store = self.0.runtime.store();
-        for (key, _) in store.scan_prefix(Table::Short, id.as_bytes(), None, REFERENCES_READ_MAX)? {
+        for (key, _) in store.scan_prefix(Table::Short, &short_prefix(id), None, REFERENCES_READ_MAX)? {
             let Some(job) = job_of_short(&key) else { continue };
             // Forgotten meanwhile.
             let Some((accepted, standing)) = read_job(store, job)? else { continue };
@@ -44,7 +44,7 @@ impl Service {
 
     /// What is known of short bytes: they belong to the jobs that have them, and nobody put them here.
     pub(super) fn view_short(&self, id: BlobId, len: usize) -> Result<Blob, Problem> {
-        let jobs = self.0.runtime.store().scan_prefix(Table::Short, id.as_bytes(), None, REFERENCES_READ_MAX)?;
+        let jobs = self.0.runtime.store().scan_prefix(Table::Short, &short_prefix(id), None, REFERENCES_READ_MAX)?;
         Ok(Blob {
             id,
             size: len as u64,
