@@ -6,6 +6,8 @@
 //! An element is written before its array: so an array is never found after a restart without elements that it counts. Each element
 //! that its regent begins is a job that was taken over, of which home and custodians hear as of any other.
 
+use std::collections::BTreeMap;
+
 use shoal_protocol::ObjectId;
 use shoal_protocol::object::job::{Elements, State};
 
@@ -27,7 +29,7 @@ impl<F: Faults> Machine<F> {
         reign: &Reign,
         array: Accepted,
         before: Standing,
-        elements: &[(Accepted, Standing)],
+        elements: &BTreeMap<ObjectId, (Accepted, Standing)>,
         effects: &mut Vec<Effect>,
     ) {
         let id = array.id;
@@ -68,19 +70,22 @@ impl<F: Faults> Machine<F> {
         array: &Accepted,
         before: &Standing,
         begun: u32,
-        known: &[(Accepted, Standing)],
+        known: &BTreeMap<ObjectId, (Accepted, Standing)>,
     ) -> Vec<(Accepted, Standing)> {
         let head = Job::new(array.clone(), before.clone(), 0);
-        let begun = (0..begun).filter_map(|place| array.element(array.extras.array?.index(place)?));
-        let open = begun.filter(|element| {
-            let ended = self.charges.get(element.id).is_some_and(|known| known.settled());
-            !ended && !self.jobs.contains(element.id)
+        let indices = (0..begun).filter_map(|place| array.extras.array?.index(place));
+        let open = indices.filter(|index| {
+            array.id.element(*index).is_some_and(|element| {
+                let ended = self.charges.get(element).is_some_and(|known| known.settled());
+                !ended && !self.jobs.contains(element)
+            })
         });
-        open.map(|element| {
-            let known = known.iter().find(|(known, _)| known.id == element.id).cloned();
-            known.unwrap_or_else(|| {
+        open.filter_map(|index| {
+            let known = known.get(&array.id.element(index)?).cloned();
+            known.or_else(|| {
+                let element = array.element(index)?;
                 let standing = head.standing_of_element(&element);
-                (element, standing)
+                Some((element, standing))
             })
         })
         .collect()

@@ -5,6 +5,7 @@
 //! custodian and the home, when it is back, know which of two records is newer, and what still comes of an older run counts for
 //! nothing. In a set of two nobody is left to ask: there the other one acts by its own word, and what it decides is marked.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shoal_protocol::custody::CustodianSet;
@@ -183,6 +184,7 @@ impl<F: Faults> Machine<F> {
         }
         let before = self.counters.taken;
         let (elements, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(job, _)| job.array_id().is_some());
+        let elements: BTreeMap<ObjectId, _> = elements.into_iter().map(|known| (known.0.id, known)).collect();
         for (accepted, standing) in jobs {
             let is_open = self.charges.get(accepted.id).is_some_and(|known| !known.taken);
             let may = is_open
