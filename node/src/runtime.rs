@@ -240,8 +240,9 @@ fn stopping() -> Problem {
 
 /// The time now. The deciding clock is the one that runs through sleep.
 pub(crate) fn now() -> Now {
-    let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    // In this order: a thread that is stopped in between makes what is due at a time of the wall clock late, not early.
     let wall = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let millis = |t: rustix::time::Timespec| {
         u64::try_from(t.tv_sec).unwrap_or(0) * 1000 + u64::try_from(t.tv_nsec).unwrap_or(0) / 1_000_000
     };

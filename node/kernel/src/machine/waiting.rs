@@ -32,7 +32,10 @@ impl<F: Faults> Machine<F> {
         if let Some(at_ms) = job.accepted.terms.not_before_ms.filter(|_| job.is_fresh()) {
             // No longer than it was to wait at first, should the wall clock have been set back.
             let whole_ms = at_ms.saturating_sub(job.accepted.accepted_ms);
-            job.extras.earliest_ms = now.mono_ms.saturating_add(at_ms.saturating_sub(now.wall_ms).min(whole_ms));
+            let wait_ms = at_ms.saturating_sub(now.wall_ms).min(whole_ms);
+            // Both clocks are read in whole milliseconds, of which one may just have begun and the other nearly be over.
+            let wait_ms = if wait_ms > 0 { wait_ms + 1 } else { 0 };
+            job.extras.earliest_ms = now.mono_ms.saturating_add(wait_ms);
         }
         if let Some(total_ms) = job.accepted.spec.limits.total_ms {
             let left_ms = left_ms(job.accepted.accepted_ms, total_ms, now);
