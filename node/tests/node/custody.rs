@@ -181,6 +181,12 @@ async fn an_array_runs_to_its_end_when_its_home_is_gone_with_its_disk() {
     let listed = ListQuery { filters: [("array".to_owned(), array.to_string())].into(), ..ListQuery::default() };
     let listed = until_ok(|| mesh.clients[0].jobs(listed.clone())).await.items;
     assert_eq!(listed.len(), ELEMENTS as usize, "what had ended before, and what has ended since");
+    let everywhere = ListQuery { filters: [("scope".to_owned(), "mesh".to_owned())].into(), ..ListQuery::default() };
+    for place in [0, 2] {
+        let page = until_ok(|| mesh.clients[place].jobs(everywhere.clone())).await;
+        let shown: Vec<_> = page.items.iter().map(|job| (job.id, job.state)).collect();
+        assert_eq!(shown, [(array, State::Succeeded)], "an array is one job of a list, wherever it is kept");
+    }
     drop(std::mem::take(&mut mesh.clients));
 }
 

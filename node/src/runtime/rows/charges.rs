@@ -151,10 +151,14 @@ fn row(store: &Store, job: ObjectId) -> Result<Option<Row>, Problem> {
 
 /// A job of another home, as it is durable here; none: it is not kept here.
 pub(crate) fn read_charge(store: &Store, job: ObjectId) -> Result<Option<KeptJob>, Problem> {
-    let Some(Row { home, accepted, array, .. }) = row(store, job)? else { return Ok(None) };
+    let Some(Row { home, accepted, array, taken, .. }) = row(store, job)? else { return Ok(None) };
     let array = array.map(|array| row(store, array)).transpose()?.flatten().and_then(|array| array.accepted);
     let Some(accepted) = accepted.or_else(|| array?.element_of_id(job)) else { return Ok(None) };
-    let standing = kept_standing(store, job)?.unwrap_or_else(|| accepted.standing());
+    let standing = match taken {
+        true => read_job(store, job)?.and_then(|(_, standing)| standing),
+        false => kept_standing(store, job)?,
+    };
+    let standing = standing.unwrap_or_else(|| accepted.standing());
     Ok(Some(KeptJob { home, accepted, standing }))
 }
 
@@ -164,11 +168,22 @@ pub(super) fn kept_standing(store: &Store, job: ObjectId) -> Result<Option<Stand
     standing.map(|row| decode("job of another home", &row)).transpose()
 }
 
-/// Jobs of other homes that are kept here, with ids below this one, newest first.
+/// Jobs of other homes that are kept here, with ids below this one, newest first; an array is one of them.
 pub(crate) fn charges_before(store: &Store, end: ObjectId, limit: usize) -> Result<Vec<KeptJob>, Problem> {
-    let end = end.to_bytes();
-    let rows = store.scan(Table::Charges, (Bound::Unbounded, Bound::Excluded(end.as_slice())), true, limit)?;
-    rows.iter().filter_map(|(key, _)| read_charge(store, object_id(key)?).transpose()).collect()
+    let (mut end, mut found) = (end.to_bytes(), Vec::new());
+    while found.len() < limit {
+        let rows = store.scan(Table::Charges, (Bound::Unbounded, Bound::Excluded(end.as_slice())), true, limit)?;
+        let Some(last) = rows.last().and_then(|(key, _)| object_id(key)) else { break };
+        end = last.to_bytes();
+        for (key, row) in &rows {
+            let Row { array, .. } = decode("job of another home", row)?;
+            if let (None, Some(job)) = (array, object_id(key)) {
+                found.extend(read_charge(store, job)?);
+            }
+        }
+    }
+    found.truncate(limit);
+    Ok(found)
 }
 
 /// A set of custodians; none: it is not known here.
