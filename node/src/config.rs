@@ -321,7 +321,8 @@ pub(crate) struct Overrides {
     /// How many of these are kept of each project; 100000 unless said otherwise
     #[arg(long, value_name = "N")]
     pub(crate) keep_dead_jobs: Option<u64>,
-    /// How long another node may be away until this one goes on with those of its jobs that it keeps; 1m unless said otherwise
+    /// How long another node may be away until this one goes on with those of its jobs that it keeps; 1m unless said otherwise. That it is away is
+    /// noticed some 10 to 15 s after it has died
     #[arg(long, value_name = "LENGTH")]
     pub(crate) takeover_after: Option<Length>,
     /// Call this host or network for jobs that have ended (--notify) although it is the node's own, on its link, or for

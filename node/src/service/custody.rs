@@ -131,7 +131,7 @@ impl Service {
             return Ok(());
         }
         let detail = format!(
-            "the home of job {job} is away: this node keeps the job and can show it, but not change it; try again when its home is back"
+            "the home of job {job} is away: this node keeps the job and can show it, but not change it; try again when its home is back, or another node has gone on with it"
         );
         Err(Problem::new(Kind::Unavailable, detail).retry_after(1000))
     }
