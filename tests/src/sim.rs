@@ -24,6 +24,7 @@ pub mod client;
 pub mod coverage;
 pub mod disk;
 mod fates;
+mod lookups;
 pub mod mesh;
 pub mod mutations;
 pub mod network;

@@ -8,8 +8,10 @@ mod checkpoints;
 mod dependencies;
 mod guests;
 mod history;
+mod leaving;
 mod memos;
 mod once;
+mod placing;
 mod settled;
 pub(super) mod shares;
 mod telling;
@@ -19,11 +21,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_kernel::lease::granted_ms;
 use shoal_kernel::{Accepted, Command, Effect, GuestEnd, GuestRun, Input, Load, Now, Record, Reply, Standing};
-use shoal_protocol::object::function::Needs;
 use shoal_protocol::object::job::{CallState, Ending, KeyId, Payload, Receipt, State};
 use shoal_protocol::object::worker::Offer;
 use shoal_protocol::regency::term_of;
-use shoal_protocol::wire::worker::{Run, Start};
+use shoal_protocol::wire::worker::Run;
 use shoal_protocol::{NodeId, ObjectId, WorkerId, codec};
 
 use self::adopted::Adopted;
@@ -135,15 +136,6 @@ fn about(input: &Input) -> Option<WorkerId> {
         | Input::Ended { worker, .. } => Some(*worker),
         _ => None,
     }
-}
-
-fn epoch_is_durable(run: Run, disk: &Disk) -> Result<(), Broken> {
-    let durable = disk.epochs.get(&run.job).copied().unwrap_or(0);
-    if durable < run.epoch {
-        let detail = format!("{run:?} leaves, {durable} is durable");
-        return Err(("an epoch is durable before anybody hears of it", detail));
-    }
-    Ok(())
 }
 
 /// What a guest in the simulator writes as its result: which run it was.
@@ -511,146 +503,6 @@ impl Checks {
         history::complete(accepted.id, next)?;
         *last = next.clone();
         Ok(())
-    }
-
-    fn start(&self, worker: WorkerId, start: &Start) -> Result<(), Broken> {
-        let run = start.run;
-        self.saves.begins(run.job, start.checkpoint.as_ref())?;
-        let accepted = self.run_of_ours(worker, run)?;
-        self.fits(worker, run, &accepted.spec.needs)
-    }
-
-    /// A run of this home that goes to a worker or a peer: its job, if it may.
-    fn run_of_ours(&self, worker: WorkerId, run: Run) -> Result<&Accepted, Broken> {
-        let Some((accepted, standing)) = self.emitted.get(&run.job) else {
-            return Err(("accepted, then started", format!("{run:?}")));
-        };
-        if !self.is_current(worker, run) {
-            return Err(("an epoch is written before it starts", format!("{run:?} starts; written is {standing:?}")));
-        }
-        if standing.cancelled {
-            return Err(("what is cancelled does not start", format!("{run:?}")));
-        }
-        Ok(accepted)
-    }
-
-    /// Whether a worker of this node can have one more run, which is already in the books.
-    fn fits(&self, worker: WorkerId, run: Run, needs: &Needs) -> Result<(), Broken> {
-        let Some((_, offer)) = self.offers.get(&worker) else {
-            return Err(("only attached workers get runs", format!("{run:?} goes to {worker}")));
-        };
-        let labelled = needs.labels.iter().all(|(key, value)| offer.labels.get(key) == Some(value));
-        if !labelled || !needs.capabilities.is_subset(&offer.capabilities) {
-            return Err(("a worker has what its runs need", format!("{run:?} goes to {offer:?}")));
-        }
-        let here = |standing: &Standing| {
-            let ours = standing.regent.is_none_or(|regent| Some(regent) == self.node);
-            ours && standing.state == State::Offered
-                && standing.attempts.last().is_some_and(|last| last.worker == worker)
-        };
-        let ours = self.emitted.values().filter(|(_, standing)| here(standing)).map(|(accepted, _)| accepted);
-        let guests = self.guests.values().filter(|(guest, end)| guest.worker == worker && end.is_none());
-        let at_worker = ours.chain(guests.map(|(guest, _)| &guest.accepted));
-        let mut memory: Vec<u32> = at_worker.map(|accepted| accepted.spec.needs.memory()).collect();
-        memory.sort_unstable_by(|a, b| b.cmp(a));
-        let in_use: u64 = memory.iter().take(offer.slots as usize).copied().map(u64::from).sum();
-        if in_use > u64::from(offer.memory_mb) {
-            return Err(("memory is not promised twice", format!("{run:?}: {in_use} MiB of {}", offer.memory_mb)));
-        }
-        Ok(())
-    }
-
-    /// Something leaves the node.
-    pub fn leaves(&mut self, effect: &Effect, asked: Option<Asked>, disk: &Disk) -> Result<(), Broken> {
-        match effect {
-            Effect::Start { start, .. } if self.is_guest(start.run, disk) => guests::start_leaves(start.run, disk),
-            Effect::Start { start, .. } => {
-                self.saves.leaves(start.run, start.checkpoint.as_ref())?;
-                epoch_is_durable(start.run, disk)
-            }
-            Effect::Offer { offer, .. } => {
-                self.saves.leaves(offer.run, offer.checkpoint.as_ref().map(|given| &given.bytes))?;
-                epoch_is_durable(offer.run, disk)
-            }
-            Effect::Checkpointed { run, number, .. } => self.saves.told(*run, *number, disk),
-            Effect::Keep { set, .. } => Charges::set_leaves(set, disk),
-            Effect::ToHome { home, message } => {
-                Charges::leaves(message, disk)?;
-                once::word_leaves(message, disk)?;
-                guests::message_leaves(*home, message, disk)
-            }
-            Effect::Settled { worker, run } => match disk.jobs.get(&run.job) {
-                Some((_, standing))
-                    if standing.state == State::Offered
-                        && standing.epoch == run.epoch
-                        && standing.attempts.last().is_some_and(|last| last.worker == *worker) =>
-                {
-                    Err(("an ending is durable before it is acknowledged", format!("{run:?}")))
-                }
-                _ => Ok(()),
-            },
-            Effect::Changed { job, settled: true } => match disk.jobs_and_elsewhere(*job) {
-                Some((_, standing)) if standing.state.is_settled() => self.see(*job, standing),
-                Some(_) => Err(("an end is durable before anybody hears of it", format!("{job}"))),
-                None => Ok(()),
-            },
-            Effect::Reply { reply: Ok(reply), .. } => self.reply_leaves(reply, asked.unwrap_or(Asked::Other), disk),
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether another node decides a run that begins here: the job's home, or a regent. Of a job in the books of this node that is so
-    /// if just this run is durable as one of another node's: by its term no run of this one has the same epoch. Its regent may have the
-    /// job's own home run it, and may not have heard yet that it has settled there, or was even forgotten.
-    fn is_guest(&self, run: Run, disk: &Disk) -> bool {
-        let ours = match run.job.tag() == self.home {
-            // An element may have been withdrawn since.
-            true => disk.jobs.contains_key(&run.job) || arrays::element(&disk.jobs, run.job).is_some(),
-            false => disk.taken.contains_key(&run.job),
-        };
-        !ours || disk.guest_epochs.get(&run.job) == Some(&run.epoch)
-    }
-
-    fn reply_leaves(&mut self, reply: &Reply, asked: Asked, disk: &Disk) -> Result<(), Broken> {
-        match (asked, reply) {
-            (_, Reply::Receipts(receipts)) => {
-                for receipt in receipts {
-                    let Receipt::Accepted { id } = receipt else { continue };
-                    if !disk.jobs.contains_key(id) && !self.forgotten.contains(id) {
-                        return Err(("no fake accept", format!("{id} is acknowledged and not durable")));
-                    }
-                    self.node.map_or(Ok(()), |node| self.charges.acknowledged(node, *id, disk))?;
-                    self.acknowledged.insert(*id);
-                    self.acknowledged_now.push(*id);
-                }
-                Ok(())
-            }
-            (Asked::Cancel(id), Reply::Job(Some(_))) => match disk.jobs.get(&id) {
-                Some((_, standing)) if standing.cancelled || standing.state.is_settled() => Ok(()),
-                None if self.forgotten.contains(&id) => Ok(()),
-                other => Err(("a cancellation is durable before it is answered", format!("{id}: {other:?}"))),
-            },
-            (Asked::Show(id), Reply::Job(Some(view))) => {
-                if view.epoch > disk.epochs.get(&id).copied().unwrap_or(0) {
-                    return Err(("an epoch is durable before anybody hears of it", format!("{id}: {view:?}")));
-                }
-                if view.state != State::Running && view.reason.is_none() {
-                    return Err(("what does not run says why", format!("{view:?}")));
-                }
-                Ok(())
-            }
-            (Asked::Show(id), Reply::Job(None)) => match disk.jobs.get(&id) {
-                Some((_, standing)) if standing.state.is_settled() => self.see(id, standing),
-                None if self.forgotten.contains(&id) || !self.acknowledged.contains(&id) => Ok(()),
-                other => Err(("an acknowledged job is never lost", format!("{id}: {other:?}"))),
-            },
-            (Asked::Save(run, number), Reply::Done) => self.saves.told(run, number, disk),
-            (Asked::Forget(id), Reply::Done) => {
-                self.forgotten.insert(id);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Somebody is about to ask that a job be forgotten.

@@ -8,15 +8,14 @@ use std::collections::{BTreeMap, VecDeque};
 use shoal_kernel::faults::Faults;
 use shoal_kernel::machine::Machine;
 use shoal_kernel::{
-    Accepted, Call, CallEnd, ChargeState, Command, Config, Effect, End, Group, GuestEnd, GuestRun, Input, Now,
-    Principal, Promise, Recall, Reign, RequestId, Standing, Tally, WorkerAttached,
+    Accepted, Call, CallEnd, ChargeState, Command, Config, Effect, Group, GuestEnd, GuestRun, Input, Now, Principal,
+    Promise, Reign, RequestId, Standing, Tally, WorkerAttached,
 };
 use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::id::IdSource;
 use shoal_protocol::key::PublicKey;
 use shoal_protocol::object::function::Function;
-use shoal_protocol::object::job::{Checkpoint, KeyId, Payload, State};
-use shoal_protocol::wire::custody::KeepJob;
+use shoal_protocol::object::job::{Checkpoint, KeyId, State};
 use shoal_protocol::wire::worker::{Ask, FromWorker, Run, ToWorker};
 use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem, WorkerId};
 
@@ -531,20 +530,6 @@ impl<F: Faults> World<F> {
         self.input(Input::WorkerDetached { worker: id, connection, dead })
     }
 
-    /// The edge has looked into the store how a job ended.
-    pub(crate) fn learned(&mut self, life: u64, job: ObjectId) -> Result<(), Violation> {
-        if self.node.as_ref().is_none_or(|node| node.life != life) {
-            return Ok(());
-        }
-        let ended = self.disk.read(job).map(|(_, standing)| standing).filter(|standing| standing.state.is_settled());
-        let end = ended.map(|standing| End {
-            state: standing.state,
-            output: standing.outcome.as_ref().map_or_else(Payload::empty, |outcome| outcome.output.clone()),
-        });
-        self.coverage.hit(if end.is_some() { "ends learned from the store" } else { "ends that nobody knows" });
-        self.input(Input::Learned { job, end })
-    }
-
     /// The receiver of a call has answered, or has not. Which it is is not drawn by lot: what is drawn elsewhere stays what it was.
     pub(crate) fn called(&mut self, life: u64, job: ObjectId, attempt: u32) -> Result<(), Violation> {
         if self.node.as_ref().is_none_or(|node| node.life != life) {
@@ -560,43 +545,6 @@ impl<F: Faults> World<F> {
             _ => CallEnd::Delivered,
         };
         self.input(Input::Called { job, attempt, end })
-    }
-
-    /// The edge has looked into the store for a job that a custodian shall have.
-    pub(crate) fn recalled(&mut self, life: u64, recall: Recall) -> Result<(), Violation> {
-        if self.node.as_ref().is_none_or(|node| node.life != life) {
-            return Ok(());
-        }
-        let record = self.disk.read(recall.job).map(Box::new);
-        self.input(Input::Recalled { recall, record })
-    }
-
-    /// The edge has looked into the store for jobs of another home that are to be taken over.
-    pub(crate) fn took(&mut self, life: u64, home: NodeId, set: u32, jobs: &[ObjectId]) -> Result<(), Violation> {
-        if self.node.as_ref().is_none_or(|node| node.life != life) {
-            return Ok(());
-        }
-        let kept = jobs.iter().filter_map(|job| self.disk.charges.get(job));
-        let jobs = kept.map(|(_, _, accepted, standing)| (accepted.clone(), standing.clone())).collect();
-        self.input(Input::Took { home, set, jobs })
-    }
-
-    /// The edge has looked into the store for a job of which another node says something newer.
-    pub(crate) fn merged(&mut self, life: u64, from: NodeId, told: Box<KeepJob>) -> Result<(), Violation> {
-        if self.node.as_ref().is_none_or(|node| node.life != life) {
-            return Ok(());
-        }
-        let record = self.disk.read(told.job).map(Box::new);
-        self.input(Input::Merge { from, told, record })
-    }
-
-    /// The edge has looked into the store which settled jobs are the oldest.
-    pub(crate) fn oldest(&mut self, life: u64, group: Group, after: Option<(u64, ObjectId)>) -> Result<(), Violation> {
-        if self.node.as_ref().is_none_or(|node| node.life != life) {
-            return Ok(());
-        }
-        let jobs = self.disk.oldest(group, after);
-        self.input(Input::Oldest { group, jobs })
     }
 
     /// The kernel is woken.

@@ -19,7 +19,7 @@ use crate::effect::Effect;
 use crate::faults::{Fault, Faults};
 use crate::input::Now;
 use crate::jobs::{Job, Phase, Rule};
-use crate::record::{Accepted, ChargeState, Record, Reign, Standing, TakenJob, VERSION};
+use crate::record::{Accepted, Record, Reign, Standing};
 
 impl<F: Faults> Machine<F> {
     /// Takes an array over. `elements`: what is kept here of those that have begun and not ended, of this array and of others.
@@ -93,14 +93,10 @@ impl<F: Faults> Machine<F> {
 
     /// Writes the first of an element of an array that this node has taken over: the home and the custodians hear of it.
     pub(super) fn write_taken(&mut self, id: ObjectId, effects: &mut Vec<Effect>) {
-        let Some((home, set)) = self.charges.set_of(id).map(|set| (set.home, set.number)) else { return };
+        let Some(realm) = self.charges.set_of(id).map(|set| (set.home, set.number)) else { return };
         let Some(job) = self.jobs.get_mut(id) else { return };
         let (standing, accepted) = (job.next_standing(), job.accepted.clone());
-        let revision = standing.revision;
-        let record = TakenJob { version: VERSION, home, set, accepted: accepted.clone(), standing: standing.clone() };
-        effects.push(Effect::Write(Record::Taken(Box::new(record))));
-        let (array, ended) = (None, None);
-        self.charges.put(ChargeState { job: id, home, set, revision, lacks_input: false, array, ended, taken: true });
+        self.write_as_taken(realm, &accepted, &standing, effects);
         self.keep_standing(&accepted, &standing, effects);
     }
 

@@ -243,7 +243,7 @@ impl<F: Faults> Machine<F> {
             self.keys.remove(*id);
             self.memos.forget(*id);
             self.forget_call(*id);
-            // Also of its elements, if it is an array.
+            // Also of its elements, if it is an array, whose ids follow. A job that only comes soon after it is told of once more.
             self.merging.retain(|job| job != id && id.index_of(*job).is_none());
             self.hand_back(*id, effects);
             effects.push(Effect::Write(Record::Swept(*id)));

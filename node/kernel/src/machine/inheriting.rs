@@ -13,9 +13,7 @@ use crate::effect::{Effect, Reply};
 use crate::faults::Faults;
 use crate::input::{Inheritance, Now, Principal};
 use crate::jobs::Job;
-use crate::record::{
-    Accepted, ChargeState, Custodians, Group, Record, Reign, Retained, Saving, Standing, TakenJob, VERSION,
-};
+use crate::record::{Accepted, Custodians, Group, Record, Reign, Retained, Saving, Standing};
 use crate::rights;
 
 /// When to try again where there is no room, in milliseconds.
@@ -92,22 +90,11 @@ impl<F: Faults> Machine<F> {
             return false;
         }
         self.drop_guest(now, id, effects);
-        let record = TakenJob {
-            version: VERSION,
-            home: reign.regent.home,
-            set: reign.regent.set,
-            accepted: accepted.clone(),
-            standing: standing.clone(),
-        };
-        effects.push(Effect::Write(Record::Taken(Box::new(record))));
-        let array = accepted.extras.array.filter(|_| accepted.is_array());
-        let (revision, ended) = (standing.revision, standing.ended());
-        let (home, set) = (reign.regent.home, reign.regent.set);
-        self.charges.put(ChargeState { job: id, home, set, revision, lacks_input: false, array, ended, taken: true });
+        self.write_as_taken((reign.regent.home, reign.regent.set), &accepted, &standing, effects);
         self.counters.taken += 1;
         self.counters.accepted += if accepted.array_id().is_some() { 0 } else { u64::from(accepted.size()) };
         self.note_key(&accepted);
-        match ended.is_some() {
+        match standing.state.is_settled() {
             true => self.inherit_settled(now, &accepted, &standing, effects),
             false => self.inherit_open(now, accepted, standing, checkpoint, effects),
         }

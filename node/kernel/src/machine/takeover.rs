@@ -241,23 +241,9 @@ impl<F: Faults> Machine<F> {
         let epoch = ended.as_ref().map_or(first_of_term(reign.regent.term), |(epoch, _)| *epoch);
         let standing = self.taken_standing(now, reign, before, epoch, accepted.terms.on_disconnect);
         let (state, retry_ms) = (standing.state, standing.retry_ms);
-        let (home, set) = (reign.regent.home, reign.regent.set);
-        let record = TakenJob { version: VERSION, home, set, accepted: accepted.clone(), standing: standing.clone() };
-        effects.push(Effect::Write(Record::Taken(Box::new(record))));
+        self.write_as_taken((reign.regent.home, reign.regent.set), &accepted, &standing, effects);
         self.counters.accepted += if accepted.array_id().is_some() { 0 } else { u64::from(accepted.size()) };
         self.counters.taken += 1;
-        let array = accepted.extras.array.filter(|_| accepted.is_array());
-        let revision = standing.revision;
-        self.charges.put(ChargeState {
-            job: id,
-            home,
-            set,
-            revision,
-            lacks_input: false,
-            array,
-            ended: None,
-            taken: true,
-        });
         self.note_key(&accepted);
         let mut job = Job::new(accepted, standing, now.mono_ms);
         if let Some(checkpoint) = saved {
@@ -270,6 +256,21 @@ impl<F: Faults> Machine<F> {
         self.depend(id, effects);
         self.tell_members(id, effects);
         ended.map(|(_, outcome)| outcome)
+    }
+
+    /// Journals that a job of another home is this node's to decide, as it stands.
+    pub(super) fn write_as_taken(
+        &mut self,
+        (home, set): Realm,
+        accepted: &Accepted,
+        standing: &Standing,
+        effects: &mut Vec<Effect>,
+    ) {
+        let record = TakenJob { version: VERSION, home, set, accepted: accepted.clone(), standing: standing.clone() };
+        effects.push(Effect::Write(Record::Taken(Box::new(record))));
+        let (job, revision, ended) = (accepted.id, standing.revision, standing.ended());
+        let array = accepted.extras.array.filter(|_| accepted.is_array());
+        self.charges.put(ChargeState { job, home, set, revision, lacks_input: false, array, ended, taken: true });
     }
 
     /// A job that was taken over goes on, or ends with what is known.
