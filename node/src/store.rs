@@ -380,11 +380,16 @@ impl Shared {
             if rows.len() >= limit || is_empty(rest) {
                 return Ok(rows);
             }
-            let (recent, end, tables) = self.recent(table, rest, newest, limit - rows.len(), staged);
-            let stretch = end.as_deref().map_or(rest, |key| through(rest, key, newest));
-            let stored = tables.range(table, stretch, newest).map_err(unreadable)?;
-            merge(recent, stored, newest, limit, &mut rows)?;
-            match end {
+            let read = rows.len();
+            let end = tables::until_opened_again(|| {
+                rows.truncate(read);
+                let (recent, end, tables) = self.recent(table, rest, newest, limit - read, staged);
+                let stretch = end.as_deref().map_or(rest, |key| through(rest, key, newest));
+                let stored = tables.range(table, stretch, newest)?;
+                merge(recent, stored, newest, limit, &mut rows)?;
+                Ok(end)
+            });
+            match end.map_err(unreadable)? {
                 None => return Ok(rows),
                 end => behind = end,
             }
@@ -459,7 +464,7 @@ fn merge(
     newest: bool,
     limit: usize,
     rows: &mut ScannedRows,
-) -> Result<(), Problem> {
+) -> Result<(), redb::Error> {
     let mut recent = recent.into_iter().peekable();
     let mut stored = stored.peekable();
     while rows.len() < limit {
@@ -476,7 +481,7 @@ fn merge(
         if order.is_ge()
             && let Some(row) = stored.next()
         {
-            let (key, value) = row.map_err(unreadable)?;
+            let (key, value) = row?;
             if order.is_gt() {
                 rows.push((key.into(), value.into()));
             }

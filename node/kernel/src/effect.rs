@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use shoal_protocol::custody::CustodianSet;
 use shoal_protocol::object::function::Needs;
-use shoal_protocol::object::job::{Event, Job, Receipt};
+use shoal_protocol::object::job::{Event, Job, Reason, Receipt};
 use shoal_protocol::object::project::Usage;
 use shoal_protocol::object::worker::Worker;
 use shoal_protocol::regency::{Regent, Vote};
@@ -232,6 +232,8 @@ pub enum Reply {
     Receipts(Vec<Receipt>),
     /// A job in memory; none: it is settled or unknown, look into the store.
     Job(Option<Box<Job>>),
+    /// Why a job of another home does not go on; none: that home is there, or the job is not kept here.
+    Away(Option<Away>),
     /// Those of the asked jobs that are in memory.
     Jobs(Vec<Job>),
     /// The workers, by id.
@@ -259,6 +261,15 @@ pub enum Reply {
     Leaving(Box<Leaving>),
     /// These jobs are durable here, and this node's to decide.
     Inherited(Vec<ObjectId>),
+}
+
+/// Why a job of another home, which is kept here, does not go on while that is away.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Away {
+    /// In words.
+    pub reason: Reason,
+    /// This node acts for that home, and has left the job to it: it can be cancelled here.
+    pub left: bool,
 }
 
 /// What a node has that leaves.

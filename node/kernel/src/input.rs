@@ -437,8 +437,11 @@ pub enum Command {
     Show(ObjectId),
     /// The same for many, without a check of rights: the caller filters what the principal may see.
     Describe(Vec<ObjectId>),
-    /// Cancel a job. Answered by [`crate::Reply::Job`] or a problem; `NotFound` when it is not in memory.
+    /// Cancel a job. Answered by [`crate::Reply::Job`] or a problem; `NotFound` when it is not in memory, nor left to its home by
+    /// this node as its regent.
     Cancel(ObjectId),
+    /// Why a job that is only kept here does not go on. Answered by [`crate::Reply::Away`].
+    WhyAway(ObjectId),
     /// Hold a job that waits. Answered as [`Command::Cancel`] is; `Conflict` when it is handed over already.
     Hold(ObjectId),
     /// Release a held job; nothing changes where it is not held. Answered as [`Command::Cancel`] is.

@@ -63,7 +63,7 @@ mod workers;
 
 pub use config::{Config, Keep, Prefetch, Retention};
 pub use counters::Counters;
-pub use effect::{Effect, Leaving, Load, Noted, PeerView, Reply, Shared};
+pub use effect::{Away, Effect, Leaving, Load, Noted, PeerView, Reply, Shared};
 pub use input::{
     CallEnd, Command, End, Inheritance, Input, NewJob, Now, PeerAttached, Principal, Recall, RequestId, WorkerAttached,
 };

@@ -31,6 +31,7 @@ mod guests;
 mod homes;
 mod inheriting;
 mod keys;
+mod left;
 mod memo;
 mod merging;
 mod peers;

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 
 use shoal_protocol::object::function::Needs;
 use shoal_protocol::object::job::{Candidate, Reason, ReasonCode};
-use shoal_protocol::{ObjectId, Problem, WorkerId};
+use shoal_protocol::{NodeId, ObjectId, Problem, WorkerId};
 
 use crate::input::Now;
 use crate::jobs::{Disconnected, Job, Placed};
 use crate::machine::Votes;
 use crate::placement::{Obstacle, examine};
 use crate::queue::Place;
+use crate::regents::Left;
 use crate::workers::{Link, Worker, Workers};
 
 /// Workers and peers that a reason names, the node's own workers first. Why 16: what a person reads.
@@ -108,6 +109,29 @@ pub(crate) fn yielded(job: &Job) -> Reason {
     let regent = job.extras.rule.as_ref().map_or_else(String::new, |rule| rule.regent.short());
     let message = format!("node {regent} has gone on with it while this one was away, and does until it ends");
     plain(ReasonCode::Yielded, message)
+}
+
+/// Why a job that this node only keeps does not go on while its home is away. `acts`: the other node that acts for that home.
+pub(crate) fn home_away(home: NodeId, acts: Option<NodeId>, left: Option<Left>) -> Reason {
+    let home = home.short();
+    let message = match (left, acts) {
+        (Some(left), _) => {
+            let why = match left {
+                Left::LastRun => "the last run that it may have was under way there",
+                Left::WaitsForRun => "it waits for whoever runs it (`on_disconnect: wait`)",
+                Left::Once => "its effects are `once`, and only that one knows for certain whether it has begun",
+                Left::Earlier => "it waits for jobs that are not kept here",
+                Left::Function => "its function is not known here",
+            };
+            let next = if left == Left::Once { "" } else { "; cancel it if you do not want to wait" };
+            format!("its home, node {home}, is away, and it is left to that: {why}{next}")
+        }
+        (None, Some(regent)) => {
+            format!("its home, node {home}, is away; node {} acts for that, and says more", regent.short())
+        }
+        (None, None) => format!("its home, node {home}, is away, and nobody has gone on with it yet"),
+    };
+    plain(ReasonCode::HomeAway, message)
 }
 
 /// Why a job waits that never runs twice.

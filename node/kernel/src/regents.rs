@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use shoal_protocol::regency::{Regent, SignedVote};
 use shoal_protocol::{NodeId, ObjectId};
 
+use crate::input::{Principal, RequestId};
 use crate::record::Reign;
 
 /// Jobs that are taken over in one step. Why 64: a few milliseconds of reading, and then
@@ -41,8 +42,33 @@ pub(crate) struct Known {
     pub(crate) over: bool,
     /// Jobs are on their way out of the store, to be taken over.
     pub(crate) taking: bool,
-    /// Jobs that are left to their home.
-    pub(crate) left: BTreeSet<ObjectId>,
+    /// Jobs that are left to their home, and why.
+    pub(crate) left: BTreeMap<ObjectId, Left>,
+    /// Those of them that somebody wants to have ended, and are on their way out of the store.
+    pub(crate) given_up: Vec<GivenUp>,
+}
+
+/// Why a regent leaves a job to its home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// Its last allowed run was under way.
+    LastRun,
+    /// It waits for whoever runs it.
+    WaitsForRun,
+    /// It never runs twice, and may have begun.
+    Once,
+    /// It waits for jobs that are not kept here.
+    Earlier,
+    /// Its function is not known here.
+    Function,
+}
+
+/// A job that is to end although only its home knows what became of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GivenUp {
+    pub(crate) job: ObjectId,
+    pub(crate) request: RequestId,
+    pub(crate) principal: Principal,
 }
 
 /// All of them.
@@ -75,7 +101,8 @@ impl Regents {
             acting: None,
             over,
             taking: false,
-            left: BTreeSet::new(),
+            left: BTreeMap::new(),
+            given_up: Vec::new(),
         });
         if known.last.term <= regent.term {
             known.last = regent;

@@ -1,16 +1,17 @@
 //! Jobs that this node keeps for other homes, and the way to whoever answers for a job.
 
-use shoal_kernel::{Accepted, Command, Reply, Standing};
+use shoal_kernel::{Accepted, Away, Command, Reply, Standing};
 use shoal_protocol::custody::{CustodianSet, SignedCustodians};
 use shoal_protocol::object::Class;
 use shoal_protocol::regency::{SignedVote, Vote};
 use shoal_protocol::wire::client::Call;
 use shoal_protocol::{Kind, NodeId, ObjectId, Problem};
 
+use super::job::unexpected;
 use super::{Caller, Service, operation_of};
 use crate::identity::token::Operation;
 use crate::peers::Home;
-use crate::runtime::{KeptJob, charges_before, jobs_before, read_charge, read_custodians, read_job};
+use crate::runtime::{KeptJob, charges_before, jobs_before, read_charge, read_custodians, read_job, read_right};
 use crate::store::Table;
 
 /// Nodes that are asked for one job, one after the other. Why 4: its home and its custodians, and one that only believes to be
@@ -110,12 +111,23 @@ impl Service {
         Ok(!self.0.peers.reaches(kept.home).await)
     }
 
-    /// The other node that decides a job which is kept here and whose home is away: a change of it is for that one.
+    /// Why a job that is only kept here does not go on.
+    pub(super) async fn why_away(&self, caller: &Caller, job: ObjectId) -> Result<Option<Away>, Problem> {
+        match self.0.runtime.request(caller.principal, Command::WhyAway(job)).await? {
+            Reply::Away(away) => Ok(away),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The other node that decides a job which is kept here and whose home is away, or acts for that: a change of it is for that one.
     pub(super) async fn acting_for(&self, job: ObjectId, operation: Operation) -> Result<Option<Home>, Problem> {
         if operation != Operation::Write {
             return Ok(None);
         }
-        let regent = read_charge(self.0.runtime.store(), job)?.and_then(|kept| kept.standing.regent);
+        let store = self.0.runtime.store();
+        let decides = read_charge(store, job)?.and_then(|kept| kept.standing.regent);
+        let acts = || Ok::<_, Problem>(read_right(store, job)?.map(|(_, reign)| reign.regent.regent));
+        let regent = decides.map_or_else(acts, |regent| Ok(Some(regent)))?;
         match regent.filter(|regent| *regent != self.node_id()) {
             Some(regent) if self.0.peers.reaches(regent).await => Ok(Some(Home(regent))),
             _ => Ok(None),
@@ -130,10 +142,26 @@ impl Service {
         if let Reply::Job(Some(_)) = self.0.runtime.request(caller.principal, Command::Show(job)).await? {
             return Ok(());
         }
+        // What this node has taken over is its own, also when it has ended; and what it has left to its home can be cancelled.
+        let is_ours = read_job(self.0.runtime.store(), job)?.is_some();
+        let away = self.why_away(caller, job).await?;
+        if is_ours || (is_cancel(call) && away.as_ref().is_some_and(|away| away.left)) {
+            return Ok(());
+        }
+        let reason = away.map_or_else(|| "its home is away".to_owned(), |away| away.reason.message);
         let detail = format!(
-            "the home of job {job} is away: this node keeps the job and can show it, but not change it; try again when its home is back, or another node has gone on with it"
+            "job {job} is only kept here, and this node can show it, but not change it: {reason}; try again when its home is back, or another node has gone on with it"
         );
         Err(Problem::new(Kind::Unavailable, detail).retry_after(1000))
+    }
+}
+
+fn is_cancel(call: &Call) -> bool {
+    match call {
+        Call::Method { method, .. } => method == "cancel",
+        // Of one that has not ended.
+        Call::Delete { .. } => true,
+        _ => false,
     }
 }
 

@@ -175,7 +175,11 @@ impl Service {
         if !rights::may_read_job(&caller.principal, accepted.spec.owner, accepted.spec.function_owner) {
             return Err(not_found());
         }
-        Ok(view::job(home, &accepted, &standing, inline))
+        let mut job = view::job(home, &accepted, &standing, inline);
+        if home != self.node_id() && !job.state.is_settled() {
+            job.reason = self.why_away(caller, id).await?.map(|away| away.reason);
+        }
+        Ok(job)
     }
 
     pub(super) async fn show_job(&self, caller: &Caller, object: &str, format: Format) -> Result<Answer, Problem> {

@@ -4,6 +4,8 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
@@ -11,6 +13,11 @@ use super::table::{Mutation, Table};
 
 /// redb's page cache, in bytes. Why 8 MiB: the default of 1 GiB is more than an edge machine has; hot rows are in memory already.
 const CACHE_LEN: usize = 8 * 1024 * 1024;
+/// How long the tables are waited for that somebody still reads with an old handle. Why 2 s: a page of rows is read in milliseconds, on a
+/// slow card in some hundred.
+const READERS_PATIENCE: Duration = Duration::from_secs(2);
+/// How long between two looks.
+const READERS_PAUSE: Duration = Duration::from_millis(1);
 /// Where the position stands: the sequence of the last journal frame that the tables contain.
 const POSITION: TableDefinition<'_, &str, u64> = TableDefinition::new("position");
 
@@ -21,8 +28,8 @@ const fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'s
 /// The tables.
 pub(crate) struct Tables {
     path: PathBuf,
-    /// None: the file could not be opened again after a failure.
-    database: RwLock<Option<Database>>,
+    /// Or why the file could not be opened again after a failure.
+    database: RwLock<Result<Database, String>>,
 }
 
 /// Why tables cannot be opened.
@@ -51,7 +58,7 @@ pub(crate) type Row = (Vec<u8>, Vec<u8>);
 impl Tables {
     /// Opens the file, or makes it.
     pub(crate) fn open(path: &Path) -> Result<Self, redb::Error> {
-        let database = RwLock::new(Some(open(path)?));
+        let database = RwLock::new(Ok(open(path)?));
         Ok(Self { path: path.to_owned(), database })
     }
 
@@ -78,20 +85,33 @@ impl Tables {
         }
     }
 
-    /// Opens the file anew. Meanwhile, and if it fails, reads and writes fail.
+    /// Opens the file anew. Meanwhile reads wait; if it fails, reads and writes fail.
     pub(crate) fn reopen(&self) -> Result<(), redb::Error> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        // redb locks its file: the old handle must be gone before the new one can be opened.
-        *database = None;
-        *database = Some(open(&self.path)?);
+        // redb locks its file: the old handle must be gone before the new one can be opened, and so must whoever reads with it.
+        *database = Err("it is being opened".to_owned());
+        let deadline = Instant::now() + READERS_PATIENCE;
+        let opened = loop {
+            match open(&self.path) {
+                Err(redb::Error::DatabaseAlreadyOpen) if Instant::now() < deadline => thread::sleep(READERS_PAUSE),
+                opened => break opened,
+            }
+        };
+        match opened {
+            Ok(opened) => *database = Ok(opened),
+            Err(error) => {
+                *database = Err(error.to_string());
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
     fn with<T>(&self, body: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
         match database.as_ref() {
-            Some(database) => body(database),
-            None => Err(redb::Error::Io(std::io::Error::other("closed after a failure"))),
+            Ok(database) => body(database),
+            Err(why) => Err(redb::Error::Io(std::io::Error::other(format!("closed after a failure: {why}")))),
         }
     }
 
@@ -137,14 +157,18 @@ impl Tables {
 
     /// One row.
     pub(crate) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, redb::Error> {
-        let rows = self.read()?.open_table(definition(table))?;
-        Ok(rows.get(key)?.map(|guard| guard.value().to_vec()))
+        until_opened_again(|| {
+            let rows = self.read()?.open_table(definition(table))?;
+            Ok(rows.get(key)?.map(|guard| guard.value().to_vec()))
+        })
     }
 
     /// Rows by their keys, in the order of these.
     pub(crate) fn get_each(&self, table: Table, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, redb::Error> {
-        let rows = self.read()?.open_table(definition(table))?;
-        keys.iter().map(|key| Ok(rows.get(*key)?.map(|guard| guard.value().to_vec()))).collect()
+        until_opened_again(|| {
+            let rows = self.read()?.open_table(definition(table))?;
+            keys.iter().map(|key| Ok(rows.get(*key)?.map(|guard| guard.value().to_vec()))).collect()
+        })
     }
 
     /// The rows of a range, lazily, `newest` the highest key first.
@@ -178,6 +202,17 @@ impl Tables {
     }
 }
 
+/// Reads, and after a write that has failed once more: redb refuses everything from then on, and the flusher opens the file anew at once.
+pub(crate) fn until_opened_again<T>(mut read: impl FnMut() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+    let deadline = Instant::now() + READERS_PATIENCE;
+    loop {
+        match read() {
+            Err(redb::Error::PreviousIo) if Instant::now() < deadline => thread::sleep(READERS_PAUSE),
+            read => return read,
+        }
+    }
+}
+
 fn open(path: &Path) -> Result<Database, redb::Error> {
     let database = Database::builder().set_cache_size(CACHE_LEN).create(path)?;
     let write = database.begin_write()?;
@@ -187,4 +222,30 @@ fn open(path: &Path) -> Result<Database, redb::Error> {
     write.open_table(POSITION)?;
     write.commit()?;
     Ok(database)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_reads_while_the_tables_are_opened_again_does_not_keep_them_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let tables = Arc::new(Tables::open(&folder.path().join("tables.redb")).unwrap());
+        let row = [(Table::Meta, b"a".as_slice(), Some(b"1".as_slice()))];
+        tables.apply(1, row.into_iter()).unwrap();
+        let mut rows = tables.range(Table::Meta, (Bound::Unbounded, Bound::Unbounded), false).unwrap();
+        let reopening = thread::spawn({
+            let tables = Arc::clone(&tables);
+            move || tables.reopen()
+        });
+        // Until it waits for this reader, or has given up.
+        while tables.database.try_read().is_ok() && !reopening.is_finished() {
+            thread::yield_now();
+        }
+        assert!(rows.next().unwrap().is_ok());
+        drop(rows);
+        reopening.join().unwrap().unwrap();
+        assert_eq!(tables.get(Table::Meta, b"a").unwrap(), Some(b"1".to_vec()));
+    }
 }

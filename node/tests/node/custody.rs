@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use shoal_client::Client;
 use shoal_protocol::object::ListQuery;
-use shoal_protocol::object::function::{Grant, NewFunction};
-use shoal_protocol::object::job::{Input, Job, State, Submit};
+use shoal_protocol::object::function::{Grant, NewFunction, RunLimits};
+use shoal_protocol::object::job::{Input, Job, ReasonCode, State, Submit};
 use shoal_protocol::{Kind, ObjectId};
 
 use crate::mesh::{Mesh, at, until, until_ok};
@@ -88,6 +88,13 @@ async fn a_custodian_goes_on_with_the_jobs_of_a_home_that_is_away_and_both_say_t
         ..Submit::default()
     };
     let job = until_ok(|| home.submit(&held)).await;
+    // And one of which the only run that it may have is under way.
+    let args = vec!["sleep".to_owned(), "600000".to_owned()];
+    let limits = RunLimits { attempts: Some(1), ..RunLimits::default() };
+    let runs = Submit { hold: false, args, limits, needs: at(HOME), ..held };
+    let runs = until_ok(|| home.submit(&runs)).await;
+    until(|| async { home.job(runs, false).await.ok().filter(|job| job.state == State::Running) }).await;
+    until(|| async { mesh.clients[0].job(runs, false).await.ok().filter(|job| job.state == State::Running) }).await;
     mesh.nodes[HOME].kill().unwrap();
     mesh.nodes[HOME].kill_worker();
     // Who acts for the home changes the job; the other one asks it.
@@ -101,6 +108,14 @@ async fn a_custodian_goes_on_with_the_jobs_of_a_home_that_is_away_and_both_say_t
     assert_eq!((done.state, done.home, done.unconfirmed), (State::Succeeded, home_id, false));
     let regent = done.regent.unwrap();
     assert!(regent != home_id && done.epoch > u64::from(u32::MAX), "{done:?}");
+    let says = |job: Job| job.reason.filter(|reason| reason.message.contains("the last run that it may have"));
+    let said = until(|| async { client.job(runs, false).await.ok().and_then(says) }).await;
+    assert_eq!(said.code, ReasonCode::HomeAway);
+    // Asked for at any of the two it is ended by the one that acts for its home.
+    assert_eq!(until_ok(|| client.cancel(runs)).await.state, State::Cancelled);
+    let ended =
+        until(|| async { mesh.clients[2].job(runs, false).await.ok().filter(|job| job.state.is_settled()) }).await;
+    assert_eq!((ended.state, ended.regent), (State::Cancelled, Some(regent)));
 
     mesh.nodes[HOME].start().await.unwrap();
     let token = mesh.token.clone();
@@ -110,6 +125,8 @@ async fn a_custodian_goes_on_with_the_jobs_of_a_home_that_is_away_and_both_say_t
     assert_eq!((back.state, back.epoch, back.regent), (State::Succeeded, done.epoch, Some(regent)));
     assert_eq!(back.output, done.output);
     assert_eq!(back.attempts.len(), 1, "it ran once: {:?}", back.attempts);
+    let given_up = until(|| async { home.job(runs, true).await.ok().filter(|job| job.state.is_settled()) }).await;
+    assert_eq!((given_up.state, given_up.regent), (State::Cancelled, Some(regent)));
     drop(home);
     mesh.stop().await;
 }
@@ -174,9 +191,11 @@ async fn an_array_runs_to_its_end_when_its_home_is_gone_with_its_disk() {
     mesh.nodes[HOME].kill().unwrap();
     mesh.nodes[HOME].kill_worker();
     std::fs::remove_dir_all(data).unwrap();
+    let mut regent = None;
     for place in [0, 2] {
         let ended = succeeds(&mesh.clients[place], array).await;
         assert!(ended.regent.is_some() && !ended.unconfirmed, "{ended:?}");
+        regent = ended.regent;
     }
     let listed = ListQuery { filters: [("array".to_owned(), array.to_string())].into(), ..ListQuery::default() };
     let listed = until_ok(|| mesh.clients[0].jobs(listed.clone())).await.items;
@@ -186,6 +205,14 @@ async fn an_array_runs_to_its_end_when_its_home_is_gone_with_its_disk() {
         let page = until_ok(|| mesh.clients[place].jobs(everywhere.clone())).await;
         let shown: Vec<_> = page.items.iter().map(|job| (job.id, job.state)).collect();
         assert_eq!(shown, [(array, State::Succeeded)], "an array is one job of a list, wherever it is kept");
+    }
+    for place in [0, 2] {
+        let client = &mesh.clients[place];
+        if Some(client.node().await.unwrap().id) == regent {
+            client.forget(array).await.unwrap();
+            let listed = until_ok(|| client.jobs(ListQuery::default())).await;
+            assert!(listed.items.is_empty(), "its regent has forgotten it: {:?}", listed.items);
+        }
     }
     drop(std::mem::take(&mut mesh.clients));
 }

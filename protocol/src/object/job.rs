@@ -172,6 +172,8 @@ pub enum ReasonCode {
     NoMajority,
     /// A custodian has gone on with it while its home was away, and does until it ends.
     Yielded,
+    /// Its home is away, and no custodian has gone on with it.
+    HomeAway,
     /// No worker is attached.
     NoWorker,
     /// Workers are attached, none of them fits.
@@ -214,6 +216,7 @@ impl ReasonCode {
             Self::Keeping => "keeping",
             Self::NoMajority => "no_majority",
             Self::Yielded => "yielded",
+            Self::HomeAway => "home_away",
             Self::NoWorker => "no_worker",
             Self::NoFit => "no_fit",
             Self::Busy => "busy",

@@ -65,6 +65,8 @@ enum Event {
     Heard { at: usize, news: News },
     /// Something goes wrong between nodes.
     Fault,
+    /// Somebody gives up a job whose home is away.
+    GivesUp,
     /// Something happens about documents.
     Documents(documents::News),
 }
@@ -151,6 +153,7 @@ impl<F: Bugs> Mesh<F> {
             self.plan(place);
         }
         self.after(20_000, Event::Fault);
+        self.after(20_000, Event::GivesUp);
         self.documents_begin();
         self.storm();
         let mut look_ms = self.faults_ms;
@@ -349,9 +352,18 @@ impl<F: Bugs> Mesh<F> {
                 });
             }
             Event::Fault => self.fault(),
+            Event::GivesUp => return self.give_up(),
             Event::Documents(news) => return self.documents_happen(news),
         }
         Ok(())
+    }
+
+    fn give_up(&mut self) -> Result<(), Violation> {
+        if self.now_ms < self.faults_ms {
+            let later_ms = self.random.within(1_000..8_000);
+            self.after(later_ms, Event::GivesUp);
+        }
+        (0..self.worlds.len()).try_for_each(|place| self.at_node(place, World::give_up))
     }
 
     /// Faults have stopped: nothing is cut, and everybody is there again.

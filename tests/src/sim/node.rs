@@ -554,6 +554,23 @@ impl<F: Faults> World<F> {
         if counts { self.input(Input::Tick) } else { Ok(()) }
     }
 
+    /// Somebody wants to have a job ended that is kept here and that may be left to its home.
+    pub(crate) fn give_up(&mut self) -> Result<(), Violation> {
+        let left = |accepted: &Accepted, standing: &Standing| {
+            let last = standing.attempts_total >= accepted.spec.limits.attempts();
+            let runs = standing.state == State::Offered && (last || accepted.terms.on_disconnect.is_some());
+            runs || accepted.is_array() || standing.state == State::Blocked
+        };
+        let kept = self.disk.charges.iter().filter(|(_, (.., accepted, standing))| {
+            !standing.state.is_settled() && accepted.array_id().is_none() && left(accepted, standing)
+        });
+        let kept: Vec<ObjectId> = kept.map(|(id, _)| *id).collect();
+        match self.random.pick(&kept).copied() {
+            Some(job) if self.node.is_some() => self.operate(Command::Cancel(job)),
+            _ => Ok(()),
+        }
+    }
+
     /// After the last fault: what is still held is released.
     pub(crate) fn release_held(&mut self) -> Result<(), Violation> {
         let held = self.disk.unsettled().filter(|(_, standing)| standing.state == State::Held);

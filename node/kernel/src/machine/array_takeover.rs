@@ -6,14 +6,13 @@
 //! An element is written before its array: so an array is never found after a restart without elements that it counts. Each element
 //! that its regent begins is a job that was taken over, of which home and custodians hear as of any other.
 
-use std::collections::BTreeMap;
-
 use shoal_protocol::ObjectId;
 use shoal_protocol::object::job::{Elements, State};
 
 use super::Machine;
+use super::left::{Kept, was_last};
 use super::runs::{empty_outcome, saved_no_more};
-use super::takeover::{lost_with_its_home, was_last};
+use super::takeover::lost_with_its_home;
 use super::telling::noted;
 use crate::effect::Effect;
 use crate::faults::{Fault, Faults};
@@ -29,13 +28,26 @@ impl<F: Faults> Machine<F> {
         reign: &Reign,
         array: Accepted,
         before: Standing,
-        elements: &BTreeMap<ObjectId, (Accepted, Standing)>,
+        elements: &Kept,
+        effects: &mut Vec<Effect>,
+    ) {
+        match self.left_to_its_home(&array, &before) {
+            Some(why) => self.leave_to_home((reign.regent.home, reign.regent.set), array.id, why),
+            None => self.take_whole_array(now, reign, array, before, elements, effects),
+        }
+    }
+
+    /// The same, whatever would leave it to its home.
+    pub(super) fn take_whole_array(
+        &mut self,
+        now: Now,
+        reign: &Reign,
+        array: Accepted,
+        before: Standing,
+        elements: &Kept,
         effects: &mut Vec<Effect>,
     ) {
         let id = array.id;
-        if self.is_left_to_its_home(&array, &before) {
-            return self.leave_to_home((reign.regent.home, reign.regent.set), id);
-        }
         let far = self.known_elements(&array, before.elements.unwrap_or_default());
         self.counters.arrays_taken += 1;
         let mut taken = Vec::new();
@@ -70,7 +82,7 @@ impl<F: Faults> Machine<F> {
         array: &Accepted,
         before: &Standing,
         begun: u32,
-        known: &BTreeMap<ObjectId, (Accepted, Standing)>,
+        known: &Kept,
     ) -> Vec<(Accepted, Standing)> {
         let head = Job::new(array.clone(), before.clone(), 0);
         let indices = (0..begun).filter_map(|place| array.extras.array?.index(place));

@@ -36,7 +36,9 @@ impl<F: Faults> Machine<F> {
                 let known = ids.into_iter().filter_map(|id| self.jobs.get(id));
                 Ok(Reply::Jobs(known.map(|job| self.view(now, job)).collect()))
             }
+            Command::Cancel(id) if self.give_up_left(request, principal, id, effects) => return,
             Command::Cancel(id) => self.cancel(now, &principal, id, effects),
+            Command::WhyAway(id) => Ok(Reply::Away(self.why_away(id))),
             Command::Hold(id) => self.hold(now, &principal, id, effects),
             Command::Release(id) => self.release_job(now, &principal, id, effects),
             Command::Patch(id, patch) => self.patch(now, &principal, id, patch, effects),

@@ -23,7 +23,7 @@ use crate::faults::{Fault, Faults};
 use crate::input::Now;
 use crate::jobs::{Job, Phase};
 use crate::record::{Accepted, Promise, Record, Reign, Standing};
-use crate::regents::Realm;
+use crate::regents::Left;
 
 /// How the word of custodians stands: who waits, and how many have given it.
 pub(crate) struct Votes {
@@ -295,8 +295,8 @@ impl<F: Faults> Machine<F> {
         let may_have_begun = before.state == State::Offered || self.guests.contains(id);
         let here = self.grants.may_give(ask, self.config.node).is_ok();
         // Whoever takes the word has to go on with the job: nobody else can then.
-        if may_have_begun || !here || self.is_left_to_its_home(accepted, before) {
-            self.leave_to_home((reign.regent.home, reign.regent.set), id);
+        if may_have_begun || !here || self.left_to_its_home(accepted, before).is_some() {
+            self.leave_to_home((reign.regent.home, reign.regent.set), id, Left::Once);
             return false;
         }
         if self.grants.waiting(id).is_some_and(|waiting| waiting.ask == ask) && self.has_majority(id) {
@@ -305,14 +305,6 @@ impl<F: Faults> Machine<F> {
         self.grants.wait(ask, None);
         self.ask_for(&[id], effects);
         false
-    }
-
-    /// A job is none of a regent's to go on with.
-    pub(super) fn leave_to_home(&mut self, realm: Realm, id: ObjectId) {
-        self.grants.stop_waiting(id);
-        if let Some(known) = self.regents.get_mut(realm) {
-            known.left.insert(id);
-        }
     }
 
     /// A home is there: what was asked for to take its jobs over is not needed any more.

@@ -5,7 +5,6 @@
 //! custodian and the home, when it is back, know which of two records is newer, and what still comes of an older run counts for
 //! nothing. In a set of two nobody is left to ask: there the other one acts by its own word, and what it decides is marked.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shoal_protocol::custody::CustodianSet;
@@ -17,6 +16,7 @@ use shoal_protocol::{NodeId, ObjectId};
 use super::Machine;
 use super::custody::whole;
 use super::grants::needs_word;
+use super::left::Kept;
 use super::runs::transient;
 use super::telling::noted;
 use crate::effect::Effect;
@@ -163,7 +163,7 @@ impl<F: Faults> Machine<F> {
         let (guests, left) = (&self.guests, &known.left);
         let asked = |id| self.grants.waiting(id).is_some();
         let is_free =
-            |id| guests.get(id).is_none_or(|guest| guest.outcome().is_some()) && !left.contains(&id) && !asked(id);
+            |id| guests.get(id).is_none_or(|guest| guest.outcome().is_some()) && !left.contains_key(&id) && !asked(id);
         let jobs = self.charges.open_under(realm.0, realm.1, TAKE_LEN, is_free);
         if !jobs.is_empty() {
             // With an array go its elements.
@@ -174,17 +174,34 @@ impl<F: Faults> Machine<F> {
         }
     }
 
-    /// The store has said what is known of jobs that are to be taken over.
+    /// The store has said what is known of jobs that are to be taken over, or ended.
     pub(super) fn took(&mut self, now: Now, realm: Realm, jobs: Vec<(Accepted, Standing)>, effects: &mut Vec<Effect>) {
         let Some(known) = self.regents.get_mut(realm) else { return };
         known.taking = false;
+        let given_up = std::mem::take(&mut known.given_up);
+        let (elements, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(job, _)| job.array_id().is_some());
+        let elements: Kept = elements.into_iter().map(|known| (known.0.id, known)).collect();
+        let ends = |job: &ObjectId| given_up.iter().any(|given_up| given_up.job == *job);
+        let (ending, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(job, _)| ends(&job.id));
+        let ending: Kept = ending.into_iter().map(|known| (known.0.id, known)).collect();
+        self.take_all(now, realm, jobs, &elements, effects);
+        self.end_given_up(now, realm, given_up, (&ending, &elements), effects);
+    }
+
+    fn take_all(
+        &mut self,
+        now: Now,
+        realm: Realm,
+        jobs: Vec<(Accepted, Standing)>,
+        elements: &Kept,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(known) = self.regents.get(realm) else { return };
         let Some(reign) = known.acting.clone().filter(|_| !known.over) else { return };
         if reign.regent.regent != self.config.node {
             return;
         }
         let before = self.counters.taken;
-        let (elements, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(job, _)| job.array_id().is_some());
-        let elements: BTreeMap<ObjectId, _> = elements.into_iter().map(|known| (known.0.id, known)).collect();
         for (accepted, standing) in jobs {
             let is_open = self.charges.get(accepted.id).is_some_and(|known| !known.taken);
             let may = is_open
@@ -193,7 +210,7 @@ impl<F: Faults> Machine<F> {
                     || F::has(Fault::GrantNotAwaited)
                     || self.may_take_once(&reign, &accepted, &standing, effects));
             if may && accepted.is_array() {
-                self.take_array(now, &reign, accepted, standing, &elements, effects);
+                self.take_array(now, &reign, accepted, standing, elements, effects);
             } else if may {
                 self.take_over(now, &reign, accepted, standing, effects);
             }
@@ -209,8 +226,10 @@ impl<F: Faults> Machine<F> {
         if self.guests.get(id).is_some_and(|guest| guest.outcome().is_none()) {
             return;
         }
-        if self.ended_here(id, &before).is_none() && self.is_left_to_its_home(&accepted, &before) {
-            return self.leave_to_home((reign.regent.home, reign.regent.set), id);
+        if self.ended_here(id, &before).is_none()
+            && let Some(why) = self.left_to_its_home(&accepted, &before)
+        {
+            return self.leave_to_home((reign.regent.home, reign.regent.set), id, why);
         }
         let ended = self.take(now, reign, accepted, before, effects);
         self.begin_deciding(now, id, ended, effects);
@@ -284,21 +303,6 @@ impl<F: Faults> Machine<F> {
                 effects.push(Effect::Changed { job: id, settled: false });
             }
         }
-    }
-
-    /// Whether only its home can go on with a job: no further run of it is allowed, and what became of the last that one knows; it
-    /// waits for who runs it, or for jobs that are not kept here; or its function is not known here.
-    pub(super) fn is_left_to_its_home(&self, accepted: &Accepted, before: &Standing) -> bool {
-        let here = |job: &ObjectId| self.jobs.contains(*job) || self.charges.get(*job).is_some();
-        // Of an array any element may be under way.
-        let under_way = before.state == State::Offered || accepted.is_array();
-        let waits = under_way && accepted.terms.on_disconnect == Some(OnDisconnect::Wait);
-        let once = accepted.is_array() && accepted.terms.effects.is_once();
-        was_last(accepted, before)
-            || waits
-            || once
-            || !before.unmet.iter().all(here)
-            || self.functions.get(accepted.spec.function).is_none()
     }
 
     /// Where a job stands that is taken over: what became of its run went with its home.
@@ -382,11 +386,6 @@ impl<F: Faults> Machine<F> {
             self.charges.note(id, standing.revision, standing.ended());
         }
     }
-}
-
-/// Whether the last run that a job may have was under way.
-pub(super) fn was_last(accepted: &Accepted, before: &Standing) -> bool {
-    before.state == State::Offered && before.attempts_total >= accepted.spec.limits.attempts()
 }
 
 /// How a run ended that only its home has heard of.

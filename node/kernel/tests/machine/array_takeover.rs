@@ -13,12 +13,12 @@ use super::takeover::{AWAY_MS, asked_to_merge, job, take, told};
 
 const TERM: u64 = first_of_term(1);
 
-fn element(index: u32) -> ObjectId {
+pub(crate) fn element(index: u32) -> ObjectId {
     job(1).element(index).unwrap()
 }
 
 /// An array of five of peer 1 as its home says it.
-fn array(change: impl FnOnce(&mut Accepted)) -> Accepted {
+pub(crate) fn array(change: impl FnOnce(&mut Accepted)) -> Accepted {
     let mut accepted = *record(1, 0, true).accepted.unwrap();
     accepted.extras.array = Some("0-4".parse().unwrap());
     change(&mut accepted);
@@ -26,7 +26,7 @@ fn array(change: impl FnOnce(&mut Accepted)) -> Accepted {
 }
 
 /// What that home says of one of its elements.
-fn news(array: &Accepted, index: u32, state: State, attempts: u32) -> KeepJob {
+pub(crate) fn news(array: &Accepted, index: u32, state: State, attempts: u32) -> KeepJob {
     let accepted = array.element(index).unwrap();
     let standing = Standing { state, revision: 1, epoch: 1, attempts_total: attempts, ..accepted.standing() };
     KeepJob::news(&accepted, standing)
@@ -34,7 +34,7 @@ fn news(array: &Accepted, index: u32, state: State, attempts: u32) -> KeepJob {
 
 /// A node with four slots that keeps this array and what was said of its elements, and whose home has been away for long; and what it
 /// makes of that.
-fn orphaned(array: Accepted, elements: Vec<KeepJob>) -> (Node, Vec<Effect>) {
+pub(crate) fn orphaned_array(array: Accepted, elements: Vec<KeepJob>) -> (Node, Vec<Effect>) {
     let mut node = Node::with(|config| config.takeover_after_ms = AWAY_MS);
     let (connection, _) = node.keeper(1);
     keep(&mut node, &[1, 9], [vec![KeepJob::whole(array, None)], elements].concat());
@@ -53,7 +53,7 @@ fn a_regent_goes_on_with_an_array_where_its_home_was() {
         news(&array, 1, State::Offered, 1),
         news(&array, 3, State::Offered, 2),
     ];
-    let (mut node, effects) = orphaned(array, said);
+    let (mut node, effects) = orphaned_array(array, said);
     let effects = take(&mut node, &effects);
     // Of the third nothing was heard: its home begins them in order, so that it has begun, too.
     let mut started: Vec<Run> = starts(&effects).into_iter().map(|(_, run)| run).collect();
@@ -78,7 +78,7 @@ fn a_regent_goes_on_with_an_array_where_its_home_was() {
 fn an_element_whose_last_run_went_with_its_home_has_failed() {
     let array = array(|array| array.spec_mut().limits.attempts = Some(1));
     let said = vec![news(&array, 0, State::Offered, 1)];
-    let (mut node, effects) = orphaned(array, said);
+    let (mut node, effects) = orphaned_array(array, said);
     take(&mut node, &effects);
     let lost = &node.jobs[&element(0)].1;
     let Some(Ending::Failed(failure)) = lost.outcome.as_ref().map(|outcome| &outcome.ending) else {
@@ -91,7 +91,7 @@ fn an_element_whose_last_run_went_with_its_home_has_failed() {
 #[test]
 fn an_array_whose_elements_may_not_run_twice_is_left_to_its_home() {
     let array = array(|array| array.terms.effects = Effects::Once);
-    let (mut node, effects) = orphaned(array, Vec::new());
+    let (mut node, effects) = orphaned_array(array, Vec::new());
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Take { .. })));
     let effects = take(&mut node, &effects);
     assert!(node.jobs.is_empty() && effects.iter().all(|effect| !matches!(effect, Effect::Write(_))), "{effects:?}");
@@ -161,7 +161,7 @@ fn a_home_that_is_back_runs_nothing_of_an_array_that_its_regent_decides_and_show
 #[test]
 fn what_a_home_has_ended_alone_ends_at_its_regent_and_is_counted_once() {
     let array = array(|_| {});
-    let (mut node, effects) = orphaned(array.clone(), vec![news(&array, 0, State::Offered, 1)]);
+    let (mut node, effects) = orphaned_array(array.clone(), vec![news(&array, 0, State::Offered, 1)]);
     take(&mut node, &effects);
     node.keeper(1);
     let elements = Some(Elements { begun: 2, cut: 3, cancelled: 2, ..Elements::default() });

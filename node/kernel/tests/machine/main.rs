@@ -14,6 +14,7 @@ mod guests;
 mod harness;
 mod homes;
 mod keys;
+mod left;
 mod memo;
 mod once;
 mod pair;

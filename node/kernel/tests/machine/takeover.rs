@@ -33,7 +33,7 @@ fn orphaned_keeping(members: &[u8], jobs: &[u64], retention: Retention) -> (Node
 }
 
 /// The same, with these jobs.
-fn orphaned_with(members: &[u8], jobs: Vec<KeepJob>, retention: Retention) -> (Node, Vec<Effect>) {
+pub(crate) fn orphaned_with(members: &[u8], jobs: Vec<KeepJob>, retention: Retention) -> (Node, Vec<Effect>) {
     let mut node = Node::with(|config| (config.takeover_after_ms, config.retention) = (AWAY_MS, retention));
     let (connection, _) = node.keeper(1);
     keep(&mut node, members, jobs);
