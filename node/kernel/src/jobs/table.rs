@@ -187,6 +187,11 @@ impl Jobs {
         within.map(|(id, _)| *id).collect()
     }
 
+    /// Whether one of these is in the table.
+    pub(crate) fn has_any(&self, jobs: &[ObjectId]) -> bool {
+        jobs.iter().any(|job| self.contains(*job))
+    }
+
     /// The job of the same home with this id, or the last before it: no other one has an id between that of an array and those of
     /// its elements.
     fn near(&self, id: ObjectId) -> Option<&Job> {

@@ -153,6 +153,11 @@ impl<F: Faults> Machine<F> {
         if self.jobs.contains(id) {
             return Err(Problem::new(Kind::Conflict, "the job has not ended; cancel it first"));
         }
+        if self.jobs.has_any(&self.charges.elements_of(id)) {
+            let detail =
+                "its home has ended the array, and elements of it go on here; wait for them, or cancel them first";
+            return Err(Problem::new(Kind::Conflict, detail));
+        }
         self.forget_settled(group, bytes);
         self.sweep(vec![id], effects);
         Ok(Reply::Done)

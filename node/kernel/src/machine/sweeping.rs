@@ -105,6 +105,11 @@ impl<F: Faults> Machine<F> {
             if !over && due_ms > now.wall_ms {
                 return true;
             }
+            if self.jobs.has_any(&self.charges.elements_of(*job)) {
+                // Its home has ended it, and has not told yet how these ended.
+                shelf.spared += 1;
+                return false;
+            }
             let may_stay = due_ms.saturating_add(UNHEARD_MS) > now.wall_ms && shelf.spared < UNHEARD_MAX;
             if let Some(home) = self.charges.unheard(*job).filter(|_| may_stay) {
                 shelf.spared += 1;

@@ -1,11 +1,11 @@
 //! Arrays whose home is away: who goes on with them, from where, and what their home makes of that when it is back.
 
-use shoal_kernel::{Accepted, Command, Effect, Input, NewJob, Record, Standing};
-use shoal_protocol::ObjectId;
+use shoal_kernel::{Accepted, Command, Effect, Group, Input, NewJob, Record, Standing};
 use shoal_protocol::object::job::{Effects, Elements, Ending, FailureCode, State};
 use shoal_protocol::regency::first_of_term;
 use shoal_protocol::wire::custody::KeepJob;
 use shoal_protocol::wire::worker::Run;
+use shoal_protocol::{Kind, ObjectId};
 
 use super::charges::{keep, record};
 use super::harness::*;
@@ -172,4 +172,34 @@ fn what_a_home_has_ended_alone_ends_at_its_regent_and_is_counted_once() {
     assert_eq!((settled.state, settled.elements.unwrap().begun), (State::Cancelled, 2));
     let began_here = node.jobs.len() as u32 - 1;
     assert_eq!((began_here > 2, settled.elements.unwrap().with_array()), (true, 5 - began_here));
+}
+
+#[test]
+fn an_array_that_its_home_has_ended_stays_until_that_has_told_how_each_element_did() {
+    let array = array(|_| {});
+    let first = news(&array, 0, State::Offered, 1);
+    let others = (1..5).map(|index| news(&array, index, State::Succeeded, 1));
+    let (mut node, effects) = orphaned_array(array.clone(), others.chain([first.clone()]).collect());
+    let run = starts(&take(&mut node, &effects))[0].1;
+    node.keeper(1);
+    let elements = Some(Elements { begun: 5, succeeded: 5, ..Elements::default() });
+    let ended = Standing { state: State::Succeeded, revision: 9, settled_ms: Some(7), elements, ..array.standing() };
+    keep(&mut node, &[1, 9], vec![KeepJob::news(&array, ended)]);
+    assert!(!node.jobs[&run.job].1.state.is_settled());
+    let group = Group::of(&array, State::Succeeded);
+    let forget = Command::Forget { job: array.id, owner: array.spec.owner, group, bytes: 0 };
+    assert_eq!(node.command(other(), forget.clone()).0.unwrap_err().kind, Kind::Conflict);
+    let sweeps = |effects: Vec<Effect>| effects.contains(&Effect::Write(Record::Swept(array.id)));
+    node.handle(Input::Forget { home: peer(1), jobs: vec![array.id] });
+    node.now.wall_ms += 3_650 * 24 * 3_600_000;
+    let oldest = Input::Oldest { group, jobs: vec![(7, array.id, 0)] };
+    assert!(!sweeps(node.handle(oldest.clone())), "an element of it is under way");
+    let mut told = first;
+    let standing = told.standing.as_mut().unwrap();
+    (standing.state, standing.revision, standing.settled_ms, standing.outcome) =
+        (State::Succeeded, 3, Some(7), Some(outcome(Ending::Succeeded)));
+    keep(&mut node, &[1, 9], vec![told]);
+    assert!(node.jobs[&run.job].1.state.is_settled());
+    node.assert_conserved();
+    assert!(sweeps(node.handle(oldest)));
 }
