@@ -381,7 +381,8 @@ impl Shared {
                 return Ok(rows);
             }
             let read = rows.len();
-            let end = tables::until_opened_again(|| {
+            let tables = self.layers().tables.clone();
+            let end = tables.reading(|| {
                 rows.truncate(read);
                 let (recent, end, tables) = self.recent(table, rest, newest, limit - read, staged);
                 let stretch = end.as_deref().map_or(rest, |key| through(rest, key, newest));

@@ -486,6 +486,8 @@ fn a_regent_that_goes_on_in_the_epochs_of_the_home_is_found() {
         "who is to hear of an end hears of it",
         // What the regent says is no newer than what the home has, which goes on as if nobody had taken the job over.
         "a home and its regent come to say the same",
+        // What the home's run has saved is taken over with it, as if this one had.
+        "only the current run saves",
     ];
     assert!(rules.contains(&rule), "{rule}");
 }

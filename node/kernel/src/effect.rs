@@ -111,7 +111,7 @@ pub enum Effect {
         /// Which; none: the reign alone is told.
         jobs: Vec<KeepJob>,
     },
-    /// Look into the store for jobs of another home that are to be taken over, and hand them in as [`crate::Input::Took`].
+    /// Look into the store for jobs of another home that are to be taken over, or ended, and hand them in as [`crate::Input::Took`].
     Take {
         /// Whose.
         home: NodeId,

@@ -284,7 +284,7 @@ pub enum Input {
         /// Jobs of the home, within their bounds.
         jobs: Vec<KeepJob>,
     },
-    /// Jobs of another home that the kernel wants to take over, as they are durable.
+    /// Jobs of another home that the kernel wants to take over, or to end, as they are durable.
     Took {
         /// Whose.
         home: NodeId,
@@ -440,7 +440,7 @@ pub enum Command {
     /// Cancel a job. Answered by [`crate::Reply::Job`] or a problem; `NotFound` when it is not in memory, nor left to its home by
     /// this node as its regent.
     Cancel(ObjectId),
-    /// Why a job that is only kept here does not go on. Answered by [`crate::Reply::Away`].
+    /// Why a job that is only kept here does not go on, whoever asks. Answered by [`crate::Reply::Away`].
     WhyAway(ObjectId),
     /// Hold a job that waits. Answered as [`Command::Cancel`] is; `Conflict` when it is handed over already.
     Hold(ObjectId),

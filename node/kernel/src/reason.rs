@@ -111,11 +111,12 @@ pub(crate) fn yielded(job: &Job) -> Reason {
     plain(ReasonCode::Yielded, message)
 }
 
-/// Why a job that this node only keeps does not go on while its home is away. `acts`: the other node that acts for that home.
-pub(crate) fn home_away(home: NodeId, acts: Option<NodeId>, left: Option<Left>) -> Reason {
+/// Why a job that this node only keeps does not go on while its home is away. `acts`: whether somebody acts for that home, and which other node;
+/// `left`: why it is left to the home, and the array with which.
+pub(crate) fn home_away(home: NodeId, acts: Option<Option<NodeId>>, left: Option<(Left, Option<ObjectId>)>) -> Reason {
     let home = home.short();
     let message = match (left, acts) {
-        (Some(left), _) => {
+        (Some((left, array)), _) => {
             let why = match left {
                 Left::LastRun => "the last run that it may have was under way there",
                 Left::WaitsForRun => "it waits for whoever runs it (`on_disconnect: wait`)",
@@ -123,11 +124,18 @@ pub(crate) fn home_away(home: NodeId, acts: Option<NodeId>, left: Option<Left>) 
                 Left::Earlier => "it waits for jobs that are not kept here",
                 Left::Function => "its function is not known here",
             };
-            let next = if left == Left::Once { "" } else { "; cancel it if you do not want to wait" };
+            let next = match (left, array) {
+                (Left::Once, _) => String::new(),
+                (_, Some(array)) => format!("; cancel its array, {array}, if you do not want to wait"),
+                (_, None) => "; cancel it if you do not want to wait".to_owned(),
+            };
             format!("its home, node {home}, is away, and it is left to that: {why}{next}")
         }
-        (None, Some(regent)) => {
+        (None, Some(Some(regent))) => {
             format!("its home, node {home}, is away; node {} acts for that, and says more", regent.short())
+        }
+        (None, Some(None)) => {
+            format!("its home, node {home}, is away; this node acts for that, and is about to go on with it")
         }
         (None, None) => format!("its home, node {home}, is away, and nobody has gone on with it yet"),
     };

@@ -13,7 +13,8 @@ pub(crate) struct Shelf {
     pub(crate) count: u64,
     /// Bytes that they refer to.
     pub(crate) bytes: u64,
-    /// How many of them are due and stay, since their homes have not heard how they ended: as the last look has found.
+    /// How many of them are due and stay, since their homes have not heard how they ended, or elements of them have not: as the last look
+    /// has found.
     pub(crate) spared: u64,
     /// When the oldest is due, as far as that is known.
     pub(crate) due_ms: Option<u64>,

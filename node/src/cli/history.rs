@@ -2,7 +2,7 @@
 
 use shoal_protocol::object::job::{Attempt, Ending, Job, Refusal};
 
-use super::table::{Table, age, length, now_ms, size};
+use super::table::{Table, age, length, now_ms, run_number, size};
 
 /// Why each worker and peer that could take the job does not; empty where there is nothing to say.
 pub(super) fn candidates(job: &Job, width: Option<usize>) -> String {
@@ -50,7 +50,10 @@ fn run_row(run: &Attempt) -> [String; 7] {
     let memory = run.usage.filter(|usage| usage.memory_bytes > 0).map(|usage| size(usage.memory_bytes));
     [
         // What it went on from stands beside it: a checkpoint of that run.
-        run.resumed.map_or_else(|| run.epoch.to_string(), |from| format!("{} from {from}", run.epoch)),
+        run.resumed.map_or_else(
+            || run_number(run.epoch),
+            |from| format!("{} from {}", run_number(run.epoch), run_number(from)),
+        ),
         place(&run.worker_name, run.node),
         age(run.offered_ms),
         waited.unwrap_or_default(),
@@ -75,7 +78,7 @@ fn refusal_row(refusal: &Refusal) -> [String; 7] {
     let times = if refusal.times > 1 { format!(", {} times", refusal.times) } else { String::new() };
     let none = String::new;
     [
-        refusal.epoch.to_string(),
+        run_number(refusal.epoch),
         place(&refusal.worker_name, refusal.node),
         age(refusal.at_ms),
         none(),

@@ -11,7 +11,7 @@ use shoal_protocol::object::job::{Accepted, After, Elements, Job as JobObject, O
 use super::connect::Context;
 use super::failure::{Failure, INTERRUPTED};
 use super::input::PageFlags;
-use super::table::{Table, age, details, labels, length, more, size, terminal_width};
+use super::table::{Table, age, details, labels, length, more, run_number, size, terminal_width};
 use super::{history, output, wait, watch};
 use crate::config::Length;
 
@@ -220,7 +220,7 @@ async fn logs(client: &Client, id: ObjectId, follow: bool) -> Result<(), Failure
         while let Some(chunk) = log.chunk().await? {
             let run = log.place().epoch;
             if epoch > 0 && run != epoch {
-                wait::eprint(&format!("the job runs again, as run {run}: its log begins anew"));
+                wait::eprint(&format!("the job runs again, as run {}: its log begins anew", run_number(run)));
             }
             epoch = run;
             output::write(&chunk)?;
@@ -387,7 +387,8 @@ fn calls(job: &JobObject) -> String {
 
 fn saved_text(saved: &Saved) -> String {
     let Saved { epoch, number, .. } = saved;
-    format!("{}, {} ago, checkpoint {number} of run {epoch}", size(saved.size), age(saved.saved_ms))
+    let run = run_number(*epoch);
+    format!("{}, {} ago, checkpoint {number} of run {run}", size(saved.size), age(saved.saved_ms))
 }
 
 /// Who decides a job beside its home, and what came of that.
@@ -396,7 +397,8 @@ fn decided(job: &JobObject) -> String {
     let unconfirmed = job.unconfirmed.then(|| "no majority of its custodians was there to confirm it".to_owned());
     let superseded = job.superseded.as_ref().map(|lower| {
         let when = age(lower.settled_ms);
-        format!("its home had it {} {when} ago, in run {}, before it heard of that", lower.state.text(), lower.epoch)
+        let run = run_number(lower.epoch);
+        format!("its home had it {} {when} ago, in run {run}, before it heard of that", lower.state.text())
     });
     [regent, unconfirmed, superseded].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }

@@ -3,6 +3,8 @@
 use std::io::IsTerminal as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use shoal_protocol::regency::{first_of_term, term_of};
+
 /// The width of a terminal that does not say how wide it is.
 const WIDTH_DEFAULT: usize = 80;
 /// The height of a terminal that does not say how high it is.
@@ -142,6 +144,14 @@ pub(crate) fn age(at_ms: u64) -> String {
     length(now_ms().saturating_sub(at_ms))
 }
 
+/// The number of a run, as people read it: `3`, or `2.1` for the first run in term 2 of a regent.
+pub(crate) fn run_number(epoch: u64) -> String {
+    match term_of(epoch) {
+        0 => epoch.to_string(),
+        term => format!("{term}.{}", epoch - first_of_term(term)),
+    }
+}
+
 /// Milliseconds since the Unix epoch.
 pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -171,6 +181,11 @@ pub(crate) fn more(next: Option<&str>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_of_a_regent_is_numbered_under_its_term() {
+        assert_eq!((run_number(3).as_str(), run_number((2 << 32) + 1).as_str()), ("3", "2.1"));
+    }
 
     #[test]
     fn a_table_is_as_wide_as_it_may_be_and_cuts_the_last_columns() {

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, VecDeque};
 use shoal_client::{Client, Events};
 use shoal_protocol::ObjectId;
 use shoal_protocol::object::job::{Event, State, Subscription, Told};
+use shoal_protocol::regency::{first_of_term, term_of};
 
 use super::connect::Context;
 use super::failure::{Failure, INTERRUPTED};
-use super::table::{Table, terminal_size};
+use super::table::{Table, run_number, terminal_size};
 use super::{output, wait};
 
 /// Functions whose names are remembered.
@@ -64,14 +65,22 @@ async fn as_json(mut events: Events) -> Result<Option<State>, Failure> {
 }
 
 async fn as_lines(mut events: Events, mut names: Names<'_>) -> Result<Option<State>, Failure> {
-    let mut last = None;
+    let (mut last, mut missed) = (None, None);
     while let Some(told) = events.next().await? {
         match &told {
             Told::Changed { event, .. } => {
+                missed = None;
                 let name = names.of(event.function).await;
                 output::line(&format!("{} {} {} {}", event.at_ms, event.job, state_text(event), output::safe(&name)))?;
             }
-            missed => wait::eprint(&missed_text(missed)),
+            other => {
+                // Once, however often the connection was lost meanwhile.
+                let text = missed_text(other);
+                if missed.as_ref() != Some(&text) {
+                    wait::eprint(&text);
+                }
+                missed = Some(text);
+            }
         }
         last = state_of(&told).or(last);
     }
@@ -110,8 +119,9 @@ fn state_of(told: &Told) -> Option<State> {
 
 fn state_text(event: &Event) -> String {
     match (event.epoch, event.state) {
-        (0, state) => state.text().to_owned(),
-        (epoch, state) => format!("{} (run {epoch})", state.text()),
+        // It has not run, or not since another node took it over.
+        (epoch, state) if epoch == first_of_term(term_of(epoch)) => state.text().to_owned(),
+        (epoch, state) => format!("{} (run {})", state.text(), run_number(epoch)),
     }
 }
 

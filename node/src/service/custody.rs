@@ -1,6 +1,6 @@
 //! Jobs that this node keeps for other homes, and the way to whoever answers for a job.
 
-use shoal_kernel::{Accepted, Away, Command, Reply, Standing};
+use shoal_kernel::{Accepted, Away, Command, Reply, Standing, rights};
 use shoal_protocol::custody::{CustodianSet, SignedCustodians};
 use shoal_protocol::object::Class;
 use shoal_protocol::regency::{SignedVote, Vote};
@@ -142,13 +142,21 @@ impl Service {
         if let Reply::Job(Some(_)) = self.0.runtime.request(caller.principal, Command::Show(job)).await? {
             return Ok(());
         }
-        // What this node has taken over is its own, also when it has ended; and what it has left to its home can be cancelled.
-        let is_ours = read_job(self.0.runtime.store(), job)?.is_some();
-        let away = self.why_away(caller, job).await?;
-        if is_ours || (is_cancel(call) && away.as_ref().is_some_and(|away| away.left)) {
+        // Who may not see it hears no more of it.
+        let shown = self.job(caller, job, false).await?;
+        // What this node has taken over is its own, also when it has ended.
+        if read_job(self.0.runtime.store(), job)?.is_some() {
             return Ok(());
         }
-        let reason = away.map_or_else(|| "its home is away".to_owned(), |away| away.reason.message);
+        let away = self.why_away(caller, job).await?;
+        if is_cancel(call) && away.as_ref().is_some_and(|away| away.left) {
+            // The kernel has to look for it before it can say so.
+            return match rights::may_change_job(&caller.principal, shown.owner) {
+                true => Ok(()),
+                false => Err(rights::refusal(&caller.principal, "cancel this job")),
+            };
+        }
+        let reason = shown.reason.map_or_else(|| "its home is away".to_owned(), |reason| reason.message);
         let detail = format!(
             "job {job} is only kept here, and this node can show it, but not change it: {reason}; try again when its home is back, or another node has gone on with it"
         );

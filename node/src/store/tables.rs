@@ -3,7 +3,7 @@
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,14 @@ use super::table::{Mutation, Table};
 
 /// redb's page cache, in bytes. Why 8 MiB: the default of 1 GiB is more than an edge machine has; hot rows are in memory already.
 const CACHE_LEN: usize = 8 * 1024 * 1024;
-/// How long the tables are waited for that somebody still reads with an old handle. Why 2 s: a page of rows is read in milliseconds, on a
-/// slow card in some hundred.
-const READERS_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a write that has failed is waited for until it has let go of the file. Why 2 s: it only has to return.
+const WRITE_PATIENCE: Duration = Duration::from_secs(2);
 /// How long between two looks.
-const READERS_PAUSE: Duration = Duration::from_millis(1);
+const WRITE_PAUSE: Duration = Duration::from_millis(1);
+/// A file that could not be opened is tried again after this. Why 1 s: each time all of it may be looked at.
+const REOPEN_AGAIN: Duration = Duration::from_secs(1);
+/// How often one read has the file opened again. Why 3: that somebody else has it opened counts, too.
+const REOPENED_MAX: u32 = 3;
 /// Where the position stands: the sequence of the last journal frame that the tables contain.
 const POSITION: TableDefinition<'_, &str, u64> = TableDefinition::new("position");
 
@@ -28,8 +31,15 @@ const fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'s
 /// The tables.
 pub(crate) struct Tables {
     path: PathBuf,
-    /// Or why the file could not be opened again after a failure.
-    database: RwLock<Result<Database, String>>,
+    opened: RwLock<Opened>,
+}
+
+/// The file, as it was opened last.
+struct Opened {
+    /// How often it was opened.
+    generation: u64,
+    /// Or why it could not be opened again after a failure, and when that was tried.
+    database: Result<Database, (String, Instant)>,
 }
 
 /// Why tables cannot be opened.
@@ -58,8 +68,8 @@ pub(crate) type Row = (Vec<u8>, Vec<u8>);
 impl Tables {
     /// Opens the file, or makes it.
     pub(crate) fn open(path: &Path) -> Result<Self, redb::Error> {
-        let database = RwLock::new(Ok(open(path)?));
-        Ok(Self { path: path.to_owned(), database })
+        let opened = RwLock::new(Opened { generation: 0, database: Ok(open(path)?) });
+        Ok(Self { path: path.to_owned(), opened })
     }
 
     /// The same, and looks at every page of it: redb looks at what it has written only when it was not closed in order, so
@@ -85,33 +95,67 @@ impl Tables {
         }
     }
 
-    /// Opens the file anew. Meanwhile reads wait; if it fails, reads and writes fail.
+    /// Opens the file anew after a failure: redb refuses everything from then on. Whoever reads meanwhile waits.
     pub(crate) fn reopen(&self) -> Result<(), redb::Error> {
-        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        // redb locks its file: the old handle must be gone before the new one can be opened, and so must whoever reads with it.
-        *database = Err("it is being opened".to_owned());
-        let deadline = Instant::now() + READERS_PATIENCE;
-        let opened = loop {
+        let generation = self.opened().generation;
+        self.reopen_after(generation)
+    }
+
+    /// The same, if nobody else has done so since, or has tried a moment ago.
+    fn reopen_after(&self, generation: u64) -> Result<(), redb::Error> {
+        let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
+        if opened.generation != generation {
+            return Ok(());
+        }
+        if let Err((why, at)) = &opened.database
+            && at.elapsed() < REOPEN_AGAIN
+        {
+            return Err(closed(why));
+        }
+        // redb locks its file: the old handle must be gone before the new one can be opened.
+        opened.database = Err(("it is being opened".to_owned(), Instant::now()));
+        let deadline = Instant::now() + WRITE_PATIENCE;
+        let database = loop {
             match open(&self.path) {
-                Err(redb::Error::DatabaseAlreadyOpen) if Instant::now() < deadline => thread::sleep(READERS_PAUSE),
-                opened => break opened,
+                // A write that has failed is not over yet.
+                Err(redb::Error::DatabaseAlreadyOpen) if Instant::now() < deadline => thread::sleep(WRITE_PAUSE),
+                database => break database,
             }
         };
-        match opened {
-            Ok(opened) => *database = Ok(opened),
+        match database {
+            Ok(database) => {
+                *opened = Opened { generation: generation + 1, database: Ok(database) };
+                Ok(())
+            }
             Err(error) => {
-                *database = Err(error.to_string());
-                return Err(error);
+                tracing::warn!(%error, "the tables cannot be opened again");
+                opened.database = Err((error.to_string(), Instant::now()));
+                Err(error)
             }
         }
-        Ok(())
+    }
+
+    /// Reads, and once more with a new handle where redb refuses to after a failure.
+    pub(crate) fn reading<T>(&self, mut read: impl FnMut() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+        for _ in 0..REOPENED_MAX {
+            let generation = self.opened().generation;
+            match read() {
+                Err(redb::Error::PreviousIo | redb::Error::DatabaseClosed) => self.reopen_after(generation)?,
+                read => return read,
+            }
+        }
+        read()
+    }
+
+    fn opened(&self) -> RwLockReadGuard<'_, Opened> {
+        self.opened.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn with<T>(&self, body: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        match database.as_ref() {
+        match &self.opened().database {
             Ok(database) => body(database),
-            Err(why) => Err(redb::Error::Io(std::io::Error::other(format!("closed after a failure: {why}")))),
+            // Whoever reads opens it again; this tells those who write.
+            Err(_) => Err(redb::Error::DatabaseClosed),
         }
     }
 
@@ -157,7 +201,7 @@ impl Tables {
 
     /// One row.
     pub(crate) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, redb::Error> {
-        until_opened_again(|| {
+        self.reading(|| {
             let rows = self.read()?.open_table(definition(table))?;
             Ok(rows.get(key)?.map(|guard| guard.value().to_vec()))
         })
@@ -165,7 +209,7 @@ impl Tables {
 
     /// Rows by their keys, in the order of these.
     pub(crate) fn get_each(&self, table: Table, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, redb::Error> {
-        until_opened_again(|| {
+        self.reading(|| {
             let rows = self.read()?.open_table(definition(table))?;
             keys.iter().map(|key| Ok(rows.get(*key)?.map(|guard| guard.value().to_vec()))).collect()
         })
@@ -202,15 +246,8 @@ impl Tables {
     }
 }
 
-/// Reads, and after a write that has failed once more: redb refuses everything from then on, and the flusher opens the file anew at once.
-pub(crate) fn until_opened_again<T>(mut read: impl FnMut() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
-    let deadline = Instant::now() + READERS_PATIENCE;
-    loop {
-        match read() {
-            Err(redb::Error::PreviousIo) if Instant::now() < deadline => thread::sleep(READERS_PAUSE),
-            read => return read,
-        }
-    }
+fn closed(why: &str) -> redb::Error {
+    redb::Error::Io(std::io::Error::other(format!("closed after a failure: {why}")))
 }
 
 fn open(path: &Path) -> Result<Database, redb::Error> {
@@ -229,23 +266,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_reads_while_the_tables_are_opened_again_does_not_keep_them_closed() {
+    fn whoever_reads_while_the_tables_are_opened_again_reads_with_the_new_handle() {
         let folder = tempfile::tempdir().unwrap();
-        let tables = Arc::new(Tables::open(&folder.path().join("tables.redb")).unwrap());
-        let row = [(Table::Meta, b"a".as_slice(), Some(b"1".as_slice()))];
-        tables.apply(1, row.into_iter()).unwrap();
-        let mut rows = tables.range(Table::Meta, (Bound::Unbounded, Bound::Unbounded), false).unwrap();
-        let reopening = thread::spawn({
-            let tables = Arc::clone(&tables);
-            move || tables.reopen()
-        });
-        // Until it waits for this reader, or has given up.
-        while tables.database.try_read().is_ok() && !reopening.is_finished() {
-            thread::yield_now();
-        }
-        assert!(rows.next().unwrap().is_ok());
-        drop(rows);
-        reopening.join().unwrap().unwrap();
-        assert_eq!(tables.get(Table::Meta, b"a").unwrap(), Some(b"1".to_vec()));
+        let tables = Tables::open(&folder.path().join("tables.redb")).unwrap();
+        // More than the cache holds: a handle that is closed fails for what it has to read from the file.
+        let value = vec![1; 64 * 1024];
+        let keys: Vec<[u8; 4]> = (0..2 * CACHE_LEN / value.len()).map(|n| (n as u32).to_be_bytes()).collect();
+        let rows = keys.iter().map(|key| (Table::Meta, key.as_slice(), Some(value.as_slice())));
+        tables.apply(1, rows).unwrap();
+        let opened_again_within = |tables: &Tables, interrupted: &mut bool| {
+            let rows = tables.range(Table::Meta, (Bound::Unbounded, Bound::Unbounded), false)?;
+            if std::mem::take(interrupted) {
+                tables.reopen()?;
+            }
+            Ok(rows.collect::<Result<Vec<_>, _>>()?.len())
+        };
+        let failed = opened_again_within(&tables, &mut true);
+        assert!(matches!(failed, Err(redb::Error::DatabaseClosed)), "{failed:?}");
+        let mut interrupted = true;
+        assert_eq!(tables.reading(|| opened_again_within(&tables, &mut interrupted)).unwrap(), keys.len());
+        assert_eq!(tables.opened().generation, 2, "nobody else had it opened in between");
     }
 }

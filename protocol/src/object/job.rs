@@ -172,7 +172,7 @@ pub enum ReasonCode {
     NoMajority,
     /// A custodian has gone on with it while its home was away, and does until it ends.
     Yielded,
-    /// Its home is away, and no custodian has gone on with it.
+    /// Its home is away, and no custodian goes on with it: none has yet, or it is left to its home.
     HomeAway,
     /// No worker is attached.
     NoWorker,

@@ -10,7 +10,7 @@ use shoal_protocol::ObjectId;
 use shoal_protocol::object::job::{Elements, State};
 
 use super::Machine;
-use super::left::{Kept, was_last};
+use super::left::{Found, was_last};
 use super::runs::{empty_outcome, saved_no_more};
 use super::takeover::lost_with_its_home;
 use super::telling::noted;
@@ -28,7 +28,7 @@ impl<F: Faults> Machine<F> {
         reign: &Reign,
         array: Accepted,
         before: Standing,
-        elements: &Kept,
+        elements: &Found,
         effects: &mut Vec<Effect>,
     ) {
         match self.left_to_its_home(&array, &before) {
@@ -44,7 +44,7 @@ impl<F: Faults> Machine<F> {
         reign: &Reign,
         array: Accepted,
         before: Standing,
-        elements: &Kept,
+        elements: &Found,
         effects: &mut Vec<Effect>,
     ) {
         let id = array.id;
@@ -82,7 +82,7 @@ impl<F: Faults> Machine<F> {
         array: &Accepted,
         before: &Standing,
         begun: u32,
-        known: &Kept,
+        known: &Found,
     ) -> Vec<(Accepted, Standing)> {
         let head = Job::new(array.clone(), before.clone(), 0);
         let indices = (0..begun).filter_map(|place| array.extras.array?.index(place));

@@ -336,7 +336,7 @@ fn next_of(job: &Job) -> Begin {
 }
 
 /// Whether nothing of a job begins or ends without the word of its custodians. Arrays and their elements are left to their home in
-/// any case (`takeover`): nobody else ever decides them.
+/// any case (`left`): nobody else ever decides them.
 pub(super) fn needs_word(accepted: &Accepted) -> bool {
     accepted.terms.effects.is_once() && accepted.custody.is_some() && accepted.extras.array.is_none()
 }

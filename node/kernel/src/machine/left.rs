@@ -11,7 +11,7 @@ use shoal_protocol::object::job::{OnDisconnect, State};
 use shoal_protocol::{Kind, ObjectId, Problem};
 
 use super::Machine;
-use crate::effect::{Away, Effect};
+use crate::effect::{Away, Effect, Reply};
 use crate::faults::Faults;
 use crate::input::{Now, Principal, RequestId};
 use crate::record::{Accepted, Reign, Standing};
@@ -21,8 +21,8 @@ use crate::{reason, rights};
 /// When to try again where a job is on its way from one node to another, in milliseconds.
 const RETRY_MS: u64 = 1_000;
 
-/// What stands in the store of jobs that are to be ended, and of elements that have begun.
-pub(super) type Kept = BTreeMap<ObjectId, (Accepted, Standing)>;
+/// What stands in the store of jobs that are to be ended, or of elements that have begun.
+pub(super) type Found = BTreeMap<ObjectId, (Accepted, Standing)>;
 
 impl<F: Faults> Machine<F> {
     /// Why only its home can go on with a job: no further run of it is allowed, and what became of the last that one knows; it
@@ -34,9 +34,9 @@ impl<F: Faults> Machine<F> {
         let waits = under_way && accepted.terms.on_disconnect == Some(OnDisconnect::Wait);
         let once = accepted.is_array() && accepted.terms.effects.is_once();
         let reasons = [
+            (once, Left::Once),
             (was_last(accepted, before), Left::LastRun),
             (waits, Left::WaitsForRun),
-            (once, Left::Once),
             (!before.unmet.iter().all(here), Left::Earlier),
             (self.functions.get(accepted.spec.function).is_none(), Left::Function),
         ];
@@ -57,9 +57,10 @@ impl<F: Faults> Machine<F> {
         let known = self.regents.get((set.home, set.number)).filter(|known| !known.over);
         let acting = known.and_then(|known| known.acting.as_ref()).map(|acting| acting.regent.regent);
         let why = |job| known.and_then(|known| known.left.get(&job)).copied();
-        let left = why(id).or_else(|| why(self.charges.array_of(id)?));
-        let reason = reason::home_away(set.home, acting.filter(|regent| *regent != self.config.node), left);
-        Some(Away { reason, left: self.realm_of_left(id).is_some() })
+        let array = self.charges.array_of(id);
+        let left = why(id).map(|why| (why, None)).or_else(|| Some((why(array?)?, array)));
+        let acts = acting.map(|regent| (regent != self.config.node).then_some(regent));
+        Some(Away { reason: reason::home_away(set.home, acts, left), left: self.realm_of_left(id).is_some() })
     }
 
     /// The set under which this node acts for the home of a job that it has left to that.
@@ -87,18 +88,30 @@ impl<F: Faults> Machine<F> {
         true
     }
 
+    /// Those that somebody wants to have ended of which the store has just spoken, or which are kept here no more.
+    pub(super) fn given_up_among(&mut self, realm: Realm, found: &[(Accepted, Standing)]) -> Vec<GivenUp> {
+        let (charges, known) = (&self.charges, self.regents.get_mut(realm));
+        let answered = |given_up: &mut GivenUp| {
+            let job = given_up.job;
+            charges.get(job).is_none() || found.iter().any(|(accepted, _)| accepted.id == job)
+        };
+        known.map_or_else(Vec::new, |known| known.given_up.extract_if(.., answered).collect())
+    }
+
     /// The store has said how jobs stand that somebody wants to have ended, if they are there still.
     pub(super) fn end_given_up(
         &mut self,
         now: Now,
         realm: Realm,
         given_up: Vec<GivenUp>,
-        (jobs, elements): (&Kept, &Kept),
+        (jobs, elements): (&Found, &Found),
         effects: &mut Vec<Effect>,
     ) {
         for GivenUp { job, request, principal } in given_up {
             let reply = match self.take_to_end(now, realm, &principal, jobs.get(&job), elements, effects) {
-                Ok(()) => self.cancel(now, &principal, job, effects),
+                Ok(()) if self.jobs.contains(job) => self.cancel(now, &principal, job, effects),
+                // It has ended meanwhile.
+                Ok(()) => Ok(Reply::Job(None)),
                 Err(problem) => Err(problem),
             };
             effects.push(Effect::Reply { request, reply });
@@ -112,7 +125,7 @@ impl<F: Faults> Machine<F> {
         realm: Realm,
         principal: &Principal,
         kept: Option<&(Accepted, Standing)>,
-        elements: &Kept,
+        elements: &Found,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Problem> {
         let moves = || {
@@ -124,8 +137,11 @@ impl<F: Faults> Machine<F> {
             return Err(rights::refusal(principal, "cancel this job"));
         }
         let id = accepted.id;
-        if self.jobs.contains(id) {
+        if self.jobs.contains(id) || self.charges.get(id).is_some_and(|known| known.settled()) {
             return Ok(());
+        }
+        if let Some(drain) = &self.drain {
+            return Err(super::drain::refusal(drain));
         }
         let reign = self.reign_over_left(realm, id).ok_or_else(moves)?;
         if accepted.terms.effects.is_once() {

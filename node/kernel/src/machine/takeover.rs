@@ -16,7 +16,7 @@ use shoal_protocol::{NodeId, ObjectId};
 use super::Machine;
 use super::custody::whole;
 use super::grants::needs_word;
-use super::left::Kept;
+use super::left::Found;
 use super::runs::transient;
 use super::telling::noted;
 use crate::effect::Effect;
@@ -104,7 +104,7 @@ impl<F: Faults> Machine<F> {
             let given = before.term > regent.term || (before.term == regent.term && before.regent != regent.regent);
             let acts = acting.is_some_and(|acting| acting != regent.regent && self.acts_and_is_there(acting));
             if (given || acts) && !F::has(Fault::VotedTwice) {
-                return;
+                return self.announce(realm, regent.regent, effects);
             }
         }
         if self.regents.term(realm) < regent.term || F::has(Fault::VotedTwice) {
@@ -149,9 +149,20 @@ impl<F: Faults> Machine<F> {
         let Some(claim) = self.regents.end_claim(realm) else { return };
         self.counters.reigns += 1;
         self.counters.reigns_unconfirmed += u64::from(!confirmed);
+        let members: Vec<NodeId> = set.others().filter(|member| self.is_there(*member)).collect();
         self.write_reign(Reign { regent: claim.regent, acts: true, confirmed, votes: claim.votes }, effects);
+        members.into_iter().for_each(|member| self.announce(realm, member, effects));
         self.take_some(realm, effects);
         self.look_again(now);
+    }
+
+    /// Tells a member that this node acts for a home, if it does: that one need not claim it, and knows whom to ask for what is left to
+    /// the home.
+    fn announce(&self, realm: Realm, to: NodeId, effects: &mut Vec<Effect>) {
+        let acting = self.regents.get(realm).and_then(|known| known.acting.as_ref());
+        if let Some(reign) = acting.filter(|reign| reign.regent.regent == self.config.node && to != self.config.node) {
+            effects.push(Effect::KeepTaken { to, reign: Arc::new(reign.clone()), jobs: Vec::new() });
+        }
     }
 
     /// Asks the store for some of the jobs that nobody goes on with.
@@ -178,12 +189,12 @@ impl<F: Faults> Machine<F> {
     pub(super) fn took(&mut self, now: Now, realm: Realm, jobs: Vec<(Accepted, Standing)>, effects: &mut Vec<Effect>) {
         let Some(known) = self.regents.get_mut(realm) else { return };
         known.taking = false;
-        let given_up = std::mem::take(&mut known.given_up);
         let (elements, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(job, _)| job.array_id().is_some());
-        let elements: Kept = elements.into_iter().map(|known| (known.0.id, known)).collect();
+        let elements: Found = elements.into_iter().map(|known| (known.0.id, known)).collect();
+        let given_up = self.given_up_among(realm, &jobs);
         let ends = |job: &ObjectId| given_up.iter().any(|given_up| given_up.job == *job);
         let (ending, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(job, _)| ends(&job.id));
-        let ending: Kept = ending.into_iter().map(|known| (known.0.id, known)).collect();
+        let ending: Found = ending.into_iter().map(|known| (known.0.id, known)).collect();
         self.take_all(now, realm, jobs, &elements, effects);
         self.end_given_up(now, realm, given_up, (&ending, &elements), effects);
     }
@@ -193,7 +204,7 @@ impl<F: Faults> Machine<F> {
         now: Now,
         realm: Realm,
         jobs: Vec<(Accepted, Standing)>,
-        elements: &Kept,
+        elements: &Found,
         effects: &mut Vec<Effect>,
     ) {
         let Some(known) = self.regents.get(realm) else { return };

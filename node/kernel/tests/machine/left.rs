@@ -105,6 +105,29 @@ fn an_array_is_ended_with_its_elements() {
 }
 
 #[test]
+fn each_is_answered_with_what_the_store_says_of_it() {
+    let told = [1, 2].map(|n| last_run(n, Effects::Idempotent));
+    let (mut node, asked) = orphaned_with(&[1, 9], told.to_vec(), Retention::default());
+    take(&mut node, &asked);
+    let asked = [1, 2, 1].map(|n| ask(&mut node, other(), job(n)));
+    let first = take(&mut node, &asked[0]);
+    let replies = |effects: &[Effect]| effects.iter().filter(|effect| matches!(effect, Effect::Reply { .. })).count();
+    assert_eq!((replies(&first), node.jobs.contains_key(&job(2))), (2, false), "both that asked for the first");
+    assert_eq!(answer(&first).unwrap(), State::Cancelled);
+    assert_eq!(answer(&take(&mut node, &asked[1])).unwrap(), State::Cancelled);
+    assert_eq!((node.jobs[&job(1)].1.state, node.jobs[&job(2)].1.state), (State::Cancelled, State::Cancelled));
+}
+
+#[test]
+fn a_node_that_leaves_takes_nothing_more() {
+    let mut node = left(Effects::Idempotent);
+    node.command(operator(), Command::Drain { to: peer(3), hasten: false }).0.unwrap();
+    let asked = ask(&mut node, other(), job(1));
+    assert_eq!(answer(&take(&mut node, &asked)).unwrap_err().kind, Kind::Draining);
+    assert!(node.jobs.is_empty());
+}
+
+#[test]
 fn a_home_that_comes_back_meanwhile_is_asked_itself() {
     let mut node = left(Effects::Idempotent);
     let asked = ask(&mut node, other(), job(1));

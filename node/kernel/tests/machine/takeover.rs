@@ -117,6 +117,13 @@ fn a_job_that_waits_for_one_that_its_home_has_forgotten_ends() {
     node.assert_conserved();
 }
 
+/// Whether the other custodian is told who acts.
+fn is_announced(effects: &[Effect]) -> bool {
+    let alone =
+        |effect: &Effect| matches!(effect, Effect::KeepTaken { to, jobs, .. } if *to == peer(2) && jobs.is_empty());
+    effects.iter().any(alone)
+}
+
 #[test]
 fn of_three_one_needs_the_word_of_another() {
     let (mut node, effects) = orphaned(&[1, 9, 2], &[1]);
@@ -129,12 +136,16 @@ fn of_three_one_needs_the_word_of_another() {
     assert!(effects.iter().all(|effect| !matches!(effect, Effect::Take { .. })), "it is no member");
     let vote = Vote::new(regent(1), peer(2));
     let effects = node.handle(Input::Voted { vote, signed: signed() });
+    assert!(is_announced(&effects), "also if it takes nothing over: {effects:?}");
     let effects = take(&mut node, &effects);
     let reign = &node.reigns[&(peer(1), 4, true)];
     assert!(reign.acts && reign.confirmed && reign.votes.len() == 1);
+    let claim = Vote::new(Regent { regent: peer(2), ..regent(2) }, peer(2));
+    let refused = node.handle(Input::Claimed { vote: claim });
+    assert!(is_announced(&refused), "who claims it hears why that has no vote: {refused:?}");
     assert!(!node.jobs[&job(1)].1.unconfirmed);
     let sent = effects.iter().any(
-        |effect| matches!(effect, Effect::KeepTaken { to, jobs, .. } if *to == peer(2) && jobs[0].revision() >= first_of_term(1)),
+        |effect| matches!(effect, Effect::KeepTaken { to, jobs, .. } if *to == peer(2) && jobs.iter().any(|job| job.revision() >= first_of_term(1))),
     );
     assert!(sent, "the other custodian hears of it: {effects:?}");
 }
