@@ -154,8 +154,15 @@ impl<F: Faults> Machine<F> {
             return Err(Problem::new(Kind::Conflict, "the job has not ended; cancel it first"));
         }
         if self.jobs.has_any(&self.charges.elements_of(id)) {
-            let detail =
-                "its home has ended the array, and elements of it go on here; wait for them, or cancel them first";
+            let detail = "its home has ended the array, and elements of it go on here: wait for them";
+            return Err(Problem::new(Kind::Conflict, detail));
+        }
+        // What it has given its word for it keeps as a custodian does.
+        if let Some(home) = self.charges.unheard(id).filter(|_| !self.grants.has_given(id)) {
+            let detail = format!(
+                "its home, node {}, has not heard how it ended, and would run it again: forget it when that is back",
+                home.short()
+            );
             return Err(Problem::new(Kind::Conflict, detail));
         }
         self.forget_settled(group, bytes);

@@ -72,6 +72,11 @@ fn a_regent_goes_on_with_an_array_where_its_home_was() {
     let standing = &node.jobs[&job(1)].1;
     assert_eq!((standing.state, standing.elements.unwrap().succeeded), (State::Succeeded, 5));
     assert!(standing.revision >= TERM && standing.unconfirmed);
+    let accepted = &node.jobs[&job(1)].0;
+    let group = Group::of(accepted, State::Succeeded);
+    let forget = Command::Forget { job: job(1), owner: accepted.spec.owner, group, bytes: 0 };
+    let refused = node.command(other(), forget).0.unwrap_err();
+    assert!(refused.detail.contains("has not heard how it ended"), "{refused:?}");
 }
 
 #[test]
