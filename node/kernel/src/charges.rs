@@ -123,6 +123,13 @@ impl Charges {
         due
     }
 
+    /// A home is there: how long it is away counts anew, also if it goes again before the next look.
+    pub(crate) fn home_is_there(&mut self, home: NodeId) {
+        if let Some(home) = self.homes.get_mut(&home.tag()) {
+            (home.away, home.gone_ms) = (None, None);
+        }
+    }
+
     pub(crate) fn get(&self, job: ObjectId) -> Option<Known> {
         self.homes.get(&job.tag())?.jobs.get(&job).copied()
     }

@@ -214,7 +214,8 @@ impl<F: Faults> Machine<F> {
         }
         let before = self.counters.taken;
         for (accepted, standing) in jobs {
-            let is_open = self.charges.get(accepted.id).is_some_and(|known| !known.taken);
+            // What its home has told since the store was asked counts: one that has ended is nobody's to go on with.
+            let is_open = self.charges.get(accepted.id).is_some_and(|known| !known.taken && !known.settled());
             let may = is_open
                 && !self.jobs.contains(accepted.id)
                 && (!needs_word(&accepted)
@@ -374,6 +375,7 @@ impl<F: Faults> Machine<F> {
 
     /// A node that keeps jobs is there: if this one acts for it, or beside it, it hears of what has been taken over.
     pub(super) fn member_is_there(&mut self, node: NodeId, effects: &mut Vec<Effect>) {
+        self.charges.home_is_there(node);
         self.regents.home_is_there(node);
         self.stop_taking(node);
         let realms = self.regents.acts_for(self.config.node);

@@ -125,6 +125,36 @@ fn is_announced(effects: &[Effect]) -> bool {
 }
 
 #[test]
+fn what_its_home_has_ended_while_the_store_was_asked_is_not_taken_over() {
+    let (mut node, asked) = orphaned(&[1, 9], &[1]);
+    let mut told = record(1, 2, false);
+    let standing = told.standing.as_mut().unwrap();
+    (standing.state, standing.outcome, standing.settled_ms) =
+        (State::Succeeded, Some(outcome(Ending::Succeeded)), Some(5));
+    // A late message of a connection that has ended.
+    keep(&mut node, &[1, 9], vec![told]);
+    let effects = take(&mut node, &asked);
+    assert!(node.jobs.is_empty() && effects.iter().all(|effect| !matches!(effect, Effect::Write(_))), "{effects:?}");
+}
+
+#[test]
+fn a_home_that_was_there_for_a_moment_is_away_from_then_on() {
+    let mut node = Node::with(|config| config.takeover_after_ms = AWAY_MS);
+    let (connection, _) = node.keeper(1);
+    keep(&mut node, &[1, 9], vec![record(1, 0, true)]);
+    node.handle(Input::PeerDetached { node: peer(1), connection });
+    (0..4).for_each(|_| drop(node.pass(5_000)));
+    let (connection, _) = node.keeper(1);
+    node.pass(1);
+    node.handle(Input::PeerDetached { node: peer(1), connection });
+    let mut asked = Vec::new();
+    (0..4).for_each(|_| asked.extend(node.pass(5_000)));
+    assert!(asked.iter().all(|effect| !matches!(effect, Effect::Take { .. })), "{asked:?}");
+    (0..2).for_each(|_| asked.extend(node.pass(5_000)));
+    assert!(asked.iter().any(|effect| matches!(effect, Effect::Take { .. })), "{asked:?}");
+}
+
+#[test]
 fn of_three_one_needs_the_word_of_another() {
     let (mut node, effects) = orphaned(&[1, 9, 2], &[1]);
     assert!(effects.iter().all(|effect| !matches!(effect, Effect::Take { .. })), "nobody has voted");
