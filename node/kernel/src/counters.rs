@@ -116,6 +116,8 @@ pub struct Counters {
     pub elements_taken: u64,
     /// Arrays of other homes that were taken over with their elements.
     pub arrays_taken: u64,
+    /// Jobs that this node had taken over and not ended, and that their home had forgotten.
+    pub forgotten_by_home: u64,
     /// Jobs that this node had left to their home, and has ended as somebody wanted.
     pub left_ended: u64,
     /// Arrays of this home that other nodes decide.

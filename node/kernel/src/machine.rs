@@ -276,7 +276,7 @@ impl<F: Faults> Machine<F> {
             Input::HomeSettled { home, run } => self.home_settled(now, home, run, effects),
             Input::Keep { home, set, signed, jobs } => self.keep_charges(now, home, *set, *signed, jobs, effects),
             Input::Compare { home, after } => self.compare_charges(home, after, effects),
-            Input::Forget { home, jobs } => self.forget_charges(home, jobs, effects),
+            Input::Forget { home, jobs } => self.forget_charges(now, home, jobs, effects),
             Input::Kept { node, kept } => self.kept(now, node, kept, effects),
             Input::Holding { node, page } => self.holding(now, node, page, effects),
             Input::Recalled { recall, record } => self.recalled(recall, record, effects),

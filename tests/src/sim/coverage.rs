@@ -236,6 +236,7 @@ impl Coverage {
         self.add("elements of arrays kept for homes", counters.elements_taken);
         self.add("arrays taken over", counters.arrays_taken);
         self.add("jobs left to their home ended", counters.left_ended);
+        self.add("jobs ended that their home had forgotten", counters.forgotten_by_home);
         self.add("arrays given to regents", counters.arrays_ceded);
         self.add("elements of which regents told", counters.elements_elsewhere);
         self.add("charges restored after a restart", counters.charges_restored);

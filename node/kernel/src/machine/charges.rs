@@ -136,14 +136,15 @@ impl<F: Faults> Machine<F> {
     }
 
     /// A home has forgotten jobs.
-    pub(super) fn forget_charges(&mut self, home: NodeId, jobs: Vec<ObjectId>, effects: &mut Vec<Effect>) {
+    pub(super) fn forget_charges(&mut self, now: Now, home: NodeId, jobs: Vec<ObjectId>, effects: &mut Vec<Effect>) {
         for job in jobs {
             if job.tag() != home.tag() {
                 continue;
             }
             self.charges.note_gone(job);
             match self.charges.get(job).is_some_and(|known| known.taken) {
-                // What this node has taken over it keeps as its own for as long as that is kept.
+                true if self.jobs.contains(job) => self.end_forgotten(now, job, effects),
+                // What this node has taken over and settled it keeps as its own for as long as that is kept.
                 true => self.charges.heard(job, u64::MAX),
                 false => self.drop_charge(job, effects),
             }

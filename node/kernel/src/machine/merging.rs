@@ -5,7 +5,7 @@
 //! *superseded*; where only the home has, its regent takes that over, and nothing is run again. A home goes on with no job that
 //! was taken over: it shows what its regent says.
 
-use shoal_protocol::object::job::{Payload, Superseded};
+use shoal_protocol::object::job::{Payload, State, Superseded};
 use shoal_protocol::regency::term_of;
 use shoal_protocol::wire::custody::{KeepJob, Kept};
 use shoal_protocol::wire::peer::PeerMessage;
@@ -180,6 +180,26 @@ impl<F: Faults> Machine<F> {
         self.settle_as(now, told.job, standing, effects);
     }
 
+    /// A home has forgotten a job with which this node goes on: it had ended it, or refused it, before it heard of that. Nobody waits for
+    /// it, and no other custodian keeps it any more.
+    pub(super) fn end_forgotten(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
+        self.counters.forgotten_by_home += 1;
+        let elements = self.charges.elements_of(id);
+        for id in elements.into_iter().chain([id]) {
+            self.give_up_run(id, effects);
+            let Some(job) = self.jobs.get(id) else { continue };
+            let group = Group::of(&job.accepted, State::Cancelled);
+            let bytes = kept_bytes(&job.accepted, &job.standing());
+            let told = self.end(now, id, State::Cancelled, None, effects);
+            let alone = told.as_ref().is_some_and(|(_, array)| array.is_none());
+            effects.extend(told.map(|(told, _)| told));
+            if alone {
+                self.forget_settled(group, bytes);
+            }
+        }
+        self.sweep(vec![id], effects);
+    }
+
     /// The job is not in memory: what is durable of it has to be read first.
     fn ask_to_merge(&mut self, from: NodeId, told: KeepJob, effects: &mut Vec<Effect>) {
         self.merging.insert(told.job);
@@ -264,7 +284,13 @@ impl<F: Faults> Machine<F> {
             self.shelve(now, group, bytes, effects);
         }
         self.note_taken(id, &standing);
-        self.keep_standing(accepted, &standing, effects);
+        match accepted.extras.input_of {
+            None => self.keep_standing(accepted, &standing, effects),
+            // Its regent has run it with what it had the other job end with: custodians have that as its input.
+            Some(_) => self.keepers_of(accepted).into_iter().for_each(|to| {
+                self.keep(to, accepted, KeepJob::whole(accepted.clone(), Some(standing.clone())), effects);
+            }),
+        }
         effects.push(Effect::Changed { job: id, settled: true });
     }
 }

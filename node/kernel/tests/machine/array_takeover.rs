@@ -208,3 +208,18 @@ fn an_array_that_its_home_has_ended_stays_until_that_has_told_how_each_element_d
     node.assert_conserved();
     assert!(sweeps(node.handle(oldest)));
 }
+
+#[test]
+fn an_array_that_its_home_has_forgotten_ends_with_its_elements() {
+    let array = array(|_| {});
+    let said = vec![news(&array, 0, State::Succeeded, 1), news(&array, 1, State::Offered, 1)];
+    let (mut node, effects) = orphaned_array(array, said);
+    let runs = starts(&take(&mut node, &effects));
+    assert_eq!(runs.len(), 4);
+    node.keeper(1);
+    let effects = node.handle(Input::Forget { home: peer(1), jobs: vec![job(1)] });
+    let stopped = effects.iter().filter(|effect| matches!(effect, Effect::Cancel { .. })).count();
+    assert_eq!((stopped, node.jobs.len(), node.charges.len()), (4, 0, 0), "{effects:?}");
+    assert_eq!((node.kernel.load().waiting, node.kernel.load().running), (0, 0));
+    node.assert_conserved();
+}

@@ -138,6 +138,20 @@ fn what_its_home_has_ended_while_the_store_was_asked_is_not_taken_over() {
 }
 
 #[test]
+fn what_its_home_has_refused_or_ended_and_forgotten_a_regent_does_not_go_on_with() {
+    let (mut node, effects) = orphaned(&[1, 9], &[1]);
+    node.attach(1, 1);
+    take(&mut node, &effects);
+    let run = Run { job: job(1), epoch: first_of_term(1) + 1 };
+    node.keeper(1);
+    let effects = node.handle(Input::Forget { home: peer(1), jobs: vec![job(1)] });
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Cancel { run: stopped, .. } if *stopped == run)));
+    assert!(node.jobs.is_empty() && node.charges.is_empty(), "{effects:?}");
+    node.assert_conserved();
+    node.restarted().0.assert_conserved();
+}
+
+#[test]
 fn a_home_that_was_there_for_a_moment_is_away_from_then_on() {
     let mut node = Node::with(|config| config.takeover_after_ms = AWAY_MS);
     let (connection, _) = node.keeper(1);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use shoal_kernel::{Accepted, Standing};
+use shoal_kernel::Standing;
 use shoal_protocol::NodeId;
 use shoal_protocol::object::job::Elements;
 use shoal_protocol::regency::Regent;
@@ -17,11 +17,6 @@ impl<F: Bugs> Mesh<F> {
     /// The jobs that a node has just acknowledged are on other disks, too.
     pub(super) fn acknowledged_at(&mut self, place: usize) -> Result<(), Violation> {
         for job in std::mem::take(&mut self.world(place).checks.acknowledged_now) {
-            // What was submitted before under its key a regent may know, which alone keeps what its home has ended and forgotten since.
-            let home = self.ids.iter().position(|id| id.tag() == job.tag()).unwrap_or(place);
-            if !self.world(home).disk.jobs.contains_key(&job) {
-                continue;
-            }
             let wanted = self.world(place).disk.jobs.get(&job).and_then(|(accepted, standing)| {
                 let open = !standing.alone && !standing.state.is_settled();
                 accepted.custody.filter(|_| open).map(|custody| usize::from(custody.durability.get()))
@@ -94,7 +89,7 @@ impl<F: Bugs> Mesh<F> {
                 let home = self.ids.iter().position(|id| id == home)?;
                 let disk = &self.worlds.get(home)?.disk;
                 let ours = disk.jobs_and_elsewhere(*job);
-                if ours.is_some_and(|(ours, stands)| is_same_job(ours, accepted, stands) && is_same(stands, standing)) {
+                if ours.is_some_and(|(ours, stands)| ours == accepted && is_same(stands, standing)) {
                     return None;
                 }
                 // Its home has withdrawn it, and who decides the array has not begun it.
@@ -114,15 +109,6 @@ impl<F: Bugs> Mesh<F> {
     pub(super) fn broken(&self, rule: &'static str, detail: String) -> Violation {
         Violation { at_ms: self.now_ms, rule, detail }
     }
-}
-
-/// Whether two nodes say the same of what was accepted. A job whose input is the result of another one keeps at its home the input that it had
-/// there, where both have been run and ended twice.
-fn is_same_job(ours: &Accepted, theirs: &Accepted, standing: &Standing) -> bool {
-    if ours.extras.input_of.is_none() || standing.superseded.is_none() {
-        return ours == theirs;
-    }
-    *ours == Accepted { input: ours.input.clone(), ..theirs.clone() }
 }
 
 /// Whether two nodes say the same of a job. Of an array each counts those elements apart that are jobs of its own.
