@@ -59,7 +59,7 @@ impl Setting {
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
-    async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+    async fn until(&self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !condition(self) {
             assert!(Instant::now() < deadline, "{what} did not happen");
@@ -271,11 +271,7 @@ async fn an_adopted_worker_that_does_not_attach_is_ended_and_replaced() {
     let folder = setting.folder.path().join("worker");
     let mut former = Former::start(&folder, "/bin/sleep", &["600"]);
     let supervisor = setting.start(STAYS);
-    let deadline = Instant::now() + PATIENCE;
-    while former.lives() {
-        assert!(Instant::now() < deadline, "it was not signalled");
-        sleep(Duration::from_millis(5)).await;
-    }
+    setting.until("the signal", |_| !former.lives()).await;
     setting.until("the next start", |s| s.pids().len() == 1).await;
     assert!(setting.died(NO_CONNECTION));
     supervisor.stop().await;

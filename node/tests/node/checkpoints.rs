@@ -1,19 +1,13 @@
 //! Functions that save their state: whatever is killed under them, they go on where they were.
 
-use std::time::{Duration, Instant};
-
 use shoal_client::Client;
 use shoal_protocol::ObjectId;
 use shoal_protocol::object::function::{Grant, Needs, NewFunction};
 use shoal_protocol::object::job::{Job, State, Submit};
 
 use crate::mesh::Mesh;
+use crate::patience::{PATIENCE, Patience};
 use crate::{file, node};
-
-/// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// The pause between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// The function that saves each of its steps.
 async fn probe(client: &Client) -> NewFunction {
@@ -29,17 +23,17 @@ fn steps(args: &[&str]) -> Submit {
 
 /// Waits until a run of a later epoch has saved more checkpoints than this.
 async fn saved(client: &Client, id: ObjectId, epoch: u64, number: u64) -> Job {
-    let deadline = Instant::now() + PATIENCE;
+    let patience = Patience::new();
     loop {
         // A client that is cut off comes back by itself.
-        if let Ok(job) = client.job(id, false).await {
+        let seen = client.job(id, false).await;
+        if let Ok(job) = &seen {
             assert!(!job.state.is_settled(), "{job:?}");
             if job.checkpoint.is_some_and(|saved| saved.epoch > epoch && saved.number > number) {
-                return job;
+                return job.clone();
             }
         }
-        assert!(Instant::now() < deadline, "nothing is saved");
-        tokio::time::sleep(LOOK_EVERY).await;
+        patience.look_again(|| format!("{seen:?}")).await;
     }
 }
 

@@ -12,15 +12,13 @@ use shoal_protocol::{Kind, ObjectId};
 
 use crate::local_worker::sleeper;
 use crate::mesh::{Mesh, at, read, until, until_ok};
+use crate::patience::Patience;
 use crate::{failure_of, file};
 
 /// The node that leaves, the one to which it hands over, and one that has nothing to do with that: the others find each other by it.
 const HOME: usize = 1;
 const HEIR: usize = 2;
 const THIRD: usize = 0;
-
-/// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(40);
 
 async fn functions(mesh: &Mesh) {
     let client = &mesh.clients[0];
@@ -94,10 +92,9 @@ async fn a_node_that_leaves_hands_over_all_that_it_has_and_stops() {
 
     // It ends by itself, and nothing of it is left.
     mesh.clients.remove(HOME).close().await;
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let patience = Patience::new();
     while !mesh.nodes[HOME].has_ended().unwrap() {
-        assert!(std::time::Instant::now() < deadline, "{}", mesh.nodes[HOME].log());
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        patience.look_again(|| mesh.nodes[HOME].log()).await;
     }
     let data = mesh.nodes[HOME].data();
     std::fs::remove_dir_all(data).unwrap();
@@ -174,10 +171,9 @@ async fn a_node_that_is_killed_while_it_leaves_goes_on_when_it_is_started_again(
     // Now nobody wants to wait for what runs.
     let now = Drain { to: heir.id.to_string(), now: true };
     until_ok(|| operator.drain(own, &now)).await;
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let patience = Patience::new();
     while !mesh.nodes[HOME].has_ended().unwrap() {
-        assert!(std::time::Instant::now() < deadline, "{}", mesh.nodes[HOME].log());
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        patience.look_again(|| mesh.nodes[HOME].log()).await;
     }
     drop(operator);
     mesh.clients.remove(HOME).close().await;

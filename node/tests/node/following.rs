@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
 
 use shoal_client::Client;
 use shoal_protocol::ObjectId;
@@ -14,11 +13,7 @@ use shoal_testnet::Node;
 use crate::local_worker::{self, sleeper};
 use crate::mesh::{Mesh, until};
 use crate::node;
-
-/// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// The pause between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+use crate::patience::{PATIENCE, Patience};
 
 /// A command that goes on, with what it has printed in a file.
 struct Follower {
@@ -50,22 +45,20 @@ impl Follower {
     /// Waits until more has been printed.
     async fn says_more(&mut self) {
         let before = self.said().len();
-        let deadline = Instant::now() + PATIENCE;
+        let patience = Patience::new();
         while self.said().len() <= before {
-            assert!(Instant::now() < deadline, "nothing more came: {}", self.complained());
             assert_eq!(self.child.try_wait().unwrap(), None, "it gave up: {}", self.complained());
-            tokio::time::sleep(LOOK_EVERY).await;
+            patience.look_again(|| self.complained()).await;
         }
     }
 
     async fn ends(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
+        let patience = Patience::new();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(Instant::now() < deadline, "it does not end: {}", self.said());
-            tokio::time::sleep(LOOK_EVERY).await;
+            patience.look_again(|| self.said()).await;
         }
     }
 }
@@ -114,10 +107,9 @@ async fn a_job_is_followed_from_a_third_node_whichever_of_the_nodes_is_killed() 
     let mut end = follow(&mesh, "end", &["job", "wait", &text]);
     let mut changes = follow(&mesh, "changes", &["job", "watch", &text, "--json"]);
     log.says_more().await;
-    let deadline = Instant::now() + PATIENCE;
+    let patience = Patience::new();
     while !changes.said().contains("\"running\"") {
-        assert!(Instant::now() < deadline, "{}", changes.said());
-        tokio::time::sleep(LOOK_EVERY).await;
+        patience.look_again(|| changes.said()).await;
     }
     // The node that runs it, the one that is its home, and the one that is asked.
     for place in [executor, home, asked] {
@@ -149,10 +141,9 @@ async fn a_job_that_runs_again_is_followed_from_the_start_of_its_new_log() {
     mesh.nodes[1].kill().unwrap();
     mesh.nodes[1].kill_worker();
     mesh.nodes[1].start().await.unwrap();
-    let deadline = Instant::now() + PATIENCE;
+    let patience = Patience::new();
     while log.said().matches("tick 0001\n").count() < 2 {
-        assert!(Instant::now() < deadline, "{}", log.said());
-        tokio::time::sleep(LOOK_EVERY).await;
+        patience.look_again(|| log.said()).await;
     }
     assert!(log.complained().contains("runs again"), "{}", log.complained());
     mesh.clients[0].cancel(id).await.unwrap();

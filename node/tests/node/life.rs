@@ -1,16 +1,14 @@
 //! The life of a job by the command line: held, released, waiting for its time, bounded, tried again, repeated.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use shoal_client::Client;
 use shoal_protocol::ObjectId;
 use shoal_protocol::object::job::{FailureCode, Job, ReasonCode, State};
 use shoal_testnet::Node;
 
+use crate::patience::{PATIENCE, Patience};
 use crate::{local_worker, node};
-
-/// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a command prints; it has to succeed.
 fn shoal(node: &Node, arguments: &[&str]) -> String {
@@ -136,10 +134,9 @@ async fn dead_letters_are_sent_again_and_old_jobs_go() {
     node.start().await.unwrap();
     let client = node.client().await.unwrap();
     let gone = well.remove(0);
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while client.job(gone, false).await.is_ok() {
-        assert!(std::time::Instant::now() < deadline, "it is kept");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    let patience = Patience::new();
+    while let Ok(kept) = client.job(gone, false).await {
+        patience.look_again(|| format!("{kept:?}")).await;
     }
     let again = shoal(&node, &["job", "rerun", "--dead"]);
     let again: Vec<ObjectId> = again.lines().map(|line| line.parse().unwrap()).collect();

@@ -1,6 +1,6 @@
 //! The node's own worker: it dies, or is to be another.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Pid;
 use shoal_client::{Client, Options};
@@ -11,12 +11,11 @@ use shoal_protocol::object::worker::Worker;
 use shoal_protocol::{Kind, ObjectId};
 use shoal_testnet::Node;
 
+use crate::patience::Patience;
 use crate::{file, node};
 
 /// How long anything may take. Less than the 18 s after which a node gives up a worker that it does not hear.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// The pause between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Deploys a command that sleeps in its host for as many milliseconds as it is told.
 pub async fn deploy(client: &Client) {
@@ -38,39 +37,36 @@ pub async fn running(client: &Client, submit: &Submit) -> ObjectId {
 
 /// Waits until the job is as it should be.
 async fn until(client: &Client, id: ObjectId, condition: impl Fn(&Job) -> bool) -> Job {
-    let deadline = Instant::now() + PATIENCE;
+    let patience = Patience::of(PATIENCE);
     loop {
         let job = client.job(id, true).await.unwrap();
         if condition(&job) {
             return job;
         }
-        assert!(Instant::now() < deadline, "it stands like this: {job:?}");
-        tokio::time::sleep(LOOK_EVERY).await;
+        patience.look_again(|| format!("{job:?}")).await;
     }
 }
 
 /// Waits for another worker process in the place of this one.
 pub async fn replaced(node: &Node, former: Pid) -> Pid {
-    let deadline = Instant::now() + PATIENCE;
+    let patience = Patience::of(PATIENCE);
     loop {
         match node.worker() {
             Some(worker) if worker != former => return worker,
-            _ => assert!(Instant::now() < deadline, "no other worker was started"),
+            worker => patience.look_again(|| format!("worker {worker:?}")).await,
         }
-        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
 /// Waits until the node's own worker is there and as it should be.
 async fn own_worker(client: &Client, condition: impl Fn(&Worker) -> bool) -> Worker {
-    let deadline = Instant::now() + PATIENCE;
+    let patience = Patience::of(PATIENCE);
     loop {
         let workers = client.workers(ListQuery::default()).await.unwrap().items;
         if let Some(worker) = workers.iter().find(|worker| worker.local && worker.attached && condition(worker)) {
             return worker.clone();
         }
-        assert!(Instant::now() < deadline, "the workers are these: {workers:?}");
-        tokio::time::sleep(LOOK_EVERY).await;
+        patience.look_again(|| format!("{workers:?}")).await;
     }
 }
 

@@ -17,6 +17,7 @@ mod following;
 mod life;
 mod local_worker;
 mod mesh;
+mod patience;
 mod shares;
 mod trace;
 mod upgrade;

@@ -1,7 +1,6 @@
 //! Several nodes on this machine, each whole, that were told of one another's address.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use shoal_client::{Client, Download, Error};
 use shoal_protocol::object::ListQuery;
@@ -13,12 +12,8 @@ use shoal_protocol::{BlobId, Kind, NodeId};
 use shoal_testnet::Node;
 
 use crate::local_worker::sleeper;
+use crate::patience::{PATIENCE, Patience};
 use crate::{file, shoal};
-
-/// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(40);
-/// The pause between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Nodes with labels `place=0`, `place=1`, ..., and a client at each that speaks for one and the same user.
 pub(crate) struct Mesh {
@@ -106,13 +101,12 @@ fn output(mut command: Command) -> String {
 }
 
 pub(crate) async fn until<T, F: Future<Output = Option<T>>>(look: impl Fn() -> F) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let patience = Patience::new();
     loop {
         if let Some(found) = look().await {
             return found;
         }
-        assert!(Instant::now() < deadline, "it did not come in time");
-        tokio::time::sleep(LOOK_EVERY).await;
+        patience.look_again(String::new).await;
     }
 }
 

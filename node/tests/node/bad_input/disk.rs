@@ -9,7 +9,8 @@ use shoal_protocol::object::kv::{Scope, Value};
 use shoal_protocol::{BlobId, Kind, ObjectId};
 use shoal_testnet::Node;
 
-use super::{Answer, Bench, Expected, LOOK_EVERY, PATIENCE, Table, expect};
+use super::{Answer, Bench, Expected, PATIENCE, Table, expect};
+use crate::patience::Patience;
 use crate::{file, shoal};
 
 /// The disk, in MiB: what the node needs, and the blobs of this test.
@@ -91,10 +92,9 @@ async fn a_run(bench: &mut Bench, had: &mut Acknowledged, blob: BlobId) {
     let args = vec!["sleep".to_owned(), RUN_MS.to_string()];
     let submit = Submit { function: "command".into(), args, ..Submit::default() };
     let run = bench.client.submit(&submit).await.unwrap();
-    let started = Instant::now();
+    let patience = Patience::new();
     while bench.client.job(run, false).await.unwrap().state != State::Running {
-        assert!(started.elapsed() < PATIENCE, "it does not run");
-        tokio::time::sleep(LOOK_EVERY).await;
+        patience.look_again(|| "it does not run".to_owned()).await;
     }
     let ends = Instant::now() + Duration::from_millis(u64::from(RUN_MS) + 500);
     let worker = bench.node.worker();
@@ -105,7 +105,6 @@ async fn a_run(bench: &mut Bench, had: &mut Acknowledged, blob: BlobId) {
         assert_eq!(kept(bench, blob).await, vec![7; BLOB_LEN]);
         had.first(bench).await;
         assert!(!bench.client.job(run, false).await.unwrap().state.is_settled());
-        tokio::time::sleep(LOOK_EVERY).await;
     }
     had.runs.push(run);
     let expected = expect("507", "storage-unavailable", "nothing was accepted");
@@ -160,12 +159,11 @@ async fn until_refused(bench: &Bench, had: &mut Acknowledged) -> Answer {
 async fn freed(bench: &mut Bench, input: &str, answer: Answer, expected: Expected) {
     let pid = bench.node.pid();
     bench.node.disk().unwrap().free().unwrap();
-    let deadline = Instant::now() + PATIENCE;
+    let patience = Patience::new();
     let submit = Submit { function: "digest".into(), ..Submit::default() };
     while let Err(error) = bench.client.submit(&submit).await {
         assert_eq!(error.kind(), Some(Kind::StorageUnavailable), "{error}");
-        assert!(Instant::now() < deadline, "it does not recover: {error}");
-        tokio::time::sleep(LOOK_EVERY).await;
+        patience.look_again(|| error.to_string()).await;
     }
     let health = bench.http("GET", "/healthz", b"", None).await;
     assert_eq!(health.status, "200", "{health:?}");

@@ -1,13 +1,12 @@
 //! Jobs that cannot be taken, or cannot run.
 
-use std::time::Instant;
-
 use shoal_protocol::BlobId;
 use shoal_protocol::object::function::Needs;
 use shoal_protocol::object::job::{Input, Job, ReasonCode, State, Submit};
 use shoal_protocol::{ObjectId, name::Labels};
 
-use super::{Answer, Bench, LOOK_EVERY, PATIENCE, expect, http};
+use super::{Answer, Bench, expect, http};
+use crate::patience::Patience;
 
 pub async fn rows(bench: &mut Bench) {
     let over_http = |function: &str, input: &str| format!("{{\"function\":\"{function}\",\"input\":{input}}}");
@@ -51,13 +50,12 @@ async fn misfits(bench: &mut Bench) {
 
 /// The job once it is known why it waits.
 async fn waiting(bench: &Bench, id: ObjectId) -> Job {
-    let deadline = Instant::now() + PATIENCE;
+    let patience = Patience::new();
     loop {
         let job = bench.client.job(id, false).await.unwrap();
         if job.reason.is_some() {
             return job;
         }
-        assert!(Instant::now() < deadline, "{job:?}");
-        tokio::time::sleep(LOOK_EVERY).await;
+        patience.look_again(|| format!("{job:?}")).await;
     }
 }
