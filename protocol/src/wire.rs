@@ -3,6 +3,9 @@
 pub mod client;
 pub mod custody;
 pub mod drain;
+pub mod forward;
+pub mod gossip;
+pub mod names;
 pub mod peer;
 pub mod sync;
 pub mod worker;

@@ -12,7 +12,7 @@ use libp2p::{
     relay, tcp, yamux,
 };
 use shoal_protocol::key::PublicKey;
-use shoal_protocol::wire::peer::protocol_name;
+use shoal_protocol::wire::names::protocol_name;
 use tokio::sync::mpsc;
 
 use crate::Options;

@@ -11,7 +11,7 @@ use shoal_protocol::limits::CLIENT_FRAME_LEN_MAX;
 use shoal_protocol::object::job::{LogPlace, Payload};
 use shoal_protocol::wire::client::{Call, Reply};
 use shoal_protocol::wire::drain::{HandOver, HandedOver};
-use shoal_protocol::wire::peer::{self, Answered, Ask, BodyFormat, Forwarded};
+use shoal_protocol::wire::forward::{self, Answered, Ask, BodyFormat, Forwarded};
 use shoal_protocol::{Kind, NodeId, ObjectId, Problem, Traceparent};
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
 
@@ -146,12 +146,12 @@ async fn send_log(
 }
 
 /// Whom the other node's word stands for. A user is believed to be there if their document names that node.
-fn authenticate(service: &Service, from: NodeId, caller: peer::Caller) -> Result<Caller, Problem> {
+fn authenticate(service: &Service, from: NodeId, caller: forward::Caller) -> Result<Caller, Problem> {
     match caller {
-        peer::Caller::Anybody => Ok(Caller::ANONYMOUS),
-        peer::Caller::Bearer(token) => service.authenticate(Some(&token)),
-        peer::Caller::Via(user) if service.signs_for(from, user) => Ok(Caller::of_user(user)),
-        peer::Caller::Via(user) => {
+        forward::Caller::Anybody => Ok(Caller::ANONYMOUS),
+        forward::Caller::Bearer(token) => service.authenticate(Some(&token)),
+        forward::Caller::Via(user) if service.signs_for(from, user) => Ok(Caller::of_user(user)),
+        forward::Caller::Via(user) => {
             let detail = format!(
                 "node {} may not speak for user {user}: ask with a token that is rooted in the user's own key, see `shoal token`",
                 from.short()

@@ -16,7 +16,7 @@ use shoal_blobs::exchange::{Provider, ServeError, ServeOptions, Served};
 use shoal_kernel::{Command, Principal, Reply};
 use shoal_mesh::{Lane, Stream};
 use shoal_protocol::object::kv::Scope;
-use shoal_protocol::wire::peer;
+use shoal_protocol::wire::names::blob_key;
 use shoal_protocol::{BlobId, NodeId, Problem};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::either::Either;
@@ -67,7 +67,7 @@ impl Peers {
 
     /// Nodes that say in the DHT that they have a blob, as they are found.
     pub(crate) fn holders(&self, blob: BlobId) -> tokio::sync::mpsc::Receiver<NodeId> {
-        self.mesh().find(peer::blob_key(blob))
+        self.mesh().find(blob_key(blob))
     }
 }
 

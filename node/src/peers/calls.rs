@@ -14,7 +14,8 @@ use shoal_protocol::limits::{CLIENT_FRAME_LEN_MAX, DIRECT_ADDRESSES_MAX};
 use shoal_protocol::object::job::{LogPart, LogPlace, Payload};
 use shoal_protocol::wire::client::{Call, Reply};
 use shoal_protocol::wire::drain::{HandOver, HandedOver};
-use shoal_protocol::wire::peer::{self, Answered, Ask, BodyFormat, Forwarded};
+use shoal_protocol::wire::forward::{self, Answered, Ask, BodyFormat, Forwarded};
+use shoal_protocol::wire::names::node_key;
 use shoal_protocol::{BlobId, Kind, NodeId, ObjectId, Problem};
 use tokio::time::timeout;
 
@@ -108,7 +109,7 @@ impl Peers {
 
     /// Whom the DHT names for a home: itself, or one that keeps its jobs.
     async fn look_up(&self, tag: [u8; 8], but: &[NodeId]) -> Option<NodeId> {
-        let mut found = self.mesh().find(peer::node_key(tag));
+        let mut found = self.mesh().find(node_key(tag));
         let mut custodian = None;
         let home = timeout(FIND_MAX, async {
             loop {
@@ -217,16 +218,18 @@ impl Peers {
 }
 
 /// What shows the home who calls.
-fn shown(caller: &Caller, at: Home) -> Result<peer::Caller, Problem> {
+fn shown(caller: &Caller, at: Home) -> Result<forward::Caller, Problem> {
     match (&caller.token, caller.principal.user) {
         (Some(token), _) => {
             let expires_ms = Some(now().wall_ms + TOKEN_MS);
             let narrowing = Narrowing { expires_ms, node: Some(at.0), ..Narrowing::default() };
             let narrowed = attenuate(token, narrowing);
-            narrowed.map(peer::Caller::Bearer).map_err(|error| Problem::new(Kind::Unauthenticated, error.to_string()))
+            narrowed
+                .map(forward::Caller::Bearer)
+                .map_err(|error| Problem::new(Kind::Unauthenticated, error.to_string()))
         }
-        (None, Some(user)) => Ok(peer::Caller::Via(user)),
-        (None, None) => Ok(peer::Caller::Anybody),
+        (None, Some(user)) => Ok(forward::Caller::Via(user)),
+        (None, None) => Ok(forward::Caller::Anybody),
     }
 }
 

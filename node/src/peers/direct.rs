@@ -15,7 +15,7 @@ use shoal_protocol::NodeId;
 use shoal_protocol::key::{PublicKey, SecretKey};
 use shoal_protocol::limits::DIRECT_ADDRESSES_MAX;
 use shoal_protocol::object::node::Path;
-use shoal_protocol::wire::peer::protocol_name;
+use shoal_protocol::wire::names::protocol_name;
 use tokio::time::timeout;
 
 use super::{Home, Peers};

@@ -12,7 +12,7 @@ use shoal_kernel::{Command, Principal, Reply};
 use shoal_protocol::BlobId;
 use shoal_protocol::limits::LABELS_MAX;
 use shoal_protocol::object::worker::Worker;
-use shoal_protocol::wire::peer::{blob_key, capability_key, node_key};
+use shoal_protocol::wire::names::{blob_key, capability_key, node_key};
 
 use super::Peers;
 use crate::runtime::Runtime;

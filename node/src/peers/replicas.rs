@@ -9,7 +9,7 @@ use std::time::Duration;
 use shoal_crdt::reconcile::{self, Report};
 use shoal_mesh::{Gossiped, Lane, Stream, Verdict};
 use shoal_protocol::limits::GOSSIP_LEN_MAX;
-use shoal_protocol::wire::peer::Gossip;
+use shoal_protocol::wire::gossip::Gossip;
 use shoal_protocol::wire::sync::SetKind;
 use shoal_protocol::{NodeId, codec};
 use tokio::sync::broadcast::error::RecvError;

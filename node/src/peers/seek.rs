@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use shoal_protocol::NodeId;
 use shoal_protocol::object::function::Needs;
-use shoal_protocol::wire::peer::capability_key;
+use shoal_protocol::wire::names::capability_key;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 

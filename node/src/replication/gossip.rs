@@ -5,7 +5,7 @@ use std::time::Duration;
 use shoal_crdt::reconcile::Stored;
 use shoal_protocol::codec;
 use shoal_protocol::limits::GOSSIP_LEN_MAX;
-use shoal_protocol::wire::peer::Gossip;
+use shoal_protocol::wire::gossip::Gossip;
 use tokio::time::timeout;
 
 use super::{Origin, Sets, Shared as _};

@@ -1,5 +1,5 @@
 //! What a node that leaves hands over to another one: jobs, blobs, and its local KV. Asked on call streams, by
-//! [`crate::wire::peer::Ask::HandOver`]; the answer, [`HandedOver`], comes when all of it is durable there.
+//! [`crate::wire::forward::Ask::HandOver`]; the answer, [`HandedOver`], comes when all of it is durable there.
 
 use serde::{Deserialize, Serialize};
 

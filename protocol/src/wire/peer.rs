@@ -1,4 +1,4 @@
-//! Between nodes: what two neighbours say on their control stream, and how a client's call goes on to an object's home.
+//! Between nodes: what two neighbours say on their control stream.
 //!
 //! To the home of a job a peer is one more worker: it takes a run or declines it, lists in heartbeats what it holds, and
 //! repeats an ending until it hears that it counts ([`PeerMessage::Settled`]). Each of the two may be home of some runs
@@ -13,13 +13,11 @@ use crate::custody::SignedCustodians;
 use crate::id::{BlobId, NodeId, ObjectId};
 use crate::limits::{LABELS_MAX, PEER_OFFERS_MAX, PEER_TALLIES_MAX};
 use crate::name::{self, Labels};
-use crate::object::job::{Checkpoint, LogPlace, Outcome, Progress};
+use crate::object::job::{Checkpoint, Outcome, Progress};
 use crate::object::worker::Offer;
 use crate::record::Accepted;
 use crate::regency::{Regency, SignedVote};
-use crate::wire::client::Call;
 use crate::wire::custody::{Grant, Granted, Holding, Keep, KeepTaken, Kept};
-use crate::wire::drain::HandOver;
 use crate::wire::worker::Run;
 use crate::{Kind, Octets, Problem};
 
@@ -234,132 +232,6 @@ impl Right {
     }
 }
 
-/// The first frame of a call stream: a client's call that goes on to the home of its object.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Forwarded {
-    /// Who calls.
-    pub caller: Caller,
-    /// What for.
-    pub ask: Ask,
-    /// The place in the caller's trace, as W3C Trace Context writes it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub traceparent: Option<String>,
-}
-
-/// Who calls, as the forwarding node can show it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Caller {
-    /// Anybody.
-    Anybody,
-    /// The bearer of this token, which is rooted in a key of their own and narrowed to the node that is asked.
-    Bearer(String),
-    /// This user, says the forwarding node: it counts if the user's document names that node.
-    Via(ObjectId),
-}
-
-/// What is asked of a home, or of a node that has a blob. Frames are those of clients, [`crate::limits::CLIENT_FRAME_LEN_MAX`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Ask {
-    /// An operation. Answered by `Reply<Answered>`.
-    Call {
-        /// Which.
-        call: Call,
-        /// How the body is written, and how the answer's shall be.
-        format: BodyFormat,
-        /// The body; empty: none.
-        body: Octets,
-    },
-    /// A job's result. Answered by `Reply<Payload>`; where that is a blob, one request for it of the protocol of blobs is
-    /// answered on the same stream.
-    Result {
-        /// Which job.
-        job: ObjectId,
-    },
-    /// A job's log. Answered by `Reply<()>`, then the raw bytes as they come; with `from`, frames of
-    /// [`crate::object::job::LogPart`] instead.
-    Log {
-        /// Which job.
-        job: ObjectId,
-        /// Whether to wait for more until the job has ended.
-        follow: bool,
-        /// What the asker has already; it gets what follows.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        from: Option<LogPlace>,
-    },
-    /// A blob. Answered in the same way.
-    Blob {
-        /// Which.
-        id: BlobId,
-    },
-    /// As a node that leaves: take this. Answered by `Reply<HandedOver>`.
-    HandOver(Box<HandOver>),
-    /// Where the node's direct path for blobs is. Answered by `Reply<Vec<SocketAddr>>`, at most
-    /// [`crate::limits::DIRECT_ADDRESSES_MAX`]; empty: it has none.
-    Direct,
-}
-
-/// How a body is written: as the client sent it, since nothing is encoded anew on the way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BodyFormat {
-    /// From the HTTP API.
-    Json,
-    /// From the QUIC protocol.
-    Cbor,
-}
-
-/// What an operation was answered with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answered {
-    /// As in HTTP, 2xx.
-    pub status: u16,
-    /// The ETag of an object.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub etag: Option<String>,
-    /// In the format that was asked for.
-    pub body: Octets,
-}
-
-/// What gossip carries, on the topic `changes`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Gossip {
-    /// A change of a document.
-    Change(crate::change::SignedChange),
-    /// An entry of the global key-value store.
-    Entry(crate::entry::SignedEntry),
-}
-
-/// The text that stands in protocol names for a mesh.
-pub fn mesh_tag(mesh: &crate::key::PublicKey) -> String {
-    hex::encode(mesh.as_bytes().get(..8).unwrap_or_default())
-}
-
-/// A protocol's name: `/shoal/<mesh>/<name>/1`.
-pub fn protocol_name(mesh: &crate::key::PublicKey, name: &str) -> String {
-    format!("/shoal/{}/{name}/1", mesh_tag(mesh))
-}
-
-/// The key under which the DHT knows who answers for a node's jobs: the node itself, and later its custodians.
-pub fn node_key(tag: [u8; 8]) -> Vec<u8> {
-    [b"node:".as_slice(), &tag].concat()
-}
-
-/// The key under which the DHT knows who has a worker with this label, or (without a value) this capability.
-pub fn capability_key(name: &str, value: Option<&str>) -> Vec<u8> {
-    match value {
-        Some(value) => format!("label:{name}={value}").into_bytes(),
-        None => format!("capability:{name}").into_bytes(),
-    }
-}
-
-/// The key under which the DHT knows who has a large blob. A hash of its id: who stores the record learns no id.
-pub fn blob_key(blob: BlobId) -> Vec<u8> {
-    [b"blob:".as_slice(), &blake3::derive_key("shoal dht blob v1", blob.as_bytes())].concat()
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
@@ -527,15 +399,6 @@ mod tests {
         let golden = |message: &PeerMessage| BlobId::of(&encode(message)).short();
         let found: Vec<String> = messages().iter().map(golden).collect();
         assert_eq!(found, GOLDEN);
-    }
-
-    #[test]
-    fn the_names_of_protocols_and_keys_stay() {
-        let mesh = crate::key::PublicKey([0xab; 32]);
-        assert_eq!(protocol_name(&mesh, "peer"), "/shoal/abababababababab/peer/1");
-        assert_eq!(node_key(*b"homenode"), b"node:homenode");
-        assert_eq!(capability_key("zone", Some("b")), b"label:zone=b");
-        assert_eq!(capability_key("gpu", None), b"capability:gpu");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use shoal_protocol::id::IdSource;
 use shoal_protocol::key::{PublicKey, Purpose, SecretKey};
 use shoal_protocol::limits::GOSSIP_LEN_MAX;
 use shoal_protocol::object::function::NewFunction;
-use shoal_protocol::wire::peer::Gossip;
+use shoal_protocol::wire::gossip::Gossip;
 use shoal_protocol::{BlobId, NodeId, ObjectId, codec};
 
 use super::mutate::{below, mutated};

@@ -6,7 +6,7 @@ use shoal_kernel::kv;
 use shoal_protocol::entry::{self, Content, Entry, SignedEntry};
 use shoal_protocol::key::{PublicKey, Purpose, SecretKey};
 use shoal_protocol::object::kv::Value;
-use shoal_protocol::wire::peer::Gossip;
+use shoal_protocol::wire::gossip::Gossip;
 use shoal_protocol::wire::sync::ITEM_LEN_MAX;
 use shoal_protocol::{BlobId, NodeId, ObjectId, codec};
 

@@ -21,9 +21,9 @@ use shoal_protocol::record::{self, Accepted, Standing};
 use shoal_protocol::regency::{Regency, Regent, SignedVote, Vote};
 use shoal_protocol::wire::client::{Call, Opening, Request};
 use shoal_protocol::wire::custody::{self as kept, Begin, Granted, Holding, Keep, KeepJob, KeepTaken, Kept};
-use shoal_protocol::wire::peer::{
-    Ask, BodyFormat, Caller, Forwarded, Gossip, Hello, Hint, PeerMessage, Right, RunOffer, UseTally, WorkerHint,
-};
+use shoal_protocol::wire::forward::{Ask, BodyFormat, Caller, Forwarded};
+use shoal_protocol::wire::gossip::Gossip;
+use shoal_protocol::wire::peer::{Hello, Hint, PeerMessage, Right, RunOffer, UseTally, WorkerHint};
 use shoal_protocol::wire::worker::{
     Ask as WorkerAsk, Attach, BlobRequest, Credential, FromWorker, KvOperation, Namespace, Run,
 };

@@ -3,7 +3,7 @@
 use shoal_crdt::reconcile::{Misbehaviour, REFUSED_MAX};
 use shoal_protocol::codec;
 use shoal_protocol::limits::GOSSIP_LEN_MAX;
-use shoal_protocol::wire::peer::Gossip;
+use shoal_protocol::wire::gossip::Gossip;
 use shoal_protocol::wire::sync::{Claim, Fingerprint, VERSION};
 use tokio::io::DuplexStream;
 
