@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use shoal_kernel::Standing;
+use shoal_kernel::{Accepted, Standing};
 use shoal_protocol::NodeId;
 use shoal_protocol::object::job::Elements;
 use shoal_protocol::regency::Regent;
@@ -89,7 +89,7 @@ impl<F: Bugs> Mesh<F> {
                 let home = self.ids.iter().position(|id| id == home)?;
                 let disk = &self.worlds.get(home)?.disk;
                 let ours = disk.jobs_and_elsewhere(*job);
-                if ours.is_some_and(|(ours, stands)| ours == accepted && is_same(stands, standing)) {
+                if ours.is_some_and(|(ours, stands)| is_same_job(ours, accepted, stands) && is_same(stands, standing)) {
                     return None;
                 }
                 // Its home has withdrawn it, and who decides the array has not begun it.
@@ -109,6 +109,15 @@ impl<F: Bugs> Mesh<F> {
     pub(super) fn broken(&self, rule: &'static str, detail: String) -> Violation {
         Violation { at_ms: self.now_ms, rule, detail }
     }
+}
+
+/// Whether two nodes say the same of what was accepted. Where a job and one that has its result as input were both run at the home and again by
+/// a regent, its custodians have it with the input of whoever told them last.
+fn is_same_job(ours: &Accepted, theirs: &Accepted, standing: &Standing) -> bool {
+    if ours.extras.input_of.is_none() || standing.superseded.is_none() {
+        return ours == theirs;
+    }
+    *ours == Accepted { input: ours.input.clone(), ..theirs.clone() }
 }
 
 /// Whether two nodes say the same of a job. Of an array each counts those elements apart that are jobs of its own.
