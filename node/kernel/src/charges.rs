@@ -61,6 +61,8 @@ struct Home {
     jobs: BTreeMap<ObjectId, Known>,
     /// Those of them that stand for their elements.
     arrays: BTreeMap<ObjectId, Array>,
+    /// Those that it has said to forget: a record that was on its way then brings none back. What a record refers to is fetched before it
+    /// comes in, and may take longer than the word that its job is forgotten.
     gone: Gone,
 }
 

@@ -1,14 +1,14 @@
-//! Jobs that their home has said to forget, the latest of them: a record that was on its way then brings none back. What a record refers
-//! to is fetched before it comes in, and may take longer than the word that its job is forgotten.
+//! Jobs that are forgotten, the latest of them: what was on its way then, or asked for, changes nothing any more.
 
 use std::collections::{BTreeSet, VecDeque};
 
 use shoal_protocol::ObjectId;
 
-/// Jobs of one home that are remembered so. Why 4,096: far more than a home has on their way with bytes that must be fetched, in 160 KB.
+/// Jobs that are remembered so. Why 4,096: far more than a home has on their way with bytes that must be fetched, and a node's clients
+/// may ask for at once, in 160 KB.
 const GONE_MAX: usize = 4_096;
 
-/// Those of one home.
+/// Those of one home, or of this node.
 #[derive(Debug, Default)]
 pub(crate) struct Gone {
     jobs: BTreeSet<ObjectId>,
@@ -32,6 +32,13 @@ impl Gone {
             self.jobs.remove(&oldest);
         }
     }
+
+    /// It is there again.
+    pub(crate) fn remove(&mut self, job: ObjectId) {
+        if self.jobs.remove(&job) {
+            self.order.retain(|other| *other != job);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -47,5 +54,8 @@ mod tests {
         }
         assert!(!gone.contains(id(0)) && gone.contains(id(1)) && gone.contains(id(GONE_MAX)));
         assert_eq!((gone.jobs.len(), gone.order.len()), (GONE_MAX, GONE_MAX));
+        gone.remove(id(1));
+        gone.remove(id(0));
+        assert!(!gone.contains(id(1)) && gone.order.len() == GONE_MAX - 1);
     }
 }

@@ -122,7 +122,7 @@ pub(crate) fn home_away(home: NodeId, acts: Option<Option<NodeId>>, left: Option
                 Left::WaitsForRun => "it waits for whoever runs it (`on_disconnect: wait`)",
                 Left::Once => "its effects are `once`, and only that one knows for certain whether it has begun",
                 Left::Earlier => "it waits for jobs that are not kept here",
-                Left::Function => "its function is not known here",
+                Left::Function => "its function is not known here as that one has it",
             };
             let next = match (left, array) {
                 (Left::Once, _) => String::new(),

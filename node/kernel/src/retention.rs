@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use shoal_protocol::ObjectId;
 
+use crate::gone::Gone;
 use crate::record::Group;
 
 /// Settled jobs of one group.
@@ -33,6 +34,8 @@ impl Shelf {
 #[derive(Debug, Default)]
 pub(crate) struct Shelves {
     shelves: BTreeMap<Group, Shelf>,
+    /// Those that go: who has looked before that is durable finds them once more, and they count nothing.
+    going: Gone,
 }
 
 impl Shelves {
@@ -43,6 +46,21 @@ impl Shelves {
     /// The shelf of a group, empty if there was none.
     pub(crate) fn shelf(&mut self, group: Group) -> &mut Shelf {
         self.shelves.entry(group).or_default()
+    }
+
+    /// A job goes.
+    pub(crate) fn note_going(&mut self, job: ObjectId) {
+        self.going.insert(job);
+    }
+
+    /// Whether it has gone a moment ago.
+    pub(crate) fn is_going(&self, job: ObjectId) -> bool {
+        self.going.contains(job)
+    }
+
+    /// A job comes in that may have been here before.
+    pub(crate) fn note_come(&mut self, job: ObjectId) {
+        self.going.remove(job);
     }
 
     /// Bytes that the settled jobs of a project refer to.

@@ -240,6 +240,7 @@ impl<F: Faults> Machine<F> {
         }
         for id in &jobs {
             self.counters.swept += 1;
+            self.shelves.note_going(*id);
             self.keys.remove(*id);
             self.memos.forget(*id);
             self.forget_call(*id);

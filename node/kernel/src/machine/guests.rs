@@ -151,7 +151,7 @@ impl<F: Faults> Machine<F> {
 
     /// Whether the function is known here as the home says it is: the guest gets no more than its owner has granted, and
     /// speaks for nobody but its owner.
-    fn check_function(&self, accepted: &Accepted) -> Result<(), Problem> {
+    pub(super) fn check_function(&self, accepted: &Accepted) -> Result<(), Problem> {
         let unknown = || Problem::new(Kind::NotFound, "the function is not known here yet, or was deleted");
         let function = self.functions.get(accepted.spec.function).ok_or_else(unknown)?;
         check_version(function, accepted)?;

@@ -81,12 +81,16 @@ impl<F: Faults> Machine<F> {
         }
     }
 
-    /// One job. Whether it is here: an element without its array is none.
+    /// One job. Whether it is here: an element without its array is none, and one that has not ended is run only for a function that is
+    /// known here as its home says it is.
     fn inherit_one(&mut self, now: Now, reign: &Reign, job: HandedJob, effects: &mut Vec<Effect>) -> bool {
         let HandedJob { accepted, standing, checkpoint } = job;
         let (accepted, standing) = (*accepted, standing_of(reign, *standing));
         let id = accepted.id;
         if accepted.array_id().is_some_and(|array| self.charges.get(array).is_none_or(|known| !known.taken)) {
+            return false;
+        }
+        if !standing.state.is_settled() && self.check_function(&accepted).is_err() {
             return false;
         }
         self.drop_guest(now, id, effects);

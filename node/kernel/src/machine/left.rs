@@ -26,7 +26,7 @@ pub(super) type Found = BTreeMap<ObjectId, (Accepted, Standing)>;
 
 impl<F: Faults> Machine<F> {
     /// Why only its home can go on with a job: no further run of it is allowed, and what became of the last that one knows; it
-    /// waits for who runs it, or for jobs that are not kept here; or its function is not known here.
+    /// waits for who runs it, or for jobs that are not kept here; or its function is not known here as its home says it is.
     pub(super) fn left_to_its_home(&self, accepted: &Accepted, before: &Standing) -> Option<Left> {
         let here = |job: &ObjectId| self.jobs.contains(*job) || self.charges.get(*job).is_some();
         // Of an array any element may be under way.
@@ -38,7 +38,7 @@ impl<F: Faults> Machine<F> {
             (was_last(accepted, before), Left::LastRun),
             (waits, Left::WaitsForRun),
             (!before.unmet.iter().all(here), Left::Earlier),
-            (self.functions.get(accepted.spec.function).is_none(), Left::Function),
+            (self.check_function(accepted).is_err(), Left::Function),
         ];
         reasons.into_iter().find(|(is_so, _)| *is_so).map(|(_, left)| left)
     }

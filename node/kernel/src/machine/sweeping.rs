@@ -95,10 +95,11 @@ impl<F: Faults> Machine<F> {
     /// The edge says which settled jobs of a group are the oldest: up to [`SWEEP_LEN_MAX`], with when they settled and the bytes that they refer to.
     pub(super) fn oldest(&mut self, now: Now, group: Group, jobs: &[(u64, ObjectId, u64)], effects: &mut Vec<Effect>) {
         let keep = self.config.retention.of(group);
+        let known: Vec<_> = jobs.iter().filter(|(_, job, _)| !self.shelves.is_going(*job)).collect();
         let Some(shelf) = self.shelves.get_mut(group) else { return };
         shelf.asked = false;
         let (mut gone, mut unheard) = (Vec::new(), Vec::new());
-        let mut left = jobs.iter();
+        let mut left = known.into_iter();
         let stays = left.find(|(settled_ms, job, bytes)| {
             let over = shelf.counted() > keep.jobs;
             let due_ms = settled_ms.saturating_add(keep.age_ms);

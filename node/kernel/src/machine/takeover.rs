@@ -297,6 +297,7 @@ impl<F: Faults> Machine<F> {
         standing: &Standing,
         effects: &mut Vec<Effect>,
     ) {
+        self.shelves.note_come(accepted.id);
         let record = TakenJob { version: VERSION, home, set, accepted: accepted.clone(), standing: standing.clone() };
         effects.push(Effect::Write(Record::Taken(Box::new(record))));
         let (job, revision, ended) = (accepted.id, standing.revision, standing.ended());

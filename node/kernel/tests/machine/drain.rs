@@ -289,3 +289,20 @@ fn who_may_not_or_cannot_is_told_so() {
     let refused = heir.command(operator(), to(peer(5))).0.unwrap_err();
     assert!(refused.kind == Kind::Conflict && refused.detail.contains(&HOME.short()), "{refused}");
 }
+
+#[test]
+fn of_a_function_that_is_not_known_there_as_here_nothing_is_taken_that_would_run() {
+    let (mut home, mut heir) = (Node::new(), heir());
+    home.submit(held(1));
+    drain(&mut home, false);
+    let (regent, mut handed) = leaving(&mut home).jobs.remove(0);
+    let as_known = handed.clone();
+    handed.accepted.spec_mut().component.0[0] += 1;
+    let (taken, effects) = inherit(&home, &mut heir, regent, vec![handed.clone()]);
+    assert!(taken.is_empty() && heir.jobs.is_empty(), "{effects:?}");
+    assert_eq!(inherit(&home, &mut heir, regent, vec![as_known]).0, [job(1)]);
+    // What has settled is only kept.
+    handed.accepted.id = job(2);
+    handed.standing.state = State::Succeeded;
+    assert_eq!(inherit(&home, &mut heir, regent, vec![handed]).0, [job(2)]);
+}

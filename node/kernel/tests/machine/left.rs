@@ -4,6 +4,7 @@ use std::num::NonZeroU8;
 
 use shoal_kernel::{Command, Effect, Input, Principal, Reply, Retention};
 use shoal_protocol::custody::Custody;
+use shoal_protocol::object::function::Grant;
 use shoal_protocol::object::job::{Effects, Ending, OnDisconnect, ReasonCode, State};
 use shoal_protocol::regency::first_of_term;
 use shoal_protocol::wire::custody::KeepJob;
@@ -149,4 +150,16 @@ fn what_its_home_says_of_it_later_is_kept_beside_that() {
         (State::Succeeded, Some(outcome(Ending::Succeeded)), Some(5));
     keep(&mut node, &[1, 9], vec![told]);
     assert_eq!(node.jobs[&job(1)].1.state, State::Cancelled, "the higher term stands");
+}
+
+#[test]
+fn a_job_whose_function_is_not_known_here_as_its_home_says_it_is_runs_at_no_regent() {
+    let mut told = record(1, 0, true);
+    told.accepted.as_mut().unwrap().spec_mut().grants = [Grant::Kv].into();
+    let (mut node, asked) = orphaned_with(&[1, 9], vec![told], Retention::default());
+    node.attach(1, 1);
+    let effects = take(&mut node, &asked);
+    assert!(node.jobs.is_empty() && effects.iter().all(|effect| !matches!(effect, Effect::Start { .. })));
+    let (code, why, left) = away(&mut node, job(1));
+    assert!(code == ReasonCode::HomeAway && left && why.contains("not known here as that one has it"), "{why}");
 }

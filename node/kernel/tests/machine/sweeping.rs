@@ -1,6 +1,6 @@
 //! Settled jobs go when they are old or when there are too many of them: the oldest first, a few at a time.
 
-use shoal_kernel::{Command, Effect, Group, Input, Keep, NewJob, Record, Retention, SWEEP_LEN_MAX};
+use shoal_kernel::{Command, Effect, Group, Input, Keep, NewJob, Record, Reply, Retention, SWEEP_LEN_MAX};
 use shoal_protocol::ObjectId;
 use shoal_protocol::object::job::{Ending, FailureCode, State};
 
@@ -155,4 +155,19 @@ fn an_array_counts_once_and_goes_with_its_elements() {
     assert_eq!(asked(&node.succeeds(101)), [settled()]);
     assert_eq!(swept(&node.oldest(settled())), [id(1)]);
     assert_eq!(node.jobs.keys().copied().collect::<Vec<_>>(), [id(100), id(101)], "its elements are gone with it");
+}
+
+#[test]
+fn a_job_that_is_forgotten_again_and_again_makes_room_for_one() {
+    let mut node = keeping(3);
+    (1..=3).for_each(|n| drop(node.succeeds(n)));
+    let forget = || Command::Forget { job: id(2), owner: id(OWNER), group: settled(), bytes: 0 };
+    // The store finds it until that is durable, for whoever asks.
+    let jobs: Vec<_> = node.kept().map(|(job, standing)| (standing.settled_ms.unwrap(), job.id, 0)).collect();
+    assert_eq!(swept(&node.command(owner(), forget()).1), [id(2)]);
+    let (reply, effects) = node.command(owner(), forget());
+    assert_eq!((reply, swept(&effects)), (Ok(Reply::Done), Vec::new()));
+    node.handle(Input::Oldest { group: settled(), jobs });
+    assert_eq!(asked(&node.succeeds(4)), []);
+    assert_eq!(asked(&node.succeeds(5)), [settled()]);
 }

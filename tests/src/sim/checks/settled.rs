@@ -9,10 +9,6 @@ use super::super::disk;
 use super::Broken;
 use super::arrays::elements_of;
 
-/// By how many the kernel may be off until the next start. Why: of a job that two people forget at once it counts two, and
-/// learns better only then.
-const FORGOTTEN_TWICE_MAX: usize = 3;
-
 /// The settled jobs of each group.
 fn groups<'a>(
     jobs: impl Iterator<Item = &'a (Accepted, Standing)>,
@@ -82,5 +78,5 @@ pub fn too_many<'a>(
     jobs: impl Iterator<Item = &'a (Accepted, Standing)>,
 ) -> Option<(Group, usize)> {
     let counts = groups(jobs).into_iter().map(|(group, jobs)| (group, jobs.len()));
-    counts.into_iter().find(|(group, count)| *count > retention.of(*group).jobs as usize + FORGOTTEN_TWICE_MAX)
+    counts.into_iter().find(|(group, count)| *count > retention.of(*group).jobs as usize)
 }
