@@ -214,14 +214,15 @@ impl Service {
 
     /// Carries out one row of Table 1: here, or at the home of the job that it is about.
     pub(crate) async fn call(&self, caller: &Caller, call: Call, body: Body) -> Result<Answer, Problem> {
+        // Before it goes anywhere: another node sees the user, and not how far their token goes.
+        let (operation, class) = operation_of(&call);
+        caller.check(operation, class)?;
         let Some(job) = self.elsewhere(&call) else {
             return match self.regent_of(caller, &call).await? {
                 Some(regent) => self.0.peers.call(regent, caller, call, body).await,
                 None => self.call_here(caller, call, body).await,
             };
         };
-        let (operation, class) = operation_of(&call);
-        caller.check(operation, class)?;
         caller.user()?;
         match self.stands_in_for(job).await? {
             true => match self.acting_for(job, operation).await? {

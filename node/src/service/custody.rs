@@ -105,10 +105,16 @@ impl Service {
         Ok(set.map(|set| set.others().collect()).unwrap_or_default())
     }
 
-    /// Whether this node keeps a job whose home cannot be reached: then it answers for it.
+    /// Whether this node keeps a job of another home and answers for it: that cannot be reached, or this node decides the job.
     pub(super) async fn stands_in_for(&self, job: ObjectId) -> Result<bool, Problem> {
         let Some(kept) = read_charge(self.0.runtime.store(), job)? else { return Ok(false) };
-        Ok(!self.0.peers.reaches(kept.home).await)
+        Ok(self.decides(job)? || !self.0.peers.reaches(kept.home).await)
+    }
+
+    /// Whether a job of another home goes on here, also when that is back.
+    pub(super) fn decides(&self, job: ObjectId) -> Result<bool, Problem> {
+        let Some((_, Some(standing))) = read_job(self.0.runtime.store(), job)? else { return Ok(false) };
+        Ok(!standing.state.is_settled() && standing.regent == Some(self.node_id()))
     }
 
     /// Why a job that is only kept here does not go on.

@@ -91,10 +91,13 @@ async fn a_custodian_goes_on_with_the_jobs_of_a_home_that_is_away_and_both_say_t
     // And one of which the only run that it may have is under way.
     let args = vec!["sleep".to_owned(), "600000".to_owned()];
     let limits = RunLimits { attempts: Some(1), ..RunLimits::default() };
-    let runs = Submit { hold: false, args, limits, needs: at(HOME), ..held };
+    let runs = Submit { hold: false, args, limits, needs: at(HOME), ..held.clone() };
     let runs = until_ok(|| home.submit(&runs)).await;
     until(|| async { home.job(runs, false).await.ok().filter(|job| job.state == State::Running) }).await;
     until(|| async { mesh.clients[0].job(runs, false).await.ok().filter(|job| job.state == State::Running) }).await;
+    // And one for which there is no place.
+    let waits = Submit { hold: false, needs: at(9), ..held };
+    let waits = until_ok(|| home.submit(&waits)).await;
     mesh.nodes[HOME].kill().unwrap();
     mesh.nodes[HOME].kill_worker();
     // Who acts for the home changes the job; the other one asks it.
@@ -127,6 +130,18 @@ async fn a_custodian_goes_on_with_the_jobs_of_a_home_that_is_away_and_both_say_t
     assert_eq!(back.attempts.len(), 1, "it ran once: {:?}", back.attempts);
     let given_up = until(|| async { home.job(runs, true).await.ok().filter(|job| job.state.is_settled()) }).await;
     assert_eq!((given_up.state, given_up.regent), (State::Cancelled, Some(regent)));
+    // What goes on elsewhere is changed there, though its home is back, and at any other node.
+    let mut decides = None;
+    for place in [0, 2] {
+        let client = &mesh.clients[place];
+        decides = decides.or((until_ok(|| client.node()).await.id == regent).then_some(client));
+    }
+    let decides = decides.unwrap();
+    assert_eq!(decides.job(waits, false).await.unwrap().regent, Some(regent));
+    assert_eq!(decides.hold(waits).await.unwrap().state, State::Held);
+    assert_eq!(until_ok(|| home.release(waits)).await.state, State::Queued);
+    assert_eq!(decides.cancel(waits).await.unwrap().state, State::Cancelled);
+    until(|| async { home.job(waits, false).await.ok().filter(|job| job.state == State::Cancelled) }).await;
     drop(home);
     mesh.stop().await;
 }
