@@ -66,7 +66,9 @@ fn text(told: &Told, of_one_job: bool) -> String {
         }
         Told::Changed { id, event } => format!("id: {id}\ndata: {}\n\n", json!(event)),
         Told::Missed { id, changes } => format!("id: {id}\nevent: missed\ndata: {}\n\n", json!({ "changes": changes })),
-        Told::Alive => ": the node is there\n\n".into(),
+        // An id alone is no event, and yet what a browser comes back with.
+        Told::Alive { id: Some(id) } => format!("id: {id}\n: the node is there\n\n"),
+        Told::Alive { id: None } => ": the node is there\n\n".into(),
     }
 }
 
@@ -101,11 +103,17 @@ mod tests {
     #[tokio::test]
     async fn each_change_is_an_event_with_an_id_and_what_was_missed_is_said() {
         let missed = Told::Missed { id: EventId { start_ms: 7, number: 3 }, changes: Some(2) };
-        let told = || vec![Ok(missed.clone()), Ok(changed(4, State::Succeeded)), Ok(Told::Alive)];
+        let told = || {
+            vec![
+                Ok(missed.clone()),
+                Ok(changed(4, State::Succeeded)),
+                Ok(Told::Alive { id: Some(EventId { start_ms: 7, number: 9 }) }),
+            ]
+        };
         let text = sent(told(), false).await;
         assert!(text.starts_with("retry: 1000\n\nid: 7-3\nevent: missed\ndata: {\"changes\":2}\n\n"), "{text}");
         assert!(text.contains("id: 7-4\ndata: {") && text.contains("\"state\":\"succeeded\""), "{text}");
-        assert!(text.ends_with(": the node is there\n\n") && !text.contains("event: end"), "{text}");
+        assert!(text.ends_with("\n\nid: 7-9\n: the node is there\n\n") && !text.contains("event: end"), "{text}");
         assert!(sent(told(), true).await.contains("event: end"));
         let broken = sent(vec![Err(Problem::new(Kind::Unavailable, "its home is away"))], true).await;
         assert!(broken.contains("event: error\ndata: {") && broken.contains("its home is away"), "{broken}");

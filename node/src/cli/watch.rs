@@ -113,7 +113,7 @@ async fn as_table(
 fn state_of(told: &Told) -> Option<State> {
     match told {
         Told::Changed { event, .. } => Some(event.state),
-        Told::Missed { .. } | Told::Alive => None,
+        Told::Missed { .. } | Told::Alive { .. } => None,
     }
 }
 

@@ -55,7 +55,9 @@ impl Service {
                 project: self.named(caller, Class::Project, wanted.project.as_deref())?,
             };
             let next = wanted.after.unwrap_or_else(|| self.feed().last());
-            let node = OfNode { common, fits, next };
+            let mut node = OfNode { common, fits, next };
+            // Who is cut off before anything fits comes back with this place, and misses nothing.
+            node.common.waiting.push_back(Told::Alive { id: Some(next) });
             return Ok(Box::pin(stream::try_unfold(node, OfNode::next)));
         };
         if wanted.function.is_some() || wanted.project.is_some() {
@@ -204,6 +206,8 @@ struct OfNode {
 impl OfNode {
     async fn next(mut self) -> Result<Option<(Told, Self)>, Problem> {
         let service = self.common.service.clone();
+        // However much others are told of meanwhile.
+        let silent = Instant::now() + SILENCE_MAX;
         loop {
             if let Some(told) = self.common.waiting.pop_front() {
                 return Ok(Some((told, self)));
@@ -221,8 +225,8 @@ impl OfNode {
             self.common.waiting.extend(stretch.missed.map(|changes| Told::Missed { id: first, changes }));
             let events = stretch.events.into_iter();
             self.common.waiting.extend(events.map(|(id, event)| Told::Changed { id, event }));
-            if self.common.waiting.is_empty() && tokio::time::timeout(SILENCE_MAX, news).await.is_err() {
-                self.common.waiting.push_back(Told::Alive);
+            if self.common.waiting.is_empty() && tokio::time::timeout_at(silent, news).await.is_err() {
+                self.common.waiting.push_back(Told::Alive { id: Some(self.next) });
             }
         }
     }
@@ -263,7 +267,7 @@ impl OfJob {
             let Err(problem) = self.ask(silent_ms).await else {
                 self.away = None;
                 if self.common.waiting.is_empty() && !self.ended {
-                    self.common.waiting.push_back(Told::Alive);
+                    self.common.waiting.push_back(Told::Alive { id: self.next });
                 }
                 continue;
             };
@@ -272,7 +276,7 @@ impl OfJob {
                 return Err(problem);
             }
             if Instant::now() >= silent {
-                self.common.waiting.push_back(Told::Alive);
+                self.common.waiting.push_back(Told::Alive { id: self.next });
             } else {
                 tokio::time::sleep(AGAIN_AFTER).await;
             }

@@ -114,7 +114,11 @@ impl Service {
             return Err(Problem::new(Kind::Unavailable, detail).retry_after(1000));
         }
         if follow {
-            let follower = Follower { service: self.clone(), job: id, place: from, rest: None };
+            let mut follower = Follower { service: self.clone(), job: id, place: from, rest: None };
+            if self.0.logs.of(id).is_none() {
+                // Whether the log of a job that has settled can be read shows now.
+                follower.rest = self.stored_log(id, from).await?;
+            }
             return Ok(Box::pin(stream::try_unfold(follower, Follower::next)));
         }
         match self.0.logs.of(id) {
@@ -126,7 +130,8 @@ impl Service {
     /// Whether a job is only kept here, and has not ended as far as that is known here: what it writes comes to its home.
     fn is_followed_elsewhere(&self, id: ObjectId) -> Result<bool, Problem> {
         let record = self.record(id)?;
-        Ok(record.is_some_and(|job| job.home != self.node_id() && !job.standing.state.is_settled()))
+        let elsewhere = record.is_some_and(|job| job.home != self.node_id() && !job.standing.state.is_settled());
+        Ok(elsewhere && !self.decides(id)?)
     }
 
     /// The log of a settled job behind a place; none: the job has not settled.
@@ -248,8 +253,13 @@ impl Relay {
                 Some(Err(error)) if !self.follow => return Err(error),
                 Some(Err(error)) => {
                     tracing::debug!(%error, job = %self.job, "a log that is followed was cut off");
-                    away.get_or_insert_with(Instant::now);
                     self.source = None;
+                    // Once at once: the home may be there. One that can be opened and not be read is no home that comes back.
+                    match away {
+                        None => away = Some(Instant::now()),
+                        Some(since) if since.elapsed() >= AWAY_MAX => return Err(error),
+                        Some(_) => tokio::time::sleep(AGAIN_AFTER).await,
+                    }
                 }
             }
         }

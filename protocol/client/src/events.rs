@@ -15,8 +15,8 @@ use crate::client::AWAY_MAX;
 use crate::link::Link;
 use crate::{Client, Error};
 
-/// How long after the node was not reached it is asked again.
-const AGAIN_AFTER: Duration = Duration::from_millis(250);
+/// How long after the node was not reached it is asked again, for what is followed.
+pub(crate) const AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// How long a node may say nothing, not even that it is there.
 const SILENCE_MAX: Duration = Duration::from_secs(45);
 
@@ -71,17 +71,13 @@ impl Events {
                     if self.wanted.job.is_some() {
                         self.ended = matches!(&told, Told::Changed { event, .. } if event.state.is_settled());
                     }
-                    if told != Told::Alive {
+                    if !matches!(told, Told::Alive { .. }) {
                         return Ok(Some(told));
                     }
                 }
                 Ok(Err(FrameError::Codec(error))) => return Err(Error::unexpected("an event", &error)),
                 // Cut, silent, or ended by the node, which wants to see the token again.
-                Ok(Ok(None) | Err(_)) | Err(_) => {
-                    if away.replace(away.unwrap_or_else(Instant::now)).is_some() {
-                        tokio::time::sleep(AGAIN_AFTER).await;
-                    }
-                }
+                Ok(Ok(None) | Err(_)) | Err(_) => away = Some(wait_away(away).await?),
             }
         }
         Ok(None)
@@ -92,6 +88,18 @@ impl Events {
         let ((), link, send, receive) = self.client.open_answered::<()>(&opening).await?;
         Ok(Stream { receive, _send: send, _link: link })
     }
+}
+
+/// Waits before what was cut off is opened again: not the first time, as the connection may be lost and the node be there. Since when nothing
+/// has come.
+pub(crate) async fn wait_away(away: Option<Instant>) -> Result<Instant, Error> {
+    let Some(since) = away else { return Ok(Instant::now()) };
+    if since.elapsed() >= AWAY_MAX {
+        let why = "the node breaks off again and again, and has sent nothing for ten minutes";
+        return Err(Error::Interrupted(why.into()));
+    }
+    tokio::time::sleep(AGAIN_AFTER).await;
+    Ok(since)
 }
 
 /// Whether what is followed may be in reach again later.

@@ -1,7 +1,6 @@
 //! A job's log, as it grows.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
@@ -14,11 +13,9 @@ use shoal_transport::{FrameError, read_frame};
 use tokio::time::Instant;
 
 use crate::client::AWAY_MAX;
+use crate::events::{AGAIN_AFTER, wait_away};
 use crate::link::Link;
 use crate::{Client, Error};
-
-/// How long after the log was not reached it is asked for again.
-const AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 /// The bytes of a job's log. When the connection is lost, or the job's home is away for a while, it is opened again and goes
 /// on where it was; a job that is run again meanwhile is followed from the start of its new log.
@@ -81,12 +78,7 @@ impl Log {
                 }
                 Ok(Some(LogPart::Ended)) => self.ended = true,
                 Err(FrameError::Codec(error)) => return Err(Error::unexpected("a log", &error)),
-                Ok(None) | Err(_) => {
-                    // Once at once: the connection may be lost, and the node be there.
-                    if away.replace(away.unwrap_or_else(Instant::now)).is_some() {
-                        tokio::time::sleep(AGAIN_AFTER).await;
-                    }
-                }
+                Ok(None) | Err(_) => away = Some(wait_away(away).await?),
             }
         }
         Ok(None)

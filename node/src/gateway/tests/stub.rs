@@ -144,7 +144,7 @@ impl Backend for Stub {
 
     /// One word, and nothing more.
     async fn subscribe(&self, _: &Caller, _: Subscription) -> Result<EventStream, Problem> {
-        Ok(Box::pin(stream::iter([Ok(Told::Alive)])))
+        Ok(Box::pin(stream::iter([Ok(Told::Alive { id: None })])))
     }
 
     fn count_connection(&self, _: &'static str, begins: bool) {

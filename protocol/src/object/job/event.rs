@@ -111,7 +111,11 @@ pub enum Told {
         changes: Option<u64>,
     },
     /// Nothing: the node is there.
-    Alive,
+    Alive {
+        /// Behind it one can go on from here: what came until then was for others.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<EventId>,
+    },
 }
 
 impl Told {
@@ -119,7 +123,7 @@ impl Told {
     pub const fn id(&self) -> Option<EventId> {
         match self {
             Self::Changed { id, .. } | Self::Missed { id, .. } => Some(*id),
-            Self::Alive => None,
+            Self::Alive { id } => *id,
         }
     }
 }
