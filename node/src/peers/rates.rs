@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use shoal_protocol::NodeId;
 
@@ -34,6 +34,24 @@ impl Rate {
 
     /// The peer does something that costs so much. False: that is more than it may.
     pub(super) fn spend(&self, peer: NodeId, cost: u32, now: Instant) -> bool {
+        self.over(peer, cost, now) <= 0.0
+    }
+
+    /// Waits until this node may do something to the peer, which costs one: each waits behind those before it.
+    pub(super) async fn pace(&self, peer: NodeId) {
+        let wait = self.wait(peer, Instant::now());
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    fn wait(&self, peer: NodeId, now: Instant) -> Duration {
+        let over = self.over(peer, 1, now).max(0.0);
+        Duration::from_secs_f64(over / f64::from(self.each_second))
+    }
+
+    /// By how much the burst is exceeded with what the peer does now.
+    fn over(&self, peer: NodeId, cost: u32, now: Instant) -> f64 {
         let mut peers = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
         let left_of = |spent: &Spent| {
             let since = now.saturating_duration_since(spent.at).as_secs_f64();
@@ -44,7 +62,7 @@ impl Rate {
         }
         let spent = peers.entry(peer).or_insert(Spent { amount: 0.0, at: now });
         *spent = Spent { amount: left_of(spent) + f64::from(cost), at: now };
-        spent.amount <= f64::from(self.burst)
+        spent.amount - f64::from(self.burst)
     }
 }
 
@@ -55,6 +73,16 @@ mod tests {
     use super::*;
 
     const PEER: NodeId = NodeId([1; 32]);
+
+    #[test]
+    fn who_begins_too_much_at_once_waits_until_the_peer_bears_it() {
+        let (own, theirs) = (Rate::new(100, 50), Rate::new(200, 100));
+        let begun = Instant::now();
+        let waits: Vec<Duration> = (0..1_000).map(|_| own.wait(PEER, begun)).collect();
+        assert!(waits[..100].iter().all(Duration::is_zero));
+        assert_eq!(waits[999], Duration::from_secs(18), "900 behind the burst, 50 a second");
+        assert!(waits.iter().all(|wait| theirs.spend(PEER, 1, begun + *wait)));
+    }
 
     #[test]
     fn a_burst_is_allowed_a_steady_rate_too_and_a_flood_is_not() {

@@ -85,12 +85,18 @@ pub(super) struct Rates {
     pub(super) messages: Rate,
     /// Over the mesh and by direct paths together.
     pub(super) streams: Rate,
+    /// Those that this node opens at each, for calls and blobs. Half of what a peer bears: it also counts those that keep both equal.
+    pub(super) own_streams: Rate,
 }
 
 impl Default for Rates {
     fn default() -> Self {
         let rate = |each_second: u32| Rate::new(2 * each_second, each_second);
-        Self { messages: rate(MESSAGES_PER_SECOND), streams: rate(STREAMS_PER_SECOND) }
+        Self {
+            messages: rate(MESSAGES_PER_SECOND),
+            streams: rate(STREAMS_PER_SECOND),
+            own_streams: rate(STREAMS_PER_SECOND / 2),
+        }
     }
 }
 

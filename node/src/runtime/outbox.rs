@@ -162,7 +162,6 @@ impl Reports {
 
     /// A commit has ended: its effects leave, or are answered with the problem.
     pub(super) fn ended(self: &Arc<Self>, shared: &Shared, outgoing: Vec<Outgoing>, result: Result<(), Problem>) {
-        self.state().outstanding -= 1;
         match result {
             Ok(()) => {
                 durable(&outgoing);
@@ -177,6 +176,8 @@ impl Reports {
                 }
             }
         }
+        // Only now: what rests on nothing leaves at once as soon as nothing is outstanding, and not before these.
+        self.state().outstanding -= 1;
     }
 
     /// Carries effects out, in order.

@@ -5,7 +5,7 @@
 //! A segment is named after the sequence of its first frame. Driven by the store's writer thread alone.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Starts each frame, so that reading can go on behind a damaged one.
@@ -331,8 +331,12 @@ fn is_full_length(bytes: &[u8], offset: usize) -> bool {
     let Some((header, rest)) = bytes.get(offset..).and_then(|rest| rest.split_at_checked(HEADER_LEN)) else {
         return false;
     };
-    let len = header.get(4..8).and_then(|len| len.try_into().ok()).map_or(u32::MAX, u32::from_le_bytes);
-    header.starts_with(&MAGIC) && rest.len() >= len as usize
+    header.starts_with(&MAGIC) && rest.len() as u64 >= body_len(header)
+}
+
+/// How many bytes follow a frame's header, as that says.
+fn body_len(header: &[u8]) -> u64 {
+    header.get(4..8).and_then(|len| len.try_into().ok()).map_or(u32::MAX, u32::from_le_bytes).into()
 }
 
 /// Where the next intact frame starts, if one does.
@@ -349,19 +353,23 @@ fn next_intact(bytes: &[u8], from: usize) -> Option<usize> {
     }
 }
 
-/// Reads a file of frames whole; for snapshots, where every frame must be intact.
+/// Reads a file of frames to its end, one in memory at a time; for snapshots, where every frame must be intact.
 pub(crate) fn read_all(path: &Path, mut each: impl FnMut(Frame)) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    File::open(path)?.read_to_end(&mut bytes)?;
+    let mut file = BufReader::new(File::open(path)?);
     let mut offset = 0;
-    while offset < bytes.len() {
-        let (frame, len) = parse(&bytes, offset).ok_or_else(|| {
+    loop {
+        let mut bytes = Vec::new();
+        file.by_ref().take(HEADER_LEN as u64).read_to_end(&mut bytes)?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        file.by_ref().take(body_len(&bytes).min(BODY_LEN_MAX as u64)).read_to_end(&mut bytes)?;
+        let (frame, len) = parse(&bytes, 0).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged at byte {offset}", path.display()))
         })?;
         offset += len;
         each(frame);
     }
-    Ok(())
 }
 
 #[cfg(test)]
