@@ -36,6 +36,8 @@ pub(super) const BLOB_LEN_MAX: u64 = 16 << 40;
 /// References that are looked at to find out whether somebody may read a blob. Why 256: whoever has a right to one of
 /// more than that can open it by name.
 const REFERENCES_READ_MAX: usize = 256;
+/// Blobs that one page of a list may look at. Why 2,000: who may read each has to be found out; the page then ends early, with a cursor.
+const BLOBS_LOOKED_MAX: usize = 2_000;
 /// A blob's name for people, in bytes.
 const BLOB_NAME_LEN_MAX: usize = 256;
 
@@ -62,18 +64,16 @@ pub(crate) struct Info {
 impl Info {
     /// Whether this user has uploaded these bytes: who has them may read them.
     fn has_uploaded(&self, user: Option<ObjectId>) -> bool {
-        self.owner == user || user.is_some_and(|user| self.others.contains(&user))
+        user.is_some_and(|user| self.owner == Some(user) || self.others.contains(&user))
     }
-}
 
-/// Who else has uploaded the same bytes, now that this user has.
-fn others(before: &Info, user: ObjectId) -> Vec<ObjectId> {
-    let mut others = before.others.clone();
-    if before.owner.is_some_and(|owner| owner != user) && !others.contains(&user) {
-        others.push(user);
-        others.drain(..others.len().saturating_sub(OTHERS_MAX));
+    /// This user has uploaded the same bytes. The first owner stays.
+    fn note_upload(&mut self, user: ObjectId) {
+        if *self.owner.get_or_insert(user) != user && !self.others.contains(&user) {
+            self.others.push(user);
+            self.others.drain(..self.others.len().saturating_sub(OTHERS_MAX));
+        }
     }
-    others
 }
 
 /// A blob error as callers see it.
@@ -129,21 +129,22 @@ impl Service {
     ) -> Result<BlobStored, Problem> {
         let user = caller.user()?;
         caller.check(Operation::Write, Class::Blob)?;
+        self.check_stays()?;
         if upload.name.len() > BLOB_NAME_LEN_MAX || upload.name.chars().any(char::is_control) {
             return Err(Problem::new(
                 Kind::InvalidField,
                 format!("name: at most {BLOB_NAME_LEN_MAX} bytes without control characters"),
             ));
         }
-        let stored = self.store_blob(user, BLOB_LEN_MAX, upload, bytes).await?;
+        let stored = self.store_blob(&[user], BLOB_LEN_MAX, upload, bytes).await?;
         self.0.peers.tell_of_blob(stored.id, stored.size);
         Ok(stored)
     }
 
-    /// Stores bytes of somebody.
+    /// Stores bytes. `whose`: their owner, and who else may read them as if they had uploaded them.
     pub(super) async fn store_blob(
         &self,
-        owner: ObjectId,
+        whose: &[ObjectId],
         len_max: u64,
         upload: Upload,
         bytes: ByteStream,
@@ -156,29 +157,25 @@ impl Service {
         self.0.blobs.put_durable(std::slice::from_ref(&held)).await.map_err(|error| untaken(&error))?;
         let (id, size) = (held.id(), held.size());
         self.0.metrics.blob_put(size);
-        let wanted = Info {
-            owner: Some(owner),
-            others: Vec::new(),
-            uploaded_ms: now().wall_ms,
-            keep: upload.keep,
-            name: upload.name,
-        };
+        let whose = whose.to_vec();
+        let wanted =
+            Info { owner: None, others: Vec::new(), uploaded_ms: now().wall_ms, keep: upload.keep, name: upload.name };
         self.0
             .runtime
             .store()
             .decide(move |view| {
                 let before = view.get(Table::Blobs, id.as_bytes())?.and_then(|row| codec::decode::<Info>(&row).ok());
-                let info = match before {
-                    // The first owner stays; a second upload renews it and may ask for more.
+                let mut info = match before {
+                    // A second upload renews it and may ask for more.
                     Some(before) => Info {
-                        others: others(&before, owner),
-                        owner: before.owner.or(wanted.owner),
                         uploaded_ms: wanted.uploaded_ms,
                         keep: before.keep || wanted.keep,
-                        name: if wanted.name.is_empty() { before.name } else { wanted.name },
+                        name: if wanted.name.is_empty() { before.name.clone() } else { wanted.name },
+                        ..before
                     },
                     None => wanted,
                 };
+                whose.into_iter().for_each(|user| info.note_upload(user));
                 Ok((vec![Mutation::put(Table::Blobs, id.as_bytes().to_vec(), codec::encode(&info))], ()))
             })
             .await?;
@@ -197,19 +194,19 @@ impl Service {
         let mut name = name;
         name.truncate(name.floor_char_boundary(BLOB_NAME_LEN_MAX));
         name.retain(|letter| !letter.is_control());
-        let theirs = Info { owner, others: Vec::new(), uploaded_ms: uploaded_ms.min(now().wall_ms), keep, name };
+        let theirs = Info { owner: None, others: Vec::new(), uploaded_ms: uploaded_ms.min(now().wall_ms), keep, name };
         let decided = self.0.runtime.store().decide(move |view| {
             let before = view.get(Table::Blobs, id.as_bytes())?.and_then(|row| codec::decode::<Info>(&row).ok());
-            let info = match before {
+            let mut info = match before {
                 Some(before) => Info {
-                    others: theirs.owner.map_or_else(|| before.others.clone(), |owner| others(&before, owner)),
-                    owner: before.owner.or(theirs.owner),
                     uploaded_ms: before.uploaded_ms.max(theirs.uploaded_ms),
                     keep: before.keep || theirs.keep,
-                    name: if before.name.is_empty() { theirs.name } else { before.name },
+                    name: if before.name.is_empty() { theirs.name } else { before.name.clone() },
+                    ..before
                 },
                 None => theirs,
             };
+            owner.into_iter().for_each(|owner| info.note_upload(owner));
             Ok((vec![Mutation::put(Table::Blobs, id.as_bytes().to_vec(), codec::encode(&info))], ()))
         });
         decided.await?;
@@ -280,7 +277,8 @@ impl Service {
         match self.find_blob(caller, id).await? {
             Found::Stored(size) => Ok(size),
             Found::Short(bytes) => {
-                let stored = self.store_blob(caller.user()?, BLOB_LEN_MAX, Upload::default(), stream::once(bytes));
+                let whose = [caller.user()?];
+                let stored = self.store_blob(&whose, BLOB_LEN_MAX, Upload::default(), stream::once(bytes));
                 Ok(stored.await?.size)
             }
         }
@@ -382,10 +380,12 @@ impl Service {
             .map(|cursor| cursor.parse().map_err(|e| Problem::new(Kind::InvalidQuery, format!("cursor: {e}"))))
             .transpose()?;
         let mut shown = Vec::new();
-        loop {
+        let mut looked = 0;
+        let exhausted = loop {
             let found = self.0.blobs.list(after, page.limit + 1).await.map_err(|error| problem(&error))?;
             after = found.last().map(|(id, _)| *id);
             let exhausted = found.len() <= page.limit;
+            looked += found.len();
             for (id, size) in found {
                 if self.may_read_blob(caller, id)? {
                     let blob = self.view(id, size)?;
@@ -394,11 +394,15 @@ impl Service {
                     }
                 }
             }
-            if exhausted || shown.len() > page.limit {
-                break;
+            if exhausted || shown.len() > page.limit || looked >= BLOBS_LOOKED_MAX {
+                break exhausted;
             }
+        };
+        let mut answer = page.page(shown.into_iter());
+        if answer.next.is_none() && !exhausted {
+            answer.next = after.map(|id| id.to_string());
         }
-        Answer::new(200, format, &page.page(shown.into_iter()))
+        Answer::new(200, format, &answer)
     }
 
     pub(super) async fn show_blob(&self, caller: &Caller, object: &str, format: Format) -> Result<Answer, Problem> {

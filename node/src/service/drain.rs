@@ -84,6 +84,13 @@ impl Service {
         self.0.node.leaving.now().is_some()
     }
 
+    /// Refuses what would be at this node only: it leaves, and may have handed such things over already.
+    pub(super) fn check_stays(&self) -> Result<(), Problem> {
+        let Some(Draining { to, .. }) = self.0.node.leaving.now() else { return Ok(()) };
+        let detail = format!("this node leaves, and takes nothing more that would be here alone: put it at node {to}");
+        Err(Problem::new(Kind::Draining, detail))
+    }
+
     /// Whether this node leaves, and that one gets all that it has.
     pub(crate) fn hands_over_to(&self, node: NodeId) -> bool {
         self.0.node.leaving.now().is_some_and(|draining| draining.to == node)

@@ -1,12 +1,11 @@
 //! The elements of an array, listed: those that have begun.
 
-use shoal_kernel::{rights, view};
+use shoal_kernel::rights;
 use shoal_protocol::object::Class;
-use shoal_protocol::object::job::Job;
 use shoal_protocol::{Kind, ObjectId, Problem};
 
 use super::custody::Record;
-use super::job::SCAN_LEN;
+use super::job::{SCAN_LEN, Stretch};
 use super::{Caller, Service, target};
 use crate::runtime::begun_before;
 
@@ -30,17 +29,10 @@ impl Service {
         caller: &Caller,
         array: &Record,
         before: Option<ObjectId>,
-    ) -> Result<Vec<Job>, Problem> {
-        let store = self.0.runtime.store();
-        let (mut jobs, mut live) = (Vec::new(), Vec::new());
-        for id in begun_before(store, &array.accepted, before, SCAN_LEN)? {
-            let Some(Record { home, accepted, standing }) = self.record(id)? else { continue };
-            if !standing.state.is_settled() {
-                live.push(id);
-            }
-            jobs.push(view::job(home, &accepted, &standing, false));
-        }
-        self.describe(caller, live, &mut jobs).await?;
-        Ok(jobs)
+    ) -> Result<Stretch, Problem> {
+        let begun = begun_before(self.0.runtime.store(), &array.accepted, before, SCAN_LEN)?;
+        let (rows, last) = (begun.len(), begun.last().copied());
+        let records = begun.into_iter().filter_map(|id| self.record(id).transpose()).collect::<Result<_, _>>()?;
+        Ok(Stretch { jobs: self.described(caller, records).await?, rows, last })
     }
 }

@@ -190,7 +190,7 @@ impl Service {
     /// Keeps the component that was made of a core module.
     async fn store_component(&self, caller: &Caller, component: Bytes) -> Result<BlobId, Problem> {
         let stream = Box::pin(futures_util::stream::once(async move { Ok(component) }));
-        let stored = self.store_blob(caller.user()?, COMPONENT_LEN_MAX, super::Upload::default(), stream).await?;
+        let stored = self.store_blob(&[caller.user()?], COMPONENT_LEN_MAX, super::Upload::default(), stream).await?;
         Ok(stored.id)
     }
 

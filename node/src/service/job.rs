@@ -27,6 +27,15 @@ const ARRAY: &str = "array";
 /// Rows that are read at once while a list is filtered.
 pub(super) const SCAN_LEN: usize = 256;
 
+/// Part of a list.
+pub(super) struct Stretch {
+    pub(super) jobs: Vec<Job>,
+    /// Rows that were looked at.
+    pub(super) rows: usize,
+    /// The last of them; none: there are no more.
+    pub(super) last: Option<ObjectId>,
+}
+
 /// What can be set of a job.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -292,15 +301,17 @@ impl Service {
         let mut shown: Vec<(String, Job)> = Vec::new();
         let mut scanned = 0;
         while shown.len() <= page.limit && scanned < ROWS_SCANNED_MAX {
-            let jobs = match &array {
+            let found = match &array {
                 Some(array) => self.elements_before(caller, array, before).await?,
                 None => self.jobs_before(caller, table, before, stretch).await?,
             };
-            let Some(last) = jobs.last() else { break };
-            (before, stretch) = (Some(last.id), SCAN_LEN);
-            scanned += jobs.len();
-            let visible = jobs.into_iter().filter(|job| filter.takes(job));
+            let Some(last) = found.last else { break };
+            (before, stretch) = (Some(last), SCAN_LEN);
+            scanned += found.rows;
+            let visible = found.jobs.into_iter().filter(|job| filter.takes(job));
             shown.extend(visible.map(|job| (job.id.to_string(), job)));
+            // Others have their turn.
+            tokio::task::yield_now().await;
         }
         let mut answer = page.page(shown.into_iter());
         if answer.next.is_none() && scanned >= ROWS_SCANNED_MAX {
@@ -309,38 +320,39 @@ impl Service {
         Answer::new(200, format, &answer)
     }
 
-    /// A stretch of the jobs of a table that the caller may see, newest first, before an id; at most so many.
+    /// Those that the caller may see of a stretch of the jobs of a table, newest first, before an id; at most so many.
     async fn jobs_before(
         &self,
         caller: &Caller,
         table: Table,
         before: Option<ObjectId>,
-        mut limit: usize,
-    ) -> Result<Vec<Job>, Problem> {
-        let mut end = before.unwrap_or(ObjectId::MAX);
-        let mut jobs = Vec::new();
-        let mut live = Vec::new();
-        while jobs.is_empty() {
-            let records = self.records_before(table, end, limit)?;
-            let Some(last) = records.last() else { return Ok(jobs) };
-            (end, limit) = (last.accepted.id, SCAN_LEN);
-            for Record { home, accepted, standing } in records {
-                let id = accepted.id;
-                if !rights::may_read_job(&caller.principal, accepted.spec.owner, accepted.spec.function_owner) {
-                    continue;
-                }
-                if !standing.state.is_settled() {
-                    live.push(id);
-                }
-                jobs.push(view::job(home, &accepted, &standing, false));
+        limit: usize,
+    ) -> Result<Stretch, Problem> {
+        let records = self.records_before(table, before.unwrap_or(ObjectId::MAX), limit)?;
+        let (rows, last) = (records.len(), records.last().map(|last| last.accepted.id));
+        let may_read = |record: &Record| {
+            let spec = &record.accepted.spec;
+            rights::may_read_job(&caller.principal, spec.owner, spec.function_owner)
+        };
+        let records = records.into_iter().filter(may_read).collect();
+        Ok(Stretch { jobs: self.described(caller, records).await?, rows, last })
+    }
+
+    /// Jobs as they stand now.
+    pub(super) async fn described(&self, caller: &Caller, records: Vec<Record>) -> Result<Vec<Job>, Problem> {
+        let (mut jobs, mut live) = (Vec::with_capacity(records.len()), Vec::new());
+        for Record { home, accepted, standing } in records {
+            if !standing.state.is_settled() {
+                live.push(accepted.id);
             }
+            jobs.push(view::job(home, &accepted, &standing, false));
         }
         self.describe(caller, live, &mut jobs).await?;
         Ok(jobs)
     }
 
     /// Puts what the kernel knows of the live ones in the place of what is written of them.
-    pub(super) async fn describe(&self, caller: &Caller, live: Vec<ObjectId>, jobs: &mut [Job]) -> Result<(), Problem> {
+    async fn describe(&self, caller: &Caller, live: Vec<ObjectId>, jobs: &mut [Job]) -> Result<(), Problem> {
         if !live.is_empty()
             && let Reply::Jobs(described) = self.0.runtime.request(caller.principal, Command::Describe(live)).await?
         {
@@ -358,6 +370,12 @@ impl Service {
     /// The result of a job of this home that has one.
     pub(crate) async fn result_here(&self, caller: &Caller, id: ObjectId) -> Result<Payload, Problem> {
         let job = self.job(caller, id, false).await?;
+        if let Some(array) = job.array.filter(|_| job.array_id.is_none()) {
+            let first = array.first;
+            let detail =
+                format!("job {id} is an array, which has no result: name one of its elements, as {id}_{first}");
+            return Err(Problem::new(Kind::Conflict, detail));
+        }
         let outcome = self.record(id)?.and_then(|record| record.standing.outcome);
         match outcome {
             Some(outcome) if job.state.is_settled() => Ok(outcome.output),
@@ -366,7 +384,7 @@ impl Service {
             }
             _ => Err(Problem::new(
                 Kind::Conflict,
-                format!("the job is {}: it has no result yet; wait for it with POST /job/{id}/wait", job.state.text()),
+                format!("the job is {}: it has no result yet: wait for its end", job.state.text()),
             )),
         }
     }

@@ -175,6 +175,9 @@ impl Service {
         let scope = scope_of(query)?;
         let write = matches!(method, "set" | "delete" | "cas" | "incr");
         let id = self.namespace(caller, object, write)?;
+        if write && scope == Scope::Local {
+            self.check_stays()?;
+        }
         let author = Author { user: caller.user()?, job: None };
         let operation = match method {
             "get" => KvOperation::Get(body.read()?),
@@ -230,9 +233,12 @@ impl Service {
         };
         if let KvOperation::Set(put) | KvOperation::Cas(put) = &operation
             && let Value::Blob(blob) = put.value
-            && self.blob_size(blob).await?.is_none()
         {
-            return Err(Problem::new(Kind::BlobUnavailable, format!("blob {blob} is not at this node")));
+            if self.blob_size(blob).await?.is_none() {
+                return Err(Problem::new(Kind::BlobUnavailable, format!("blob {blob} is not at this node")));
+            }
+            // Whoever may read the key may read it from then on.
+            self.check_read_for_run(job, blob)?;
         }
         let author = Author { user: job.spec.owner, job: Some(job.id) };
         Ok(match self.kv(scope, id, author, operation, GUEST_LIST_LEN_MAX).await? {

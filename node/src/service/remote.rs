@@ -210,7 +210,7 @@ impl Service {
         }
         let opened = self.open_at_holder(caller, id, 0, None).await.ok_or_else(|| unavailable(id))?;
         let upload = Upload { size: Some(opened.size), ..Upload::default() };
-        let stored = self.store_blob(caller.user()?, opened.size, upload, opened.bytes).await?;
+        let stored = self.store_blob(&[caller.user()?], opened.size, upload, opened.bytes).await?;
         // What came is another blob if the holder lied; it is swept.
         if stored.id == id { Ok(Found::Stored(stored.size)) } else { Err(unavailable(id)) }
     }

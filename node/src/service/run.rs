@@ -118,16 +118,35 @@ impl Service {
             };
             return blob::open_short(id, &short.ok_or_else(gone)?, offset, len);
         };
-        let reads = |user| self.may_read_blob(&Caller { principal: principal(user), ..Caller::ANONYMOUS }, id);
-        // Of another home's word for its user only so much is believed as that user's document says.
-        let guest = read_guest(self.0.runtime.store(), accepted.id)?;
-        let vouched = guest.is_none_or(|guest| self.signs_for(guest.home, accepted.spec.owner));
-        let may = own || reads(accepted.spec.function_owner)? || vouched && reads(accepted.spec.owner)?;
-        if !may {
-            let detail = format!("neither the job's submitter nor the function's owner may read blob {id}");
-            return Err(Problem::new(Kind::Forbidden, detail));
+        if !own {
+            self.check_read_for_run(&accepted, id)?;
         }
         self.open_range(id, size, blob::range(size, offset, len)?).await
+    }
+
+    /// Refuses a blob that neither the job's submitter nor the function's owner may read.
+    pub(super) fn check_read_for_run(&self, accepted: &Accepted, id: BlobId) -> Result<(), Problem> {
+        let reads = |user| {
+            let principal = Principal { user: Some(user), operator: false };
+            self.may_read_blob(&Caller { principal, ..Caller::ANONYMOUS }, id)
+        };
+        let (owner, function_owner) = (accepted.spec.owner, accepted.spec.function_owner);
+        if reads(function_owner)? || self.is_vouched_for(accepted)? && reads(owner)? {
+            return Ok(());
+        }
+        let detail = format!("neither the job's submitter nor the function's owner may read blob {id}");
+        Err(Problem::new(Kind::Forbidden, detail))
+    }
+
+    /// Whether a job is its submitter's for certain: of another home's word for its user only so much is believed as that user's document
+    /// says, also where this node goes on with the job.
+    fn is_vouched_for(&self, accepted: &Accepted) -> Result<bool, Problem> {
+        let guest = read_guest(self.0.runtime.store(), accepted.id)?.map(|guest| guest.home);
+        let home = match guest {
+            Some(home) => Some(home),
+            None => self.record(accepted.id)?.map(|record| record.home),
+        };
+        Ok(home.is_some_and(|home| home == self.node_id() || self.signs_for(home, accepted.spec.owner)))
     }
 
     /// The length of a blob that is here, if need be since just now: code, input and what global KV names are fetched from
@@ -154,7 +173,7 @@ impl Service {
         }
     }
 
-    /// Stores bytes that a run has made. They belong to who submitted the job.
+    /// Stores bytes that a run has made. They belong to who submitted the job, and the function's owner may read them as the job.
     pub(crate) async fn put_blob_for_run(
         &self,
         worker: WorkerId,
@@ -165,7 +184,8 @@ impl Service {
         // The log of a run and what it saves go the same way as its result.
         let bytes = Box::pin(bytes.inspect(|_| crash::at(Point::Upload)));
         let len_max = accepted.spec.limits.output_bytes().max(LOG_LEN_MAX as u64).max(CHECKPOINT_LEN_MAX);
-        self.store_blob(accepted.spec.owner, len_max, Upload::default(), bytes).await
+        let whose = [accepted.spec.owner, accepted.spec.function_owner];
+        self.store_blob(&whose, len_max, Upload::default(), bytes).await
     }
 }
 

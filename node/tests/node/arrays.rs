@@ -48,6 +48,7 @@ async fn an_array_runs_each_of_its_elements_once_through_a_kill_of_its_node() {
     for line in ["SHOAL_ARRAY_INDEX=30", "SHOAL_ARRAY_SIZE=6", "SHOAL_ARRAY_STEP=10", "SHOAL_ARRAY_LAST=60"] {
         assert!(said.lines().any(|said| said == line), "{line}: {said}");
     }
+    assert!(refused(&node, &["job", "result", &array.to_string()]).contains(&format!("as {array}_10")));
     let listed = shoal(&node, &["job", "ls", "--array", &array.to_string()]);
     assert!([10, 20, 30, 40, 50, 60].iter().all(|index| listed.contains(&format!("{array}_{index} "))), "{listed}");
     assert!(shoal(&node, &["job", "show", &array.to_string()]).contains("10-60:10%2: 6 succeeded"));

@@ -124,3 +124,24 @@ async fn a_peers_entry_refers_to_its_blob_as_one_of_this_node_does() {
         assert_eq!((stored.taken, references()), (1, expected));
     }
 }
+
+#[tokio::test]
+async fn a_guest_names_no_blob_in_a_key_that_nobody_of_its_job_may_read() {
+    let world = World::new().await;
+    let stranger = world.user("stranger").await;
+    let (theirs, own) = (world.put(&stranger, b"theirs").await, world.put(&world.operator, b"own").await);
+    world.deploy("f").await;
+    let mut worker = Worker::attach(&world).await;
+    world.submit(&world.operator, "f", Input::default()).await;
+    let run = worker.start().await.run;
+    let bytes = stream::once(Bytes::from_static(b"made by the run"));
+    let made = world.service.put_blob_for_run(worker.id, run, bytes).await.unwrap().id;
+    for scope in [Scope::Local, Scope::Global] {
+        let name = |id| KvOperation::Set(Put { key: "k".into(), value: Value::Blob(id), version: None });
+        let refused = world.service.ask(worker.id, run, ask(scope, name(theirs))).await.unwrap_err();
+        assert_eq!(refused.kind, Kind::Forbidden, "{refused}");
+        for id in [own, made] {
+            world.service.ask(worker.id, run, ask(scope, name(id))).await.unwrap();
+        }
+    }
+}
