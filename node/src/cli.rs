@@ -275,6 +275,15 @@ mod tests {
     fn no_two_arguments_of_a_command_share_a_name() {
         use clap::CommandFactory as _;
         let mut command = Cli::command();
+        let everywhere: Vec<_> =
+            command.get_arguments().filter(|a| a.is_global_set()).map(|a| a.get_id().clone()).collect();
+        let mut commands = vec![command.clone()];
+        while let Some(command) = commands.pop() {
+            // Of two that share one, building it keeps the one of the command.
+            let own = command.get_arguments().filter(|argument| !argument.is_global_set());
+            own.for_each(|own| assert!(!everywhere.contains(own.get_id()), "{}: {}", command.get_name(), own.get_id()));
+            commands.extend(command.get_subcommands().cloned());
+        }
         command.build();
         let mut commands = vec![command];
         let mut seen = 0;

@@ -19,7 +19,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 #[derive(Debug, clap::Args)]
 pub(crate) struct Drain {
     /// The node that leaves, by its id or name; the one that you speak to, which is the only one that can be asked
-    node: Option<String>,
+    #[arg(value_name = "NODE")]
+    leaving: Option<String>,
     /// To whom everything goes: the id or the name of another node, see `shoal peers`
     #[arg(long, value_name = "NODE")]
     to: String,
@@ -32,7 +33,7 @@ pub(crate) struct Drain {
 }
 
 pub(crate) async fn run(context: &Context, client: &Client, command: Drain) -> Result<(), Failure> {
-    let own: Node = match &command.node {
+    let own: Node = match &command.leaving {
         Some(node) => client.get(Class::Node, node).await?,
         None => client.node().await?,
     };

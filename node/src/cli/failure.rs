@@ -72,8 +72,33 @@ impl Failure {
         self.code
     }
 
+    /// The same of one of several.
+    pub(crate) fn of(mut self, what: impl std::fmt::Display) -> Self {
+        self.what = format!("{what}: {}", self.what);
+        self
+    }
+
+    /// Whether somebody has interrupted the command.
+    pub(crate) fn is_interrupt(&self) -> bool {
+        self.code == INTERRUPTED
+    }
+
+    /// Whether the command need not try the next: nobody answers, or there is no room.
+    pub(crate) fn ends_all(&self) -> bool {
+        [UNREACHABLE, FULL, INTERRUPTED].contains(&self.code)
+    }
+
     /// Says it on standard error and gives the exit code.
     pub(crate) fn report(self) -> ExitCode {
+        ExitCode::from(self.say())
+    }
+
+    /// Says it on standard error; what is left is the exit code.
+    pub(crate) fn said(self) -> Self {
+        Self::silent(self.say())
+    }
+
+    fn say(&self) -> u8 {
         let mut text = String::new();
         if !self.what.is_empty() {
             text.push_str(&format!("shoal: {}\n", self.what));
@@ -83,7 +108,7 @@ impl Failure {
         }
         // Whoever closed standard error does not want to hear it.
         let _ = std::io::stderr().write_all(text.as_bytes());
-        ExitCode::from(self.code)
+        self.code
     }
 }
 
@@ -112,7 +137,7 @@ impl From<Problem> for Failure {
             Kind::StorageUnavailable => "free space on the node's disk, then try again; nothing was accepted",
             Kind::Draining => "speak to that node, with --node ADDRESS",
             Kind::Unavailable => "try again when the node has started",
-            Kind::Conflict | Kind::PreconditionFailed => "look at it again, then decide",
+            Kind::PreconditionFailed => "look at it again, then decide",
             Kind::Internal => "the node's log says more",
             _ => "",
         };

@@ -155,37 +155,30 @@ pub(crate) async fn run(context: &Context, client: &Client, command: Job) -> Res
         }
         Job::Logs { id, follow } => logs(client, id, follow).await,
         Job::Result { id, output } => {
-            wait::collect(client, id, output.as_deref()).await.map_err(|failure| failure.or_next(unfinished(id)))
+            wait::collect(client, id, output.as_deref()).await.map_err(|failure| failure.or_next(unfinished(id)))?;
+            // What a job leaves that has not succeeded is no result to go on with.
+            wait::outcome(&client.job(id, false).await?)
         }
         Job::Wait { ids, timeout } => wait_for(context, client, &ids, timeout).await,
         Job::Watch(command) => watch::run(context, client, command).await,
-        Job::Cancel { ids } => each(context, ids, |id| client.cancel(id)).await,
-        Job::Hold { ids } => each(context, ids, |id| client.hold(id)).await,
-        Job::Release { ids } => each(context, ids, |id| client.release(id)).await,
-        Job::Rerun { ids, dead: false, .. } => {
-            for id in ids {
-                rerun(context, client, id).await?;
-            }
-            Ok(())
-        }
+        Job::Cancel { ids } => each(ids, async |id| shown(context, &client.cancel(id).await?)).await,
+        Job::Hold { ids } => each(ids, async |id| shown(context, &client.hold(id).await?)).await,
+        Job::Release { ids } => each(ids, async |id| shown(context, &client.release(id).await?)).await,
+        Job::Rerun { ids, dead: false, .. } => each(ids, |id| rerun(context, client, id)).await,
         Job::Rerun { array: Some(array), .. } => dead::send_elements_again(context, client, array).await,
         Job::Rerun { project, function, .. } => dead::send_again(context, client, project, function).await,
-        Job::Rm { ids } => {
-            for id in ids {
-                // `DELETE` of a job that has not ended cancels it; `rm` promises no such thing.
-                let job = client.job(id, false).await?;
-                if !job.state.is_settled() {
-                    return Err(Failure::new(format!(
-                        "job {id} is {}; only jobs that have ended are forgotten",
-                        job.state.text()
-                    ))
-                    .next(format!("end it with `shoal job cancel {id}`")));
-                }
-                client.forget(id).await?;
-            }
-            Ok(())
-        }
+        Job::Rm { ids } => each(ids, |id| remove(client, id)).await,
     }
+}
+
+/// `DELETE` of a job that has not ended cancels it; `rm` promises no such thing.
+async fn remove(client: &Client, id: ObjectId) -> Result<(), Failure> {
+    let job = client.job(id, false).await?;
+    if !job.state.is_settled() {
+        let what = format!("job {} is {}; only jobs that have ended are forgotten", job.id_text(), job.state.text());
+        return Err(Failure::new(what).next(format!("end it with `shoal job cancel {}`", job.id_text())));
+    }
+    Ok(client.forget(id).await?)
 }
 
 /// Hands a job over once more, and prints the id of the new one.
@@ -194,19 +187,24 @@ async fn rerun(context: &Context, client: &Client, id: ObjectId) -> Result<(), F
     if context.json { output::json(&Accepted { id }) } else { output::line(&id.to_string()) }
 }
 
-/// Asks the same of each job; says how each stands then if somebody reads it.
-async fn each<Asked: Future<Output = Result<JobObject, shoal_client::Error>>>(
-    context: &Context,
-    ids: Vec<ObjectId>,
-    ask: impl Fn(ObjectId) -> Asked,
-) -> Result<(), Failure> {
+/// Does the same to each job. One with which it cannot be done holds up none of the others; the first of these gives the exit code.
+async fn each(ids: Vec<ObjectId>, act: impl AsyncFn(ObjectId) -> Result<(), Failure>) -> Result<(), Failure> {
+    if let [id] = ids[..] {
+        return act(id).await;
+    }
+    let mut first = Ok(());
     for id in ids {
-        let job = ask(id).await?;
-        if context.json {
-            output::json(&job)?;
+        if let Err(failure) = act(id).await {
+            let failure = failure.of(format!("job {id}")).said();
+            first = first.and(Err(failure));
         }
     }
-    Ok(())
+    first
+}
+
+/// How a job stands now, for who reads it.
+fn shown(context: &Context, job: &JobObject) -> Result<(), Failure> {
+    if context.json { output::json(job) } else { Ok(()) }
 }
 
 fn unfinished(id: ObjectId) -> String {
@@ -244,20 +242,25 @@ async fn wait_for(
     timeout: Option<Length>,
 ) -> Result<(), Failure> {
     let mut jobs = Vec::new();
+    let mut lost = Ok(());
     for &id in ids {
-        jobs.push(wait::until_settled(client, id, timeout.map(|timeout| timeout.0)).await?);
+        match wait::until_settled(client, id, timeout.map(|timeout| timeout.0)).await {
+            Ok(job) => jobs.push(job),
+            Err(failure) if ids.len() == 1 || failure.is_interrupt() => return Err(failure),
+            Err(failure) => lost = lost.and(Err(failure.of(format!("job {id}")).said())),
+        }
     }
     match (context.json, jobs.as_slice()) {
-        (true, [job]) => output::json(job)?,
+        (true, [job]) if ids.len() == 1 => output::json(job)?,
         (true, jobs) => output::json(jobs)?,
         (false, jobs) => {
             for job in jobs {
-                output::line(&format!("{} {}", job.id, job.state.text()))?;
+                output::line(&format!("{} {}", job.id_text(), job.state.text()))?;
             }
         }
     }
     // The first that has not succeeded gives the exit code.
-    jobs.iter().map(wait::outcome).find(Result::is_err).unwrap_or(Ok(()))
+    jobs.iter().map(wait::outcome).find(Result::is_err).unwrap_or(lost)
 }
 
 /// Jobs as a table.

@@ -1,5 +1,6 @@
 //! Waiting for a job, and what its end means for the exit code.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ pub(crate) async fn until_settled(client: &Client, id: ObjectId, timeout: Option
     let mut progress = Progress::new(format!("job {id}"));
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     let mut away: Option<Instant> = None;
+    let seen = Cell::new(false);
     let waiting = async {
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -32,6 +34,10 @@ pub(crate) async fn until_settled(client: &Client, id: ObjectId, timeout: Option
             let job = match client.wait(id, slice, false).await {
                 Ok(job) => job,
                 Err(error) if is_away(&error) && left.is_none_or(|left| !left.is_zero()) => {
+                    if away.is_none() && !progress.is_on() {
+                        // Where nobody sees the progress it is said once.
+                        eprint(&format!("job {id} is out of reach, and is waited for: {error}"));
+                    }
                     if away.get_or_insert_with(Instant::now).elapsed() >= AWAY_MAX {
                         return Err(error.into());
                     }
@@ -42,6 +48,7 @@ pub(crate) async fn until_settled(client: &Client, id: ObjectId, timeout: Option
                 Err(error) => return Err(error.into()),
             };
             away = None;
+            seen.set(true);
             if job.state.is_settled() || left.is_some_and(|left| left <= slice.unwrap_or_default()) {
                 return Ok::<_, Failure>(job);
             }
@@ -50,7 +57,10 @@ pub(crate) async fn until_settled(client: &Client, id: ObjectId, timeout: Option
     };
     tokio::select! {
         job = waiting => job,
-        _ = tokio::signal::ctrl_c() => Err(goes_on(id)),
+        _ = tokio::signal::ctrl_c() => Err(match seen.get() {
+            true => goes_on(id),
+            false => Failure::new(format!("interrupted; nobody has answered for job {id}")).code(INTERRUPTED),
+        }),
     }
 }
 
@@ -83,7 +93,7 @@ pub(crate) fn outcome(job: &Job) -> Result<(), Failure> {
     if job.state == State::Succeeded {
         return Ok(());
     }
-    let id = job.id;
+    let id = job.id_text();
     if !job.state.is_settled() {
         return Err(Failure::new(format!("job {id} is still {}", state_text(job)))
             .code(JOB)

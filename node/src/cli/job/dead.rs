@@ -4,14 +4,15 @@ use shoal_client::Client;
 use shoal_protocol::ObjectId;
 use shoal_protocol::limits::PAGE_LEN_MAX;
 use shoal_protocol::object::ListQuery;
-use shoal_protocol::object::job::Job;
+use shoal_protocol::object::job::{FailureCode, Job};
 
 use super::{Context, Failure, rerun, wait};
 
 /// Hands all of them that are the caller's over once more, newest first. Each is forgotten when its successor, which names it,
 /// is durable: who begins anew after a failure half way sends none twice but the last.
 ///
-/// An array goes with what its elements have come to: one of which some have succeeded stays as it is.
+/// An array goes with what its elements have come to: one of which some have succeeded stays as it is. So does a job that was to follow
+/// another one, which has not ended as it would: alone it may be what nobody wants. One that cannot be handed over holds up no other.
 pub(super) async fn send_again(
     context: &Context,
     client: &Client,
@@ -20,6 +21,7 @@ pub(super) async fn send_again(
 ) -> Result<(), Failure> {
     let owner = client.welcome().user.map(|user| user.to_string());
     let mut pages = Pages::new([("owner", owner), ("project", project), ("function", function)]);
+    let mut first = Ok(());
     while let Some(jobs) = pages.next(client).await? {
         for job in jobs {
             if let Some(elements) = job.elements.filter(|elements| elements.succeeded > 0) {
@@ -29,11 +31,21 @@ pub(super) async fn send_again(
                 ));
                 continue;
             }
-            rerun(context, client, job.id).await?;
-            client.forget(job.id).await?;
+            if job.failure.as_ref().is_some_and(|failure| failure.code == FailureCode::Dependency) {
+                wait::eprint(&format!(
+                    "job {0} stays, what it was to follow has ended in another way: `shoal job rerun {0}` runs it all the same",
+                    job.id_text()
+                ));
+                continue;
+            }
+            match rerun(context, client, job.id).await {
+                Ok(()) => client.forget(job.id).await?,
+                Err(failure) if failure.ends_all() => return Err(failure),
+                Err(failure) => first = first.and(Err(failure.of(format!("job {} stays", job.id_text())).said())),
+            }
         }
     }
-    Ok(())
+    first
 }
 
 /// Hands the elements of an array over once more that have failed for good. They are forgotten with their array, not before.
