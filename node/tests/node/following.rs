@@ -191,9 +191,9 @@ async fn every_change_of_state_is_told_and_who_comes_back_goes_on() {
     let (states, place) = states_of(&mut all, first).await;
     assert_eq!(states.first(), Some(&Held), "{states:?}");
     // What a job goes through within one step of the kernel is told once.
-    let rest: Vec<State> = states.iter().copied().filter(|state| *state != Queued).collect();
-    assert_eq!(rest, [Held, Offered, Running, Succeeded]);
-    assert_eq!(states_of(&mut of_first, first).await.0, [Offered, Running, Succeeded]);
+    let but_queued = |states: Vec<State>| states.into_iter().filter(|state| *state != Queued).collect::<Vec<_>>();
+    assert_eq!(but_queued(states), [Held, Offered, Running, Succeeded]);
+    assert_eq!(but_queued(states_of(&mut of_first, first).await.0), [Offered, Running, Succeeded]);
     assert_eq!(next(&mut of_first).await, None, "it ends with the job");
 
     // Who was away hears what came meanwhile, and nothing twice.
