@@ -59,6 +59,11 @@ impl Memos {
         }
     }
 
+    /// The job that is under way for a key.
+    pub(crate) fn leader(&self, key: BlobId) -> Option<ObjectId> {
+        self.firsts.get(&key).copied()
+    }
+
     /// A job waits for the result of another one no more.
     pub(crate) fn leave(&mut self, first: ObjectId, id: ObjectId) {
         self.waiting.remove(first, id);

@@ -13,7 +13,7 @@ use super::runs::empty_outcome;
 use crate::effect::Effect;
 use crate::faults::{Fault, Faults};
 use crate::input::{End, NewJob, Now};
-use crate::jobs::Phase;
+use crate::jobs::{Job, Phase};
 use crate::memos::key_of;
 use crate::record::{Accepted, Record, Standing};
 
@@ -94,11 +94,19 @@ impl<F: Faults> Machine<F> {
         own.then(|| key_of(accepted))
     }
 
-    /// The result of a job may be given again from now on.
-    pub(super) fn remember(&mut self, id: ObjectId, key: BlobId, effects: &mut Vec<Effect>) {
+    /// The result of a job may be given again from now on: also to the one that was to be run for it, since this one was held, or is of
+    /// another home.
+    pub(super) fn remember(&mut self, now: Now, id: ObjectId, key: BlobId, effects: &mut Vec<Effect>) {
         effects.push(Effect::Write(Record::Memo(id, Some(key))));
         let gone = self.memos.keep(key, id);
         effects.extend(gone.into_iter().map(|job| Effect::Write(Record::Memo(job, None))));
+        let is_to_run = |job: &Job| job.is_fresh() && matches!(job.phase, Phase::Queued { .. });
+        let leader = self.memos.leader(key).filter(|leader| self.jobs.get(*leader).is_some_and(is_to_run));
+        if let Some(leader) = leader {
+            self.take_out(leader);
+            self.enter_queue(now, leader);
+            effects.push(Effect::Changed { job: leader, settled: false });
+        }
     }
 }
 

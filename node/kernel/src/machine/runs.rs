@@ -367,7 +367,7 @@ impl<F: Faults> Machine<F> {
         self.note_call(now, &accepted, &standing, effects);
         let array = self.put_away(now, accepted, standing, effects);
         if let Some(key) = memo {
-            self.remember(id, key, effects);
+            self.remember(now, id, key, effects);
         }
         effects.extend(saved);
         Some((told, array))

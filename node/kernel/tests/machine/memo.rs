@@ -145,6 +145,25 @@ fn who_is_held_is_not_waited_for() {
 }
 
 #[test]
+fn who_is_to_be_run_is_given_what_one_before_it_has_done_after_all() {
+    let mut node = Node::new();
+    let connection = node.attach(1, 1);
+    start(&node.submit(memo(1)));
+    node.submit(memo(2));
+    node.detach(1, connection, true);
+    node.command(owner(), Command::Hold(id(1))).0.unwrap();
+    assert_eq!(node.reason(2).code, ReasonCode::NoWorker, "it is to be run now");
+    // Who has run once runs again, whoever else is under way.
+    node.command(owner(), Command::Release(id(1))).0.unwrap();
+    let (_, again) = start(&node.attach_with(2, 1, offer(1, 64 * 1024), Vec::new()));
+    assert_eq!(again.job, id(1));
+    let effects = node.ended(2, again, outcome(Ending::Succeeded));
+    assert!(starts(&effects).is_empty());
+    answer(&mut node, &effects);
+    was_given(&node, 2, 1);
+}
+
+#[test]
 fn a_restart_knows_who_is_under_way() {
     let mut node = Node::new();
     node.attach(1, 1);
