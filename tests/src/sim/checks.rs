@@ -177,8 +177,8 @@ impl Checks {
         self.note_input(now.mono_ms, input);
         let late = self.late_result(input);
         self.guests_go_for_a_reason(input, effects)?;
-        if let Some(Input::Oldest { group, .. }) = input {
-            settled::may_go(now, &RETENTION, *group, &self.emitted, effects)?;
+        if let Some(Input::Oldest { group, jobs }) = input {
+            settled::may_go(now, &RETENTION, (*group, jobs), &self.emitted, effects)?;
             self.forgotten.extend(effects.iter().filter_map(swept));
         }
         for effect in effects {

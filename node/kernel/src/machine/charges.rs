@@ -145,9 +145,14 @@ impl<F: Faults> Machine<F> {
             let open = self.jobs.get(job).map(|open| open.accepted.array_id());
             match (self.charges.get(job).is_some_and(|known| known.taken), open) {
                 (true, Some(None)) => self.end_forgotten(now, job, effects),
-                // What this node has taken over and settled it keeps as its own for as long as that is kept. An element goes with its
-                // array: its home may have swept both, and says so of the array as well, or it has never heard of this element.
-                (true, _) => self.charges.heard(job, u64::MAX),
+                // An element goes with its array: its home may have swept both, and says so of the array as well, or it has never heard
+                // of this element.
+                (true, Some(Some(_))) => {}
+                // What this node has taken over and settled it keeps as its own for as long as that is kept.
+                (true, None) => {
+                    self.end_forgotten_elements(now, job, effects);
+                    self.charges.heard(job, u64::MAX);
+                }
                 (false, _) => self.drop_charge(job, effects),
             }
         }

@@ -300,7 +300,8 @@ impl<F: Faults> Machine<F> {
     }
 }
 
-fn check_version(function: &Function, accepted: &Accepted) -> Result<(), Problem> {
+/// Refuses what the function's owners have not allowed: other code, more grants, another owner's name.
+pub(super) fn check_version(function: &Function, accepted: &Accepted) -> Result<(), Problem> {
     let number = accepted.spec.function_version;
     let version = function.versions.iter().find(|version| version.number == number);
     if version.is_none_or(|version| version.component != accepted.spec.component) {

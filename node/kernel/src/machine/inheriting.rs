@@ -7,6 +7,7 @@ use shoal_protocol::wire::drain::HandedJob;
 use shoal_protocol::{Kind, Problem};
 
 use super::Machine;
+use super::guests::check_version;
 use super::merging::kept_bytes;
 use super::telling::noted;
 use crate::effect::{Effect, Reply};
@@ -81,8 +82,8 @@ impl<F: Faults> Machine<F> {
         }
     }
 
-    /// One job. Whether it is here: an element without its array is none, and one that has not ended is run only for a function that is
-    /// known here as its home says it is.
+    /// One job. Whether it is here: an element without its array is none, and one that has not ended waits until its function is known here. It
+    /// is for no home to say what that may do here: a job that says otherwise ends.
     fn inherit_one(&mut self, now: Now, reign: &Reign, job: HandedJob, effects: &mut Vec<Effect>) -> bool {
         let HandedJob { accepted, standing, checkpoint } = job;
         let (accepted, standing) = (*accepted, standing_of(reign, *standing));
@@ -90,9 +91,11 @@ impl<F: Faults> Machine<F> {
         if accepted.array_id().is_some_and(|array| self.charges.get(array).is_none_or(|known| !known.taken)) {
             return false;
         }
-        if !standing.state.is_settled() && self.check_function(&accepted).is_err() {
+        let function = self.functions.get(accepted.spec.function);
+        if !standing.state.is_settled() && function.is_none() {
             return false;
         }
+        let allowed = function.map_or(Ok(()), |function| check_version(function, &accepted));
         self.drop_guest(now, id, effects);
         self.write_as_taken((reign.regent.home, reign.regent.set), &accepted, &standing, effects);
         self.counters.taken += 1;
@@ -100,7 +103,12 @@ impl<F: Faults> Machine<F> {
         self.note_key(&accepted);
         match standing.state.is_settled() {
             true => self.inherit_settled(now, &accepted, &standing, effects),
-            false => self.inherit_open(now, accepted, standing, checkpoint, effects),
+            false => {
+                self.inherit_open(now, accepted, standing, checkpoint, effects);
+                if let Err(problem) = allowed {
+                    self.settle_without_function(now, id, problem.detail, effects);
+                }
+            }
         }
         true
     }

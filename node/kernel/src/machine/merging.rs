@@ -184,20 +184,27 @@ impl<F: Faults> Machine<F> {
     /// it, and no other custodian keeps it any more.
     pub(super) fn end_forgotten(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
         self.counters.forgotten_by_home += 1;
-        let elements = self.charges.elements_of(id);
-        for id in elements.into_iter().chain([id]) {
-            self.give_up_run(id, effects);
-            let Some(job) = self.jobs.get(id) else { continue };
+        self.end_forgotten_elements(now, id, effects);
+        if let Some(job) = self.jobs.get(id) {
             let group = Group::of(&job.accepted, State::Cancelled);
             let bytes = kept_bytes(&job.accepted, &job.standing());
-            let told = self.end(now, id, State::Cancelled, None, effects);
-            let alone = told.as_ref().is_some_and(|(_, array)| array.is_none());
-            effects.extend(told.map(|(told, _)| told));
-            if alone {
-                self.forget_settled(group, bytes);
-            }
+            self.end_as_forgotten(now, id, effects);
+            self.forget_settled(group, bytes);
         }
         self.sweep(vec![id], effects);
+    }
+
+    /// The elements of such an array that go on here. That may have ended already, as its home had ended it, and wait to hear of them.
+    pub(super) fn end_forgotten_elements(&mut self, now: Now, array: ObjectId, effects: &mut Vec<Effect>) {
+        for element in self.charges.elements_of(array) {
+            self.end_as_forgotten(now, element, effects);
+        }
+    }
+
+    fn end_as_forgotten(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
+        self.give_up_run(id, effects);
+        let ended = self.end(now, id, State::Cancelled, None, effects);
+        effects.extend(ended.map(|(told, _)| told));
     }
 
     /// The job is not in memory: what is durable of it has to be read first.

@@ -316,10 +316,19 @@ impl<F: Faults> Machine<F> {
 
     /// Ends a job whose function is gone.
     pub(super) fn settle_gone(&mut self, now: Now, id: ObjectId, effects: &mut Vec<Effect>) {
-        if self.has_elements_under_way(id) {
-            return;
+        if !self.has_elements_under_way(id) {
+            self.settle_without_function(now, id, "its function was deleted before it ran".to_owned(), effects);
         }
-        let message = "its function was deleted before it ran".to_owned();
+    }
+
+    /// Ends a job that must not run here.
+    pub(super) fn settle_without_function(
+        &mut self,
+        now: Now,
+        id: ObjectId,
+        message: String,
+        effects: &mut Vec<Effect>,
+    ) {
         let failure = Failure { code: FailureCode::FunctionGone, message };
         self.settle(now, id, State::Failed, Some(empty_outcome(Ending::Failed(failure))), effects);
     }

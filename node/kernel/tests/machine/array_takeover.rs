@@ -195,7 +195,6 @@ fn an_array_that_its_home_has_ended_stays_until_that_has_told_how_each_element_d
     let forget = Command::Forget { job: array.id, owner: array.spec.owner, group, bytes: 0 };
     assert_eq!(node.command(other(), forget.clone()).0.unwrap_err().kind, Kind::Conflict);
     let sweeps = |effects: Vec<Effect>| effects.contains(&Effect::Write(Record::Swept(array.id)));
-    node.handle(Input::Forget { home: peer(1), jobs: vec![array.id] });
     node.now.wall_ms += 3_650 * 24 * 3_600_000;
     let oldest = Input::Oldest { group, jobs: vec![(7, array.id, 0)] };
     assert!(!sweeps(node.handle(oldest.clone())), "an element of it is under way");
@@ -207,6 +206,32 @@ fn an_array_that_its_home_has_ended_stays_until_that_has_told_how_each_element_d
     assert!(node.jobs[&run.job].1.state.is_settled());
     node.assert_conserved();
     assert!(sweeps(node.handle(oldest)));
+}
+
+#[test]
+fn elements_of_an_array_that_its_home_has_ended_and_forgotten_end_too() {
+    let array = array(|_| {});
+    let first = news(&array, 0, State::Offered, 1);
+    let others = (1..5).map(|index| news(&array, index, State::Succeeded, 1));
+    let (mut node, effects) = orphaned_array(array.clone(), others.chain([first]).collect());
+    let run = starts(&take(&mut node, &effects))[0].1;
+    node.keeper(1);
+    let elements = Some(Elements { begun: 5, succeeded: 5, ..Elements::default() });
+    let ended = Standing { state: State::Succeeded, revision: 9, settled_ms: Some(7), elements, ..array.standing() };
+    keep(&mut node, &[1, 9], vec![KeepJob::news(&array, ended)]);
+    // Nobody will tell any more how the one that is under way here has ended at its home.
+    let effects = node.handle(Input::Forget { home: peer(1), jobs: vec![array.id] });
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Cancel { run: stopped, .. } if *stopped == run)));
+    assert_eq!(node.jobs[&run.job].1.state, State::Cancelled);
+    assert_eq!((node.kernel.load().waiting, node.kernel.load().running), (0, 0));
+    node.assert_conserved();
+    let forget = Command::Forget {
+        job: array.id,
+        owner: array.spec.owner,
+        group: Group::of(&array, State::Succeeded),
+        bytes: 0,
+    };
+    node.command(other(), forget).0.unwrap();
 }
 
 #[test]

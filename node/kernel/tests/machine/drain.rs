@@ -3,7 +3,8 @@
 use shoal_kernel::{Command, Effect, Inheritance, Input, Leaving, NewJob, Record, Reign, Reply};
 use shoal_protocol::custody::{CustodianSet, SignedCustodians};
 use shoal_protocol::key::Signature;
-use shoal_protocol::object::job::{After, Array, Ending, State, Terms, When};
+use shoal_protocol::object::function::Grant;
+use shoal_protocol::object::job::{After, Array, Ending, FailureCode, State, Terms, When};
 use shoal_protocol::regency::{Regent, SignedVote, first_of_term};
 use shoal_protocol::wire::custody::{KeepJob, Kept};
 use shoal_protocol::wire::drain::HandedJob;
@@ -291,18 +292,28 @@ fn who_may_not_or_cannot_is_told_so() {
 }
 
 #[test]
-fn of_a_function_that_is_not_known_there_as_here_nothing_is_taken_that_would_run() {
+fn what_its_function_does_not_allow_there_is_taken_and_does_not_run() {
     let (mut home, mut heir) = (Node::new(), heir());
-    home.submit(held(1));
+    heir.attach(1, 4);
+    home.submit(new(1));
+    let array = Some(Array { first: 0, last: 3, step: 1, at_once: None });
+    home.submit(NewJob { array, ..new(2) });
     drain(&mut home, false);
     let (regent, mut handed) = leaving(&mut home).jobs.remove(0);
-    let as_known = handed.clone();
+    handed.accepted.spec_mut().grants = [Grant::Kv].into();
+    heir.handle(Input::FunctionGone(id(FUNCTION)));
+    assert_eq!(inherit(&home, &mut heir, regent, vec![handed.clone()]).0, [], "it may come to be known");
+    heir.handle(Input::Function(Box::new(function(FUNCTION))));
+    let (taken, effects) = inherit(&home, &mut heir, regent, vec![handed]);
+    assert!(taken == [job(1)] && starts(&effects).is_empty(), "{effects:?}");
+    let failure = match &heir.jobs[&job(1)].1.outcome.as_ref().unwrap().ending {
+        Ending::Failed(failure) => failure.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert!(failure.code == FailureCode::FunctionGone && failure.message.contains("not granted"), "{failure:?}");
+    let (regent, mut handed) = leaving(&mut home).jobs.remove(1);
     handed.accepted.spec_mut().component.0[0] += 1;
-    let (taken, effects) = inherit(&home, &mut heir, regent, vec![handed.clone()]);
-    assert!(taken.is_empty() && heir.jobs.is_empty(), "{effects:?}");
-    assert_eq!(inherit(&home, &mut heir, regent, vec![as_known]).0, [job(1)]);
-    // What has settled is only kept.
-    handed.accepted.id = job(2);
-    handed.standing.state = State::Succeeded;
-    assert_eq!(inherit(&home, &mut heir, regent, vec![handed]).0, [job(2)]);
+    assert_eq!(inherit(&home, &mut heir, regent, vec![handed.clone()]).0, [handed.accepted.id]);
+    assert_eq!(state(&heir, 2), State::Failed);
+    heir.assert_conserved();
 }

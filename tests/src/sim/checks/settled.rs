@@ -20,11 +20,12 @@ fn groups<'a>(
     groups
 }
 
-/// What the kernel sweeps because of its age or number may go: `jobs` are those that it has written until now.
+/// What the kernel sweeps because of its age or number may go: `jobs` are those that it has written until now, `found` when those of the group
+/// had settled as far as that was durable when the edge looked. A job may be merged with another end of it since.
 pub(super) fn may_go(
     now: Now,
     retention: &Retention,
-    group: Group,
+    (group, found): (Group, &[(u64, ObjectId, u64)]),
     jobs: &BTreeMap<ObjectId, (Accepted, Standing)>,
     effects: &[Effect],
 ) -> Result<(), Broken> {
@@ -40,7 +41,9 @@ pub(super) fn may_go(
         let Some(standing) = settled.get(job) else {
             return Err(("what is swept has settled", format!("{job} of {group:?}")));
         };
-        let age_ms = now.wall_ms.saturating_sub(standing.settled_ms.unwrap_or_default());
+        let known_ms = found.iter().find(|(_, found, _)| found == job).map(|(settled_ms, ..)| *settled_ms);
+        let settled_ms = standing.settled_ms.unwrap_or_default().min(known_ms.unwrap_or(u64::MAX));
+        let age_ms = now.wall_ms.saturating_sub(settled_ms);
         if left <= keep.jobs && age_ms < keep.age_ms {
             let detail = format!("{job} is {age_ms} ms old, one of {left}, {keep:?}");
             return Err(("a settled job goes when it is old or there are too many", detail));
