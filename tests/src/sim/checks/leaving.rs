@@ -55,7 +55,8 @@ impl Checks {
         let ours = match run.job.tag() == self.home {
             // An element may have been withdrawn since.
             true => disk.jobs.contains_key(&run.job) || arrays::element(&disk.jobs, run.job).is_some(),
-            false => disk.taken.contains_key(&run.job),
+            // Its home may have had it forgotten since.
+            false => disk.taken.contains_key(&run.job) || epoch_is_durable(run, disk).is_ok(),
         };
         !ours || disk.guest_epochs.get(&run.job) == Some(&run.epoch)
     }
