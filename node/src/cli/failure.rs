@@ -78,14 +78,9 @@ impl Failure {
         self
     }
 
-    /// Whether somebody has interrupted the command.
-    pub(crate) fn is_interrupt(&self) -> bool {
-        self.code == INTERRUPTED
-    }
-
-    /// Whether the command need not try the next: nobody answers, or there is no room.
+    /// Whether the command need not try the next: nobody answers, or somebody has interrupted it.
     pub(crate) fn ends_all(&self) -> bool {
-        [UNREACHABLE, FULL, INTERRUPTED].contains(&self.code)
+        [UNREACHABLE, INTERRUPTED].contains(&self.code)
     }
 
     /// Says it on standard error and gives the exit code.

@@ -246,7 +246,7 @@ async fn wait_for(
     for &id in ids {
         match wait::until_settled(client, id, timeout.map(|timeout| timeout.0)).await {
             Ok(job) => jobs.push(job),
-            Err(failure) if ids.len() == 1 || failure.is_interrupt() => return Err(failure),
+            Err(failure) if ids.len() == 1 || failure.ends_all() => return Err(failure),
             Err(failure) => lost = lost.and(Err(failure.of(format!("job {id}")).said())),
         }
     }

@@ -17,6 +17,8 @@ use super::table::{length, size};
 
 /// How often the shown state is renewed. Why 1 s: a person looks at it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often it is asked where nobody looks: so soon it is said that a job is out of reach.
+const ASK_EVERY: Duration = Duration::from_secs(10);
 /// How long the node, or the job's home, may be out of reach. Why ten minutes: a node is restarted, or mended, in less.
 const AWAY_MAX: Duration = Duration::from_secs(600);
 
@@ -25,19 +27,20 @@ pub(crate) async fn until_settled(client: &Client, id: ObjectId, timeout: Option
     let mut progress = Progress::new(format!("job {id}"));
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     let mut away: Option<Instant> = None;
-    let seen = Cell::new(false);
+    let lost = Cell::new(false);
     let waiting = async {
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let slice =
-                if progress.is_on() { Some(left.map_or(LOOK_EVERY, |left| left.min(LOOK_EVERY))) } else { left };
-            let job = match client.wait(id, slice, false).await {
+            let every = if progress.is_on() { LOOK_EVERY } else { ASK_EVERY };
+            let slice = left.map_or(every, |left| left.min(every));
+            let job = match client.wait(id, Some(slice), false).await {
                 Ok(job) => job,
                 Err(error) if is_away(&error) && left.is_none_or(|left| !left.is_zero()) => {
                     if away.is_none() && !progress.is_on() {
                         // Where nobody sees the progress it is said once.
                         eprint(&format!("job {id} is out of reach, and is waited for: {error}"));
                     }
+                    lost.set(true);
                     if away.get_or_insert_with(Instant::now).elapsed() >= AWAY_MAX {
                         return Err(error.into());
                     }
@@ -48,8 +51,8 @@ pub(crate) async fn until_settled(client: &Client, id: ObjectId, timeout: Option
                 Err(error) => return Err(error.into()),
             };
             away = None;
-            seen.set(true);
-            if job.state.is_settled() || left.is_some_and(|left| left <= slice.unwrap_or_default()) {
+            lost.set(false);
+            if job.state.is_settled() || left.is_some_and(|left| left <= slice) {
                 return Ok::<_, Failure>(job);
             }
             progress.say(&state_text(&job));
@@ -57,9 +60,9 @@ pub(crate) async fn until_settled(client: &Client, id: ObjectId, timeout: Option
     };
     tokio::select! {
         job = waiting => job,
-        _ = tokio::signal::ctrl_c() => Err(match seen.get() {
-            true => goes_on(id),
-            false => Failure::new(format!("interrupted; nobody has answered for job {id}")).code(INTERRUPTED),
+        _ = tokio::signal::ctrl_c() => Err(match lost.get() {
+            false => goes_on(id),
+            true => Failure::new(format!("interrupted; nobody answers for job {id} now")).code(INTERRUPTED),
         }),
     }
 }

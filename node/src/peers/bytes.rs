@@ -53,7 +53,9 @@ impl Peers {
     async fn open_for_blob(&self, node: NodeId, len_max: u64, may_be_direct: bool) -> io::Result<FromPeer> {
         let mesh = self.mesh();
         mesh.connect(node).await.map_err(io::Error::other)?;
-        self.rates().own_streams.pace(node).await;
+        if !self.rates().own_streams.pace(node).await {
+            return Err(io::Error::other("too much is asked of that node at the moment"));
+        }
         let (path, stream) = match self.worth_it(node, len_max, may_be_direct).await {
             Some(stream) => (BlobPath::Direct, Either::Left(stream)),
             None => (BlobPath::Mesh, Either::Right(mesh.open(node, Lane::Blob).await.map_err(io::Error::other)?)),

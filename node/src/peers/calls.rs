@@ -202,7 +202,10 @@ impl Peers {
             let detail = format!("node {}, which has it, cannot be reached: {error}", at.0.short());
             Problem::new(Kind::Unavailable, detail).retry_after(1000)
         };
-        self.rates().own_streams.pace(at.0).await;
+        if !self.rates().own_streams.pace(at.0).await {
+            let detail = format!("too much is asked of node {}, which has it, at the moment", at.0.short());
+            return Err(Problem::new(Kind::Full, detail).retry_after(1000));
+        }
         let mut stream = self.mesh().open(at.0, Lane::Call).await.map_err(|error| unreachable(&error))?;
         let forwarded = Forwarded {
             caller: shown(caller, at)?,

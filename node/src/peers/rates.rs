@@ -1,4 +1,4 @@
-//! How fast a peer may speak: so much at once, and so much a second after that. Without a clock of its own.
+//! How fast a peer may speak, and this node to a peer: so much at once, and so much a second after that.
 //!
 //! A peer's connections and sessions come and go, what it has spent stays: whoever begins anew does not begin with a full
 //! purse. What is forgotten has its full purse again by then.
@@ -12,6 +12,9 @@ use shoal_protocol::NodeId;
 /// Peers whose spending is remembered. Why 1,024: several times as many as have a session; beyond it those whose purse is
 /// full again are forgotten.
 const REMEMBERED_MAX: usize = 1024;
+
+/// How long this node waits before it does something to a peer. Why 2 s: who asks for it waits as long, and some for no longer than 3 s.
+const WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// One kind of thing that peers may do so often.
 pub(super) struct Rate {
@@ -37,17 +40,31 @@ impl Rate {
         self.over(peer, cost, now) <= 0.0
     }
 
-    /// Waits until this node may do something to the peer, which costs one: each waits behind those before it.
-    pub(super) async fn pace(&self, peer: NodeId) {
-        let wait = self.wait(peer, Instant::now());
+    /// Waits until this node may do something to the peer, which costs one: each waits behind those before it. False: too many do already.
+    pub(super) async fn pace(&self, peer: NodeId) -> bool {
+        let Some(wait) = self.wait(peer, Instant::now()) else { return false };
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
+        true
     }
 
-    fn wait(&self, peer: NodeId, now: Instant) -> Duration {
+    fn wait(&self, peer: NodeId, now: Instant) -> Option<Duration> {
         let over = self.over(peer, 1, now).max(0.0);
-        Duration::from_secs_f64(over / f64::from(self.each_second))
+        let wait = Duration::from_secs_f64(over / f64::from(self.each_second));
+        if wait > WAIT_MAX {
+            self.give_back(peer);
+            return None;
+        }
+        Some(wait)
+    }
+
+    /// What was to cost one is not done.
+    fn give_back(&self, peer: NodeId) {
+        let mut peers = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(spent) = peers.get_mut(&peer) {
+            spent.amount -= 1.0;
+        }
     }
 
     /// By how much the burst is exceeded with what the peer does now.
@@ -78,10 +95,11 @@ mod tests {
     fn who_begins_too_much_at_once_waits_until_the_peer_bears_it() {
         let (own, theirs) = (Rate::new(100, 50), Rate::new(200, 100));
         let begun = Instant::now();
-        let waits: Vec<Duration> = (0..1_000).map(|_| own.wait(PEER, begun)).collect();
+        let waits: Vec<Duration> = (0..1_000).map_while(|_| own.wait(PEER, begun)).collect();
+        assert_eq!(waits.len(), 200, "100 at once, and 50 a second for two seconds");
         assert!(waits[..100].iter().all(Duration::is_zero));
-        assert_eq!(waits[999], Duration::from_secs(18), "900 behind the burst, 50 a second");
         assert!(waits.iter().all(|wait| theirs.spend(PEER, 1, begun + *wait)));
+        assert!(own.wait(PEER, begun + Duration::from_secs(1)).is_some_and(|wait| wait < Duration::from_millis(1_100)));
     }
 
     #[test]

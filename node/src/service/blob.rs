@@ -137,6 +137,8 @@ impl Service {
             ));
         }
         let stored = self.store_blob(&[user], BLOB_LEN_MAX, upload, bytes).await?;
+        // While the bytes came it may have begun to leave.
+        self.check_stays()?;
         self.0.peers.tell_of_blob(stored.id, stored.size);
         Ok(stored)
     }
@@ -446,6 +448,7 @@ impl Service {
         format: Format,
     ) -> Result<Answer, Problem> {
         let id = id(object)?;
+        self.check_stays()?;
         let size = self.readable_blob(caller, id).await?;
         self.check_owns(caller, id)?;
         let owner = caller.principal.user;

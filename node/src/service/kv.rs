@@ -149,6 +149,7 @@ impl Service {
     /// `DELETE /kv/:id`: removes every key.
     pub(super) async fn clear_namespace(&self, caller: &Caller, object: &str) -> Result<Answer, Problem> {
         let id = self.namespace(caller, object, true)?;
+        self.check_stays()?;
         let author = Author { user: caller.user()?, job: None };
         for scope in [Scope::Global, Scope::Local] {
             loop {

@@ -21,6 +21,8 @@ use super::{ByteStream, Caller, Service};
 const AWAY_MAX: Duration = Duration::from_secs(600);
 /// How long after a home was not reached it is tried again.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// What was open for so long was in order, though nothing may have come.
+const LASTING: Duration = Duration::from_secs(10);
 
 /// Bytes of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +94,8 @@ impl Service {
         if self.answers_for(caller, job).await? && !(follow && self.is_followed_elsewhere(job)?) {
             return self.open_log_here(caller, job, from, follow).await;
         }
-        let mut relay = Relay { service: self.clone(), caller: caller.clone(), job, place: from, follow, source: None };
+        let (service, caller, opened) = (self.clone(), caller.clone(), Instant::now());
+        let mut relay = Relay { service, caller, job, place: from, follow, source: None, opened };
         relay.source = Some(relay.open().await?);
         Ok(Box::pin(stream::try_unfold(relay, Relay::next)))
     }
@@ -214,6 +217,8 @@ struct Relay {
     place: LogPlace,
     follow: bool,
     source: Option<LogStream>,
+    /// When the source was opened.
+    opened: Instant,
 }
 
 impl Relay {
@@ -236,7 +241,7 @@ impl Relay {
             let Some(source) = &mut self.source else {
                 let since = *away.get_or_insert_with(Instant::now);
                 match self.open().await {
-                    Ok(source) => self.source = Some(source),
+                    Ok(source) => (self.source, self.opened) = (Some(source), Instant::now()),
                     Err(problem) if problem.kind != Kind::Unavailable || since.elapsed() >= AWAY_MAX => {
                         return Err(io::Error::other(problem));
                     }
@@ -254,8 +259,9 @@ impl Relay {
                 Some(Err(error)) => {
                     tracing::debug!(%error, job = %self.job, "a log that is followed was cut off");
                     self.source = None;
-                    // Once at once: the home may be there. One that can be opened and not be read is no home that comes back.
-                    match away {
+                    // At once, if it was in order until now: the home may be there. One that can be opened and not be read is no home that
+                    // comes back.
+                    match away.filter(|_| self.opened.elapsed() < LASTING) {
                         None => away = Some(Instant::now()),
                         Some(since) if since.elapsed() >= AWAY_MAX => return Err(error),
                         Some(_) => tokio::time::sleep(AGAIN_AFTER).await,

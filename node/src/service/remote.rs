@@ -116,7 +116,7 @@ impl Service {
         job.tag() != self.0.peers.node().tag()
     }
 
-    /// Whether a job is answered for by this node: its own, or one that it keeps and whose home is away.
+    /// Whether a job is answered for by this node: its own, one that it decides, or one that it keeps and whose home is away.
     pub(super) async fn answers_for(&self, caller: &Caller, job: ObjectId) -> Result<bool, Problem> {
         if !self.has_other_home(job) {
             return Ok(true);

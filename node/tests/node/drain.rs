@@ -48,7 +48,6 @@ async fn a_node_that_leaves_hands_over_all_that_it_has_and_stops() {
     let home = &mesh.clients[HOME];
     let home_id = home.node().await.unwrap().id;
     let heir_id = mesh.clients[HEIR].node().await.unwrap().id;
-    let own_id = mesh.clients[HOME].node().await.unwrap().id;
     let shout = Submit { function: "shout".into(), input: Input::Text("hello".into()), ..Submit::default() };
     // Settled, with a short result and with a blob; one of an array that has ended; one that nobody else keeps.
     let short = home.submit(&shout).await.unwrap();
@@ -86,7 +85,7 @@ async fn a_node_that_leaves_hands_over_all_that_it_has_and_stops() {
     assert!(refused.to_string().contains(&heir_id.to_string()), "{refused}");
     let status = String::from_utf8(shoal(&mesh, HOME, &["status"]).await.stdout).unwrap();
     assert!(status.contains("draining"), "{status}");
-    let done = shoal(&mesh, HOME, &["drain", &own_id.to_string(), "--to", &heir_id.to_string()]).await;
+    let done = shoal(&mesh, HOME, &["drain", &home_id.to_string(), "--to", &heir_id.to_string()]).await;
     let told = String::from_utf8_lossy(&done.stdout).into_owned();
     assert!(done.status.success(), "{told} {}", String::from_utf8_lossy(&done.stderr));
     assert!(told.contains("has all of it") && told.contains(&format!("{user}/both")), "{told}");

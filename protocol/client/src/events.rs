@@ -17,6 +17,8 @@ use crate::{Client, Error};
 
 /// How long after the node was not reached it is asked again, for what is followed.
 pub(crate) const AGAIN_AFTER: Duration = Duration::from_millis(250);
+/// What was open for so long was in order, though nothing may have come.
+const LASTING: Duration = Duration::from_secs(10);
 /// How long a node may say nothing, not even that it is there.
 const SILENCE_MAX: Duration = Duration::from_secs(45);
 
@@ -33,6 +35,7 @@ struct Stream {
     receive: RecvStream,
     _send: SendStream,
     _link: Arc<Link>,
+    opened: Instant,
 }
 
 impl Client {
@@ -77,7 +80,7 @@ impl Events {
                 }
                 Ok(Err(FrameError::Codec(error))) => return Err(Error::unexpected("an event", &error)),
                 // Cut, silent, or ended by the node, which wants to see the token again.
-                Ok(Ok(None) | Err(_)) | Err(_) => away = Some(wait_away(away).await?),
+                Ok(Ok(None) | Err(_)) | Err(_) => away = Some(wait_away(away, stream.opened).await?),
             }
         }
         Ok(None)
@@ -86,14 +89,14 @@ impl Events {
     async fn open(&self) -> Result<Stream, Error> {
         let opening = Opening::Subscribe(self.wanted.clone());
         let ((), link, send, receive) = self.client.open_answered::<()>(&opening).await?;
-        Ok(Stream { receive, _send: send, _link: link })
+        Ok(Stream { receive, _send: send, _link: link, opened: Instant::now() })
     }
 }
 
-/// Waits before what was cut off is opened again: not the first time, as the connection may be lost and the node be there. Since when nothing
-/// has come.
-pub(crate) async fn wait_away(away: Option<Instant>) -> Result<Instant, Error> {
-    let Some(since) = away else { return Ok(Instant::now()) };
+/// Waits before what was cut off is opened again: not the first time, nor where it has lasted, as the connection may be lost and the node
+/// be there. Since when it does not last.
+pub(crate) async fn wait_away(away: Option<Instant>, opened: Instant) -> Result<Instant, Error> {
+    let Some(since) = away.filter(|_| opened.elapsed() < LASTING) else { return Ok(Instant::now()) };
     if since.elapsed() >= AWAY_MAX {
         let why = "the node breaks off again and again, and has sent nothing for ten minutes";
         return Err(Error::Interrupted(why.into()));

@@ -32,6 +32,7 @@ struct Stream {
     receive: RecvStream,
     _send: SendStream,
     _link: Arc<Link>,
+    opened: Instant,
 }
 
 impl Client {
@@ -78,7 +79,7 @@ impl Log {
                 }
                 Ok(Some(LogPart::Ended)) => self.ended = true,
                 Err(FrameError::Codec(error)) => return Err(Error::unexpected("a log", &error)),
-                Ok(None) | Err(_) => away = Some(wait_away(away).await?),
+                Ok(None) | Err(_) => away = Some(wait_away(away, stream.opened).await?),
             }
         }
         Ok(None)
@@ -87,7 +88,7 @@ impl Log {
     async fn open(&self) -> Result<Stream, Error> {
         let opening = Opening::GetLog { job: self.job, follow: self.follow, from: Some(self.place) };
         let ((), link, send, receive) = self.client.open_answered::<()>(&opening).await?;
-        Ok(Stream { receive, _send: send, _link: link })
+        Ok(Stream { receive, _send: send, _link: link, opened: Instant::now() })
     }
 
     /// Whether what is followed may be in reach again later.

@@ -38,11 +38,11 @@ pub(super) async fn send_again(
                 ));
                 continue;
             }
-            match rerun(context, client, job.id).await {
-                Ok(()) => client.forget(job.id).await?,
-                Err(failure) if failure.ends_all() => return Err(failure),
-                Err(failure) => first = first.and(Err(failure.of(format!("job {} stays", job.id_text())).said())),
-            }
+            let sent = match rerun(context, client, job.id).await {
+                Ok(()) => client.forget(job.id).await.map_err(Failure::from),
+                refused => refused,
+            };
+            first = first.and(stays(&job, sent)?);
         }
     }
     first
@@ -51,12 +51,22 @@ pub(super) async fn send_again(
 /// Hands the elements of an array over once more that have failed for good. They are forgotten with their array, not before.
 pub(super) async fn send_elements_again(context: &Context, client: &Client, array: ObjectId) -> Result<(), Failure> {
     let mut pages = Pages::new([("array", Some(array.to_string()))]);
+    let mut first = Ok(());
     while let Some(elements) = pages.next(client).await? {
         for element in elements {
-            rerun(context, client, element.id).await?;
+            first = first.and(stays(&element, rerun(context, client, element.id).await)?);
         }
     }
-    Ok(())
+    first
+}
+
+/// Says why a dead letter stays. An error of its own: none of the others need be tried.
+fn stays(job: &Job, sent: Result<(), Failure>) -> Result<Result<(), Failure>, Failure> {
+    match sent {
+        Err(failure) if failure.ends_all() => Err(failure),
+        Err(failure) => Ok(Err(failure.of(format!("job {} stays", job.id_text())).said())),
+        Ok(()) => Ok(Ok(())),
+    }
 }
 
 /// Dead letters, a page at a time.

@@ -25,6 +25,7 @@ impl Service {
     /// Removes a blob that nothing refers to.
     pub(in crate::service) async fn delete_blob(&self, caller: &Caller, object: &str) -> Result<Answer, Problem> {
         let id = id(object)?;
+        self.check_stays()?;
         if let Found::Short(_) = self.find_blob(caller, id).await? {
             let detail = "these bytes stand in the record of a job and go with it: delete the job";
             return Err(Problem::new(Kind::Conflict, detail));
