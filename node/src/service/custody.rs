@@ -125,7 +125,7 @@ impl Service {
         }
     }
 
-    /// The other node that decides a job which is kept here and whose home is away, or acts for that: a change of it is for that one.
+    /// The other node that decides a job for which this node answers, or acts for its home: a change of it is for that one.
     pub(super) async fn acting_for(&self, job: ObjectId, operation: Operation) -> Result<Option<Home>, Problem> {
         if operation != Operation::Write {
             return Ok(None);
